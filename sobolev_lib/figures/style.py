@@ -1,0 +1,423 @@
+"""The one visual language of the book.
+
+The same method has the same colour in every figure and every widget.  The palette is that of Okabe and Ito, which
+readers with the common kinds of colour blindness can tell apart.  Figures are opaque white cards, so that
+one file is legible on the light and on the dark theme.
+
+Examples
+--------
+>>> from sobolev_lib.figures import style
+>>> with style.use_style():
+...     fig, ax = style.figure(width="narrow")
+...     line = style.curve(ax, [20, 100], [3.0, 1.0], "sobolev", low=[2.0, 0.5], high=[4.0, 2.0])
+>>> fig.get_size_inches()[0] == style.WIDTHS["narrow"]
+True
+>>> style.close(fig)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
+
+__all__ = [
+    "COLOURS",
+    "DASHES",
+    "FIELD_CMAP",
+    "LABELS",
+    "MARKERS",
+    "TEXT_COLOURS",
+    "WIDTHS",
+    "StyleGuard",
+    "close",
+    "contrast",
+    "curve",
+    "error_bars",
+    "figure",
+    "label_ends",
+    "panel_letters",
+    "use_style",
+]
+
+#: Colour of each method, for lines, marks and bands.
+COLOURS: dict[str, str] = {
+    "values": "#0072B2",
+    "sobolev": "#D55E00",
+    "kernel": "#009E73",
+    "equal_information": "#CC79A7",
+    "smooth": "#E69F00",
+    "kriging": "#56B4E9",
+    "truth": "#555555",
+}
+
+#: The same hues, darkened until text on white has a contrast of at least 4.5 (WCAG AA).
+TEXT_COLOURS: dict[str, str] = {
+    "values": "#0072B2",
+    "sobolev": "#B85100",
+    "kernel": "#007A59",
+    "equal_information": "#A34F7E",
+    "smooth": "#8F6300",
+    "kriging": "#1B77AC",
+    "truth": "#555555",
+}
+
+#: Name of each method as the reader sees it.
+LABELS: dict[str, str] = {
+    "values": "Values only",
+    "sobolev": "Sobolev",
+    "kernel": "Sobolev, kink kernel",
+    "equal_information": "Values only, 3N values",
+    "smooth": "Smooth activation",
+    "kriging": "Kriging",
+    "truth": "Truth",
+}
+
+#: Mark of each method: colour is never the only difference.
+MARKERS: dict[str, str] = {
+    "values": "o",
+    "sobolev": "s",
+    "kernel": "D",
+    "equal_information": "^",
+    "smooth": "v",
+    "kriging": "P",
+    "truth": "",
+}
+
+#: Dash pattern of each method.
+DASHES: dict[str, Any] = {
+    "values": "-",
+    "sobolev": "-",
+    "kernel": (0, (5, 1.2)),
+    "equal_information": (0, (3, 1.2, 1, 1.2)),
+    "smooth": (0, (1.2, 1.2)),
+    "kriging": (0, (6, 2)),
+    "truth": (0, (4, 2)),
+}
+
+#: Widths in inches: a figure beside nothing, a small one, a wide table of panels.
+WIDTHS: dict[str, float] = {"narrow": 4.6, "text": 6.8, "wide": 8.6}
+
+#: Colour map of a scalar field (a surface, a density); monotone in lightness.
+FIELD_CMAP = "viridis"
+
+_INK = "#222222"
+_GRID = "#D9D9D9"
+
+_RC: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#777777",
+    "axes.facecolor": "white",
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.labelsize": 10,
+    "axes.linewidth": 0.8,
+    "axes.prop_cycle": cycler(color=[c for m, c in COLOURS.items() if m != "truth"]),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "errorbar.capsize": 2.5,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 96,
+    "figure.facecolor": "white",
+    "figure.figsize": (WIDTHS["text"], 3.6),
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same glyphs on every machine
+    "font.size": 10,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "image.cmap": FIELD_CMAP,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "mathtext.fontset": "dejavusans",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",  # an image cannot load fonts from its page
+    "svg.hashsalt": "sobolev",  # the same figure gives the same file
+    "text.color": _INK,
+    "xtick.color": "#444444",
+    "xtick.labelsize": 9,
+    "ytick.color": "#444444",
+    "ytick.labelsize": 9,
+}
+
+
+# matplotlib types its settings by every single name; ours come from a table
+_settings: Any = mpl.rcParams
+
+
+class StyleGuard:
+    """What `use_style` returns: leave its ``with`` block and the earlier settings come back."""
+
+    def __init__(self, before: Mapping[str, Any]) -> None:
+        self._before = dict(before)
+
+    def __enter__(self) -> StyleGuard:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _settings.update(self._before)
+
+
+def use_style() -> StyleGuard:
+    """Switch the book's style on, for good or for a ``with`` block.
+
+    In a notebook the figures become SVG as well.  Called as a function it stays on; as ``with use_style():``
+    the rcParams it changed return to what they were.
+
+    Returns
+    -------
+    StyleGuard
+        A context manager; ignore it to keep the style.
+    """
+    guard = StyleGuard({key: _settings[key] for key in _RC})
+    _settings.update(_RC)
+    _svg_in_notebooks()
+    return guard
+
+
+def _svg_in_notebooks() -> None:
+    """Ask the inline backend for SVG where there is a notebook; elsewhere there is nothing to set."""
+    try:
+        from IPython.core.getipython import get_ipython
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:  # the library without its book extra
+        return
+    if get_ipython() is not None:
+        # no date inside: executing a chapter twice gives the same bytes
+        set_matplotlib_formats("svg", metadata={"Date": None})
+
+
+def figure(
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: str | float = "text",
+    height: float | None = None,
+    **options: Any,
+) -> tuple[Figure, Any]:
+    """Make a figure of one of the book's widths; like ``plt.subplots``.
+
+    Parameters
+    ----------
+    rows, columns : int
+        The grid of panels.
+    width : str or float
+        A key of `WIDTHS`, or inches.
+    height : float, optional
+        Inches; by default 0.72 of a panel's width for each row.
+    **options
+        Passed on to ``plt.subplots``.
+
+    Returns
+    -------
+    fig : matplotlib.figure.Figure
+    axes : Axes or array of Axes
+        As ``plt.subplots`` gives them.
+
+    Raises
+    ------
+    ValueError
+        If `width` is a name that is not in `WIDTHS`.
+    """
+    if isinstance(width, str):
+        if width not in WIDTHS:
+            raise ValueError(
+                f"width is {width!r}; use one of {sorted(WIDTHS)} or a number of inches"
+            )
+        inches = WIDTHS[width]
+    else:
+        inches = float(width)
+    tall = height if height is not None else 0.72 * inches * rows / columns
+    fig, axes = plt.subplots(rows, columns, figsize=(inches, tall), **options)
+    return fig, axes
+
+
+def close(fig: Figure) -> None:
+    """Close a figure that is shown in another way (glued, or returned by a cell)."""
+    plt.close(fig)
+
+
+def curve(
+    ax: Axes,
+    x: ArrayLike,
+    y: ArrayLike,
+    method: str,
+    *,
+    low: ArrayLike | None = None,
+    high: ArrayLike | None = None,
+    label: str | None = None,
+    marker: bool = True,
+    **options: Any,
+) -> Line2D:
+    """Draw one method's line and the band of its interval.
+
+    Parameters
+    ----------
+    ax : Axes
+    x, y : array_like, shape (n,)
+    method : str
+        A key of `COLOURS`; it chooses colour, dash and mark.
+    low, high : array_like, shape (n,), optional
+        Ends of the interval; give both or neither.
+    label : str, optional
+        Instead of ``LABELS[method]``.
+    marker : bool
+        Draw the method's mark at each point.
+    **options
+        Passed on to ``ax.plot``.
+
+    Raises
+    ------
+    ValueError
+        If `method` is unknown, or only one end of the interval is given.
+    """
+    _check_method(method)
+    if (low is None) != (high is None):
+        raise ValueError("low and high: give both ends of the interval or neither")
+    style: dict[str, Any] = {
+        "color": COLOURS[method],
+        "linestyle": DASHES[method],
+        "marker": MARKERS[method] if marker else "",
+        "label": LABELS[method] if label is None else label,
+    }
+    (line,) = ax.plot(np.asarray(x), np.asarray(y), **(style | options))
+    if low is not None and high is not None:
+        ax.fill_between(
+            np.asarray(x), np.asarray(low), np.asarray(high),
+            color=COLOURS[method], alpha=0.2, linewidth=0,
+        )  # fmt: skip
+    return line
+
+
+def error_bars(
+    ax: Axes,
+    x: ArrayLike,
+    y: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    method: str,
+    *,
+    label: str | None = None,
+    **options: Any,
+) -> Any:
+    """Draw marks with intervals given by their two ends (not by their half widths).
+
+    Raises
+    ------
+    ValueError
+        If `method` is unknown, or an interval does not contain its point.
+    """
+    _check_method(method)
+    y, low, high = (np.asarray(v, dtype=float) for v in (y, low, high))
+    if np.any(low > y) or np.any(high < y):
+        raise ValueError("low and high are the ends of the interval: low <= y <= high is needed")
+    style: dict[str, Any] = {
+        "color": COLOURS[method],
+        "marker": MARKERS[method],
+        "linestyle": "none",
+        "label": LABELS[method] if label is None else label,
+    }
+    return ax.errorbar(np.asarray(x), y, yerr=np.stack([y - low, high - y]), **(style | options))
+
+
+def label_ends(ax: Axes, lines: Sequence[Line2D], *, gap: float = 13.0, pad: float = 6.0) -> None:
+    """Write each line's label at its right end, in its colour, moved apart where labels would overlap.
+
+    Call it last: it uses the limits and scales that the axes have by then.
+
+    Parameters
+    ----------
+    ax : Axes
+    lines : sequence of Line2D
+        Lines with a label; those whose last point is not finite get none.
+    gap : float
+        Smallest distance between two labels, in points.
+    pad : float
+        Distance from the line's end, in points.
+    """
+    shown = [line for line in lines if np.isfinite(_end(line)).all()]
+    ax.figure.canvas.draw()  # fixes the layout, hence the distances in points
+    dpi = ax.figure.dpi  # type: ignore[union-attr]
+    ends = [ax.transData.transform(_end(line))[1] * 72.0 / dpi for line in shown]
+    for line, end, place in zip(shown, ends, _spread(ends, gap), strict=True):
+        ax.annotate(
+            str(line.get_label()), _end(line), xytext=(pad, place - end), textcoords="offset points",
+            va="center", ha="left", fontsize=9, color=_readable(line.get_color()), annotation_clip=False,
+        )  # fmt: skip
+
+
+def panel_letters(axes: ArrayLike) -> None:
+    """Put a, b, c, ... at the left above the panels, in reading order."""
+    for letter, ax in zip("abcdefghijklmnopqrstuvwxyz", np.ravel(np.asarray(axes)), strict=False):
+        ax.text(
+            -0.02, 1.03, letter, transform=ax.transAxes, ha="right", va="bottom",
+            fontweight="bold", fontsize=11,
+        )  # fmt: skip
+
+
+def contrast(colour: str, background: str = "white") -> float:
+    """Contrast ratio of two colours as WCAG 2 defines it, from 1 (the same) to 21 (black on white)."""
+
+    def luminance(name: str) -> float:
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(name)]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    light, dark = sorted((luminance(colour), luminance(background)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _check_method(method: str) -> None:
+    if method not in COLOURS:
+        raise ValueError(f"method is {method!r}; use one of {sorted(COLOURS)}")
+
+
+def _end(line: Line2D) -> tuple[float, float]:
+    """Last point of a line."""
+    return (
+        float(np.asarray(line.get_xdata(), dtype=float)[-1]),
+        float(np.asarray(line.get_ydata(), dtype=float)[-1]),
+    )
+
+
+def _readable(colour: Any) -> Any:
+    """The darker twin of a method's colour; any other colour as it is."""
+    twins = {COLOURS[method]: TEXT_COLOURS[method] for method in COLOURS}
+    return twins.get(colour, colour)
+
+
+def _spread(places: Sequence[float], gap: float) -> list[float]:
+    """Positions closest in least squares to `places` that keep their order and are `gap` apart.
+
+    Pool adjacent violators: labels that touch form a block, centred on the mean of what its members want.
+    """
+    order = np.argsort(places, kind="stable")
+    blocks: list[tuple[float, int]] = []  # (start of the block, members)
+    for i in order:
+        start, size = float(places[i]), 1
+        while blocks and start < blocks[-1][0] + gap * blocks[-1][1]:
+            before, count = blocks.pop()
+            start = (before * count + (start - gap * count) * size) / (count + size)
+            size += count
+        blocks.append((start, size))
+    out = [0.0] * len(places)
+    spots = [start + gap * k for start, size in blocks for k in range(size)]
+    for i, spot in zip(order, spots, strict=True):
+        out[int(i)] = spot
+    return out

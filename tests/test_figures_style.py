@@ -1,0 +1,160 @@
+"""The visual language: colours that can be told apart and read, intervals, labels that do not overlap."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import rgb_to_hsv, to_rgb
+
+from sobolev_lib.figures import COLOURS, LABELS, TEXT_COLOURS, style
+
+mpl.use("Agg")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def test_each_method_has_every_attribute():
+    for table in (LABELS, TEXT_COLOURS, style.MARKERS, style.DASHES):
+        assert set(table) == set(COLOURS)
+    assert len(set(COLOURS.values())) == len(COLOURS)
+    marks = [mark for method, mark in style.MARKERS.items() if method != "truth"]
+    assert len(set(marks)) == len(marks)
+
+
+def test_contrast_against_known_values():
+    assert style.contrast("black") == pytest.approx(21.0)
+    assert style.contrast("white") == pytest.approx(1.0)
+    assert style.contrast("#767676") == pytest.approx(4.54, abs=0.005)  # the textbook AA grey
+    assert style.contrast("white", "black") == style.contrast("black", "white")
+
+
+def test_text_colours_are_readable_and_close_to_their_methods():
+    for method, colour in TEXT_COLOURS.items():
+        assert style.contrast(colour) >= 4.5, method
+        hue = [rgb_to_hsv(to_rgb(c[method]))[0] for c in (COLOURS, TEXT_COLOURS)]
+        assert abs((hue[0] - hue[1] + 0.5) % 1 - 0.5) < 0.03, method
+
+
+def test_style_is_undone_by_the_with_block_and_kept_by_the_call():
+    before = mpl.rcParams["svg.fonttype"], mpl.rcParams["axes.spines.top"]
+    with mpl.rc_context({"svg.fonttype": "none", "axes.spines.top": True}):
+        with style.use_style():
+            assert mpl.rcParams["svg.fonttype"] == "path"
+        assert mpl.rcParams["svg.fonttype"] == "none"
+        assert mpl.rcParams["axes.spines.top"] is True
+        style.use_style()
+        assert mpl.rcParams["axes.spines.top"] is False
+    assert before == (mpl.rcParams["svg.fonttype"], mpl.rcParams["axes.spines.top"])
+
+
+def test_notebook_figures_become_svg_without_a_date():
+    script = (
+        "from IPython.terminal.interactiveshell import TerminalInteractiveShell as S\n"
+        "shell = S.instance()\n"
+        "from sobolev_lib.figures import style; style.use_style()\n"
+        "from matplotlib import pyplot as plt\n"
+        "fig, ax = style.figure(); ax.plot([0, 1])\n"
+        "formats = shell.display_formatter.formatters\n"
+        "assert '<svg' in formats['image/svg+xml'](fig)\n"
+        "assert '<dc:date>' not in formats['image/svg+xml'](fig)\n"
+        "assert formats['image/png'](fig) is None\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_curve_draws_the_interval_it_was_given():
+    with style.use_style():
+        _, ax = style.figure()
+        line = style.curve(ax, [1, 2, 3], [2.0, 3, 4], "kernel", low=[1.0, 2, 2], high=[3.0, 5, 7])
+    assert line.get_color() == COLOURS["kernel"] and line.get_label() == LABELS["kernel"]
+    corners = {tuple(v) for v in ax.collections[0].get_paths()[0].vertices}
+    assert {(1, 1), (3, 2), (1, 3), (3, 7)} <= corners
+
+
+def test_error_bars_end_where_the_interval_ends():
+    with style.use_style():
+        _, ax = style.figure()
+        style.error_bars(ax, [1, 2], [2.0, 3], [1.5, 1], [2.25, 8], "values")
+    segments = ax.collections[0].get_segments()
+    assert np.allclose([s[:, 1] for s in segments], [[1.5, 2.25], [1, 8]])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda ax: style.curve(ax, [0], [0], "value"), "method is 'value'"),
+        (lambda ax: style.curve(ax, [0], [0], "values", low=[0]), "both ends"),
+        (lambda ax: style.error_bars(ax, [0], [0], [1], [2], "values"), "low <= y <= high"),
+        (lambda ax: style.error_bars(ax, [0], [0], [-1], [-0.5], "values"), "low <= y <= high"),
+        (lambda ax: style.figure(width="huge"), "width is 'huge'"),
+    ],
+)
+def test_bad_input_names_the_argument(call, words):
+    _, ax = style.figure()
+    with pytest.raises(ValueError, match=words):
+        call(ax)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spread_labels_are_apart_in_order_and_closest(seed):
+    """No random feasible placement nearby has a smaller squared shift."""
+    rng = np.random.default_rng(seed)
+    want = rng.uniform(0, 60, size=7)
+    got = np.array(style._spread(want, 13.0))
+    rank = np.argsort(want)
+    assert np.all(np.diff(got[rank]) >= 13.0 - 1e-9)
+    cost = np.sum((got - want) ** 2)
+    for _ in range(300):
+        other = np.sort(got + rng.normal(0, 2.0, size=7))
+        other = np.maximum.accumulate(other - 13.0 * np.arange(7)) + 13.0 * np.arange(7)
+        assert np.sum((other - want[rank]) ** 2) >= cost - 1e-9
+    assert style._spread([5.0, 100.0], 13.0) == [5.0, 100.0]
+
+
+def test_end_labels_do_not_overlap():
+    with style.use_style():
+        fig, ax = style.figure()
+        lines = [
+            style.curve(ax, [0, 1], [0, 1 + i / 100], m)
+            for i, m in enumerate(["values", "sobolev", "smooth"])
+        ]
+        lines.append(style.curve(ax, [0, 1], [0, np.nan], "kernel"))
+        style.label_ends(ax, lines)
+        fig.canvas.draw()
+        boxes = [t.get_window_extent() for t in ax.texts]
+    assert [t.get_text() for t in ax.texts] == [LABELS[m] for m in ("values", "sobolev", "smooth")]
+    assert [t.get_color() for t in ax.texts] == [
+        TEXT_COLOURS[m] for m in ("values", "sobolev", "smooth")
+    ]
+    for i, a in enumerate(boxes):
+        assert not any(a.overlaps(b) for b in boxes[i + 1 :])
+
+
+def test_panel_letters_follow_reading_order():
+    fig, axes = style.figure(2, 2)
+    style.panel_letters(axes)
+    assert [ax.texts[0].get_text() for ax in axes.ravel()] == ["a", "b", "c", "d"]
+    style.close(fig)
+    assert not plt.fignum_exists(fig.number)
+
+
+def test_style_module_needs_no_torch():
+    script = (
+        "import importlib.util, sys, types\n"
+        "package = types.ModuleType('sobolev_lib'); package.__path__ = ['sobolev_lib']\n"
+        "sys.modules['sobolev_lib'] = package\n"
+        "import sobolev_lib.figures\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
