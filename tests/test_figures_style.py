@@ -60,10 +60,12 @@ def test_notebook_figures_become_svg_without_a_date():
     script = (
         "from IPython.terminal.interactiveshell import TerminalInteractiveShell as S\n"
         "shell = S.instance()\n"
+        "every = shell.display_formatter\n"
+        "every.active_types = list(every.formatters)\n"
         "from sobolev_lib.figures import style; style.use_style()\n"
         "from matplotlib import pyplot as plt\n"
         "fig, ax = style.figure(); ax.plot([0, 1])\n"
-        "formats = shell.display_formatter.formatters\n"
+        "formats = every.formatters\n"
         "assert '<svg' in formats['image/svg+xml'](fig)\n"
         "assert '<dc:date>' not in formats['image/svg+xml'](fig)\n"
         "assert formats['image/png'](fig) is None\n"
