@@ -1,0 +1,5 @@
+"""Sobolev Training: fit a network to values and derivatives (Czarnecki et al., 2017)."""
+
+from . import derivatives, kinks
+
+__all__ = ["derivatives", "kinks"]
