@@ -1,0 +1,77 @@
+"""Every page in a browser: ``conftest.py`` says what fails a test once its page has been opened."""
+
+import pytest
+from book_files import DESKTOP, PHONE, contents
+
+# Each page twice at each width and in each scheme, over http and from a file.
+VIEWS = {
+    "http-desktop-light": {"origin": "http", "size": DESKTOP, "scheme": "light"},
+    "http-phone-dark": {"origin": "http", "size": PHONE, "scheme": "dark"},
+    "file-desktop-dark": {"origin": "file", "size": DESKTOP, "scheme": "dark"},
+    "file-phone-light": {"origin": "file", "size": PHONE, "scheme": "light"},
+}
+GENERATED = ("genindex.html", "py-modindex.html", "search.html")
+CONTRAST = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgb = colour => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
+  const background = element => { for (let e = element; e; e = e.parentElement) {
+    const colour = rgb(getComputedStyle(e).backgroundColor); if (colour[3] === 255) return colour; }
+    return [255, 255, 255, 255]; };
+  const light = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255;
+    return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const results = [];
+  for (const element of document.querySelectorAll('article p, article h1, article h2, article li, '
+      + 'article td, article th, .widget-label, .widget-readout, .widget-html-content')) {
+    if (!element.innerText || !element.offsetParent) continue;
+    const [a, b] = [light(rgb(getComputedStyle(element).color)), light(background(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) results.push([ratio, element.className, element.innerText.slice(0, 60)]);
+  }
+  return results;
+}"""
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("name", [*(page.removeprefix("book/") for page in contents()), *GENERATED])
+def test_page(built_page, name, view):
+    chosen = VIEWS[view]
+    width, height = chosen["size"]
+    page = built_page(
+        name, width=width, height=height, scheme=chosen["scheme"], origin=chosen["origin"]
+    )
+    assert page.title()
+    assert page.evaluate("document.documentElement.dataset.theme") == chosen["scheme"]
+    assert page.evaluate(CONTRAST) == []
+    assert page.locator("mjx-merror").count() == 0
+    assert "\\(" not in page.locator("article").first.inner_text()
+
+
+@pytest.mark.parametrize("origin", ["http", "file"])
+def test_the_front_door_leads_to_the_first_chapter(built_page, origin):
+    page = built_page("index.html", origin=origin)
+    page.wait_for_url("**/book/index.html")
+    assert page.locator("h1").first.inner_text().startswith("Welcome")
+
+
+@pytest.mark.parametrize("origin", ["http", "file"])
+def test_search_works_without_a_server(built_page, origin):
+    page = built_page("search.html?q=derivatives", origin=origin)
+    page.wait_for_selector("#search-results li")
+
+
+@pytest.mark.parametrize("width", [DESKTOP[0], PHONE[0]])
+def test_every_page_is_reached_by_links(built_page, width):
+    page = built_page("index", width=width)
+    links = page.evaluate("() => [...document.querySelectorAll('nav a.internal')].map(a => a.href)")
+    reached = {"/".join(link.split("#")[0].rsplit("/", 2)[1:]) for link in links}
+    assert reached >= {f"{chapter}.html" for chapter in contents()[1:]}
+
+
+@pytest.mark.parametrize("name", [page.removeprefix("book/") for page in contents()])
+def test_formulae_are_set(built_page, name):
+    """No TeX source is left where a formula should be."""
+    page = built_page(name)
+    for formula in page.locator("article .math").all():
+        assert formula.locator("mjx-container").count() >= 1

@@ -1,0 +1,87 @@
+"""Write the body of the library's page: one section for every public module of ``sobolev_lib``.
+
+The page ``book/api.md`` holds the words ``% ROOMS`` where the sections go, so a new module is
+documented without anybody having to remember it. The order is that in which modules may import each
+other; modules that the list below does not know come last.
+"""
+
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import nbcache
+
+PACKAGE = "sobolev_lib"
+PLACE = "% ROOMS"
+ORDER = (
+    "derivatives",
+    "loss",
+    "kinks",
+    "stack",
+    "functions",
+    "ledger",
+    "theory",
+    "regression",
+    "distillation",
+    "synthetic_gradients",
+    "figures",
+    "widgets",
+)
+SECTION = """\
+({label})=
+{level} {title}
+
+```{{eval-rst}}
+.. automodule:: {name}
+   :members:
+{options}```
+"""
+
+
+def modules(folder: Path, prefix: str) -> list[tuple[str, bool]]:
+    """Return name and package-ness of the public modules below a folder, parents first."""
+    found = []
+    for module in pkgutil.iter_modules([str(folder)]):
+        if module.name.startswith("_"):
+            continue
+        name = f"{prefix}.{module.name}"
+        found.append((name, module.ispkg))
+        if module.ispkg:
+            found += modules(folder / module.name, name)
+    return found
+
+
+def rank(entry: tuple[str, bool]) -> int:
+    """Return the place of a module's room in the order of imports."""
+    room = entry[0].split(".")[1]
+    return ORDER.index(room) if room in ORDER else len(ORDER)
+
+
+def section(name: str, package: bool) -> str:
+    """Return the section of one module."""
+    # What a package only passes on is documented where it is defined.
+    options = "   :ignore-module-all:\n" if package else ""
+    return SECTION.format(
+        label="api-" + name.removeprefix(f"{PACKAGE}.").replace(".", "-").replace("_", "-"),
+        level="#" * name.count(".") + "#",
+        title=name.removeprefix(f"{PACKAGE}."),
+        name=name,
+        options=options,
+    )
+
+
+def body() -> str:
+    """Return the sections of all modules."""
+    entries = sorted(modules(nbcache.ROOT / PACKAGE, PACKAGE), key=rank)
+    return "\n".join(section(*entry) for entry in entries)
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Sphinx entry point."""
+
+    def fill(_app: Any, docname: str, source: list[str]) -> None:
+        if docname == "book/api":
+            source[0] = source[0].replace(PLACE, body())
+
+    app.connect("source-read", fill)
+    return {"parallel_read_safe": True, "version": "1"}
