@@ -1,8 +1,9 @@
 """Derivatives of a model with respect to its input.
 
-Shapes follow one rule. Inputs are ``x (B, *in)`` with the batch first, a model returns ``(B, out)``
-(or ``(B,)``, read as ``out = 1``), and the derivative of order K is ``(B, out, *in, ..., *in)`` with
-one block ``*in`` for each order, the last derivative taken being the last block.
+Shapes follow one rule. Inputs are ``x (B, *in)`` with the batch first, a model returns
+``(B, out)`` (or ``(B,)``, read as ``out = 1``), and the derivative of order K is
+``(B, out, *in, ..., *in)`` with one block ``*in`` for each order, the last derivative taken being
+the last block.
 
 Every derivative here is per sample: the output of sample b is differentiated with respect to the
 input of sample b. That is computed for the whole batch at once as the derivative of the sum over
@@ -58,14 +59,18 @@ def check_input(x: Any, name: str = "x") -> None:
         If `x` has no batch axis, is empty, or holds NaN or infinity.
     """
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor")
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor"
+        )
     if not x.dtype.is_floating_point:
         raise TypeError(
             f"{name} must have a floating-point dtype, since derivatives are taken with respect to "
             f"it, got {x.dtype}; use {name}.to(torch.get_default_dtype())"
         )
     if x.ndim == 0:
-        raise ValueError(f"{name} must have a batch axis, shape (B, *in), got shape (); unsqueeze it")
+        raise ValueError(
+            f"{name} must have a batch axis, shape (B, *in), got shape (); unsqueeze it"
+        )
     if x.numel() == 0:
         raise ValueError(
             f"{name} is an empty batch: shape {tuple(x.shape)}; give at least one sample"
@@ -247,7 +252,9 @@ def _func_tower(
     def level(j: int, point: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         if j == 0:
             return _call(model, point), ()
-        lower, pull, below = torch.func.vjp(lambda z: level(j - 1, z), point, has_aux=True)
+        # The annotation is for the stubs, which know two results only.
+        results: Any = torch.func.vjp(lambda z: level(j - 1, z), point, has_aux=True)
+        lower, pull, below = results
         cotangents = _unit_cotangents(lower) if directions is None else [directions[j - 1]]
         rows = [pull(cotangent)[0] for cotangent in cotangents]
         return _assemble(rows, lower, point, directions is not None), (*below, lower)
@@ -580,7 +587,8 @@ def directional(
     direction = _check_direction("u", u, tuple(x.shape[1:]), x)
     keep = torch.is_grad_enabled() if create_graph is None else create_graph
     if mode == "forward":
-        _, tangent = torch.func.jvp(lambda z: _call(model, z), (x,), (direction,))
+        results: Any = torch.func.jvp(lambda z: _call(model, z), (x,), (direction,))
+        tangent: Tensor = results[1]
         return tangent if keep else tangent.detach()
     if mode != "reverse":
         raise ValueError(f'mode must be "forward" or "reverse", got {mode!r}')
@@ -591,9 +599,7 @@ def directional(
         # The reverse pass is linear in its cotangent; its own reverse pass is the forward mode.
         cotangent = torch.zeros_like(y, requires_grad=True)
         (pulled,) = torch.autograd.grad(y, point, cotangent, create_graph=True)
-        (tangent,) = torch.autograd.grad(
-            pulled, cotangent, _ordinary(direction), create_graph=keep
-        )
+        (tangent,) = torch.autograd.grad(pulled, cotangent, _ordinary(direction), create_graph=keep)
     return tangent if keep else tangent.detach()
 
 
@@ -614,20 +620,23 @@ def _steps(x: Tensor, step: float | Tensor | None, order: int) -> Tensor:
     flat = x.reshape(len(x), -1)
     if step is None:
         # Balances the truncation error h^2 against the rounding error eps / h^order.
-        size = torch.finfo(x.dtype).eps ** (1 / (order + 2))
-        step = size * flat.abs().clamp(min=1.0)
-    elif isinstance(step, Tensor):
-        if tuple(step.shape) not in ((), tuple(x.shape[1:])):
-            raise ValueError(
-                f"step must be a number or have the shape of one input {tuple(x.shape[1:])}, got "
-                f"{tuple(step.shape)}"
-            )
-        step = step.to(x).expand(x.shape[1:]).reshape(1, -1).expand_as(flat)
+        h = torch.finfo(x.dtype).eps ** (1 / (order + 2)) * flat.abs().clamp(min=1.0)
+    elif not isinstance(step, Tensor):
+        h = torch.full_like(flat, step)
+    elif tuple(step.shape) in ((), tuple(x.shape[1:])):
+        h = step.to(x).expand(x.shape[1:]).reshape(1, -1).expand_as(flat)
     else:
-        step = torch.full_like(flat, step)
-    if not bool((torch.isfinite(step) & (step > 0)).all()):
-        raise ValueError(f"step must be positive and finite, got {step.min().item():g} at its least")
-    return (flat + step) - flat
+        raise ValueError(
+            f"step must be a number or have the shape of one input {tuple(x.shape[1:])}, got "
+            f"{tuple(step.shape)}"
+        )
+    h = (flat + h) - flat
+    if not bool((torch.isfinite(h) & (h > 0)).all()):
+        raise ValueError(
+            "step must be finite, positive and large enough to change x in its dtype, got "
+            f"{step} for x of {x.dtype}"
+        )
+    return h
 
 
 @torch.no_grad()

@@ -1,0 +1,209 @@
+"""Training in normalised units while values and derivatives stay in raw units for the user.
+
+With x' = (x - a) / s and y' = (y - c) / t the chain rule gives for the derivative of order j
+
+    D^j y' = D^j y * s (x) ... (x) s / t,
+
+one factor s for each input axis. The wrapper applies the first two maps around a model, so that
+autograd applies the third by itself: derivatives of the wrapper are in raw units. The paper uses
+raw units throughout, so nothing in this library normalises unless it is asked to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .derivatives import check_input
+
+__all__ = ["Normalized"]
+
+_STATISTICS = ("x_mean", "x_std", "y_mean", "y_std")
+
+
+class Normalized(nn.Module):
+    """A model that sees normalised inputs and returns raw outputs.
+
+    Train ``wrapper.model`` on data that `normalise` returned, then use the wrapper itself: it maps
+    raw inputs to raw outputs, and `sobolev_lib.derivatives` of it are raw derivatives. The four
+    statistics are buffers: they follow ``.to()`` and are saved in the state_dict. Before `fit` the
+    wrapper is the model.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps (B, *in) to (B, out) or (B,).
+
+    Attributes
+    ----------
+    x_mean, x_std : Tensor
+        Mean and standard deviation of each input component, shape (*in,).
+    y_mean, y_std : Tensor
+        The same of each output, shape (out,).
+
+    Examples
+    --------
+    >>> import torch
+    >>> wrapper = Normalized(torch.nn.Linear(1, 1))
+    >>> x = torch.tensor([[0.0], [2.0]])
+    >>> wrapper.fit(x, 3 * x).normalise(x, 3 * x, torch.full((2, 1, 1), 3.0))[2].flatten()
+    tensor([1., 1.])
+    """
+
+    x_mean: Tensor
+    x_std: Tensor
+    y_mean: Tensor
+    y_std: Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        self.model = model
+        like = next((p for p in model.parameters() if p.dtype.is_floating_point), torch.empty(0))
+        for name in _STATISTICS:
+            self.register_buffer(name, like.new_full((), float(name.endswith("std"))))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, y: Tensor) -> Normalized:
+        """Set the statistics from training data.
+
+        Parameters
+        ----------
+        x : Tensor
+            (B, *in), finite.
+        y : Tensor
+            (B, out) or (B,); NaN (not measured) is left out.
+
+        Returns
+        -------
+        Normalized
+            The wrapper itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Inputs that are not as above, or an output that was never measured.
+
+        Notes
+        -----
+        The standard deviation divides by B. A component that never varies keeps its scale, with
+        standard deviation 1: only its mean is removed.
+        """
+        check_input(x)
+        if not isinstance(y, Tensor) or y.dtype != x.dtype:
+            got = y.dtype if isinstance(y, Tensor) else type(y).__name__
+            raise TypeError(f"y must be a tensor of {x.dtype}, as x is, got {got}; use y.to(x)")
+        if y.ndim not in (1, 2) or len(y) != len(x):
+            raise ValueError(
+                f"y must have shape (B, out) or (B,) with B = {len(x)}, got {tuple(y.shape)}"
+            )
+        if bool(torch.isinf(y).any()):
+            raise ValueError("y holds infinity; set what was not measured to NaN")
+        columns = y.unsqueeze(1) if y.ndim == 1 else y
+        if bool(torch.isnan(columns).all(0).any()):
+            raise ValueError("y has an output that is NaN (not measured) in every sample")
+        self.x_mean, self.x_std = x.mean(0), _scale(x.std(0, correction=0))
+        self.y_mean = columns.nanmean(0)
+        spread = (columns - self.y_mean).square().nanmean(0).sqrt()
+        self.y_std = _scale(spread)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw outputs for raw inputs.
+
+        Parameters
+        ----------
+        x : Tensor
+            (B, *in) in raw units.
+
+        Returns
+        -------
+        Tensor
+            (B, out) or (B,), as the model returns, in raw units.
+        """
+        y = self.model((x - self.x_mean) / self.x_std)
+        if y.ndim == 1 and self.y_mean.ndim == 1:
+            return self.y_mean[0] + self.y_std[0] * y
+        return self.y_mean + self.y_std * y
+
+    def normalise(
+        self, x: Tensor, y: Tensor | None = None, *derivatives: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Data in the units that ``wrapper.model`` is trained in.
+
+        Parameters
+        ----------
+        x : Tensor
+            (B, *in).
+        y : Tensor, optional
+            (B, out).
+        *derivatives : Tensor
+            Order 1, 2, ...: (B, out, *in), (B, out, *in, *in), ...
+
+        Returns
+        -------
+        tuple of Tensor
+            The arguments that were given, normalised. NaN stays NaN.
+
+        Raises
+        ------
+        ValueError
+            A derivative whose shape is not the one above.
+        """
+        result = [(x - self.x_mean) / self.x_std]
+        if y is not None:
+            result.append((y - self.y_mean) / self.y_std)
+        result += [
+            dy * self._factor(dy, x, order, "derivatives")
+            for order, dy in enumerate(derivatives, 1)
+        ]
+        return tuple(result)
+
+    def raw_derivative(self, derivative: Tensor, order: int = 1) -> Tensor:
+        """A derivative of ``wrapper.model`` in raw units (that of the wrapper is raw already).
+
+        Parameters
+        ----------
+        derivative : Tensor
+            (B, out, *in, ...) in normalised units.
+        order : int
+            Its order.
+
+        Returns
+        -------
+        Tensor
+            The same shape.
+        """
+        inputs = derivative.shape[2 : 2 + (derivative.ndim - 2) // order]
+        like = derivative.new_empty(len(derivative), *inputs)
+        return derivative / self._factor(derivative, like, order, "derivative")
+
+    def _factor(self, derivative: Tensor, x: Tensor, order: int, name: str) -> Tensor:
+        """s (x) ... (x) s / t, which turns a raw derivative of this order into a normalised one."""
+        inputs = tuple(x.shape[1:])
+        out = derivative.shape[1] if derivative.ndim > 1 else 1
+        shape = (len(x), out, *inputs * order)
+        if tuple(derivative.shape) != shape:
+            raise ValueError(
+                f"{name} of order {order} must have shape (B, out, *in, ...) = {shape}, got "
+                f"{tuple(derivative.shape)}"
+            )
+        factor = (1 / self.y_std).expand(out)
+        for _ in range(order):
+            factor = factor.unsqueeze(-1) * self.x_std.expand(inputs).reshape(-1)
+        return factor.reshape(out, *inputs * order)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # The shapes of the statistics are known only once they have been fitted.
+        for name in _STATISTICS:
+            saved = state_dict.get(prefix + name)
+            if isinstance(saved, Tensor):
+                setattr(self, name, getattr(self, name).new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _scale(std: Tensor) -> Tensor:
+    return torch.where(std > 0, std, torch.ones_like(std))
