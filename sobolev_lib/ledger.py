@@ -1,0 +1,244 @@
+"""Ledger of finished runs: one plain-text line a run, the only road from an experiment to a page.
+
+``data/ledger/EXPERIMENT.jsonl`` holds one JSON object a line, sorted by configuration and seed, so that a new record is one new line in a
+diff.  A file is replaced as a whole (written beside, flushed, renamed), under a lock: whoever is killed, at whatever moment, leaves either the
+old file or the new one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from filelock import FileLock
+
+SCALES = ("small", "paper")
+
+
+class LedgerError(RuntimeError):
+    """A ledger that cannot be read or written; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    Parameters
+    ----------
+    experiment : str
+        Name of the experiment, and of its file.
+    config : dict
+        What was run: everything but the seed that decides the result.
+    seed : int
+        Seed of the run.
+    metrics : dict
+        Results: numbers, or lists of numbers (learning curves).
+    scale : {"small", "paper"}
+        "paper": the paper's setting, or the closest one (then see ``deviations``).
+    deviations : list of str
+        Where the run differs from the paper, or decides what it leaves open.
+    commit, versions, device, seconds, peak_memory, date
+        Where it comes from: git commit, library versions, device, wall seconds, peak memory of the process in bytes, day (UTC).
+    """
+
+    experiment: str
+    config: dict[str, Any]
+    seed: int
+    metrics: dict[str, Any]
+    scale: str
+    deviations: list[str] = field(default_factory=list)
+    commit: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    seconds: float = 0.0
+    peak_memory: int = 0
+    date: str = ""
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise ValueError(f"scale is {self.scale!r}; it must be one of {', '.join(SCALES)}")
+
+    @property
+    def key(self) -> str:
+        """Identity of the run: its configuration, scale and seed."""
+        return key(self.config, self.scale, self.seed)
+
+    def line(self) -> str:
+        """Return the record as one line of JSON; NaN and infinity are refused (they are not JSON)."""
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+
+
+def key(config: Mapping[str, Any], scale: str, seed: int) -> str:
+    """Identity of a run: canonical JSON of configuration and scale, then the seed, so that the lines sort by both."""
+    return f"{json.dumps(dict(config), sort_keys=True)} {scale} {seed:09d}"
+
+
+def default_folder() -> Path:
+    """Folder of the ledgers: ``$SOBOLEV_DATA/ledger``, or ``data/ledger`` of the checkout."""
+    root = os.environ.get("SOBOLEV_DATA")
+    return (Path(root) if root else Path(__file__).resolve().parent.parent / "data") / "ledger"
+
+
+class Ledger:
+    """The records of one experiment.
+
+    Parameters
+    ----------
+    experiment : str
+        Name of the experiment.
+    folder : path, optional
+        Folder of the file; :func:`default_folder` unless given.
+    """
+
+    def __init__(self, experiment: str, folder: str | os.PathLike[str] | None = None) -> None:
+        self.experiment = experiment
+        self.path = Path(folder if folder is not None else default_folder()) / f"{experiment}.jsonl"
+
+    def read(self) -> list[Record]:
+        """All records, in the order of the file; none if there is no file yet.
+
+        Raises
+        ------
+        LedgerError
+            If a line is not a record; file and line are named.
+        """
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").split("\n")
+        return [self._parse(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+    def find(self, scale: str | None = None, seed: int | None = None, **config: Any) -> list[Record]:
+        """Records whose configuration has these entries (a list or tuple: any of them)."""
+
+        def matches(record: Record) -> bool:
+            return (
+                (scale is None or record.scale == scale)
+                and (seed is None or record.seed == seed)
+                and all(_fits(record.config.get(name), wanted) for name, wanted in config.items())
+            )
+
+        return [record for record in self.read() if matches(record)]
+
+    def keys(self) -> set[str]:
+        """Identities of the runs that are already there."""
+        return {record.key for record in self.read()}
+
+    def append(self, records: Iterable[Record]) -> int:
+        """Add records, sorted in; one whose identity is there already is left out.  Returns the number added.
+
+        Raises
+        ------
+        LedgerError
+            If the folder cannot be written, or the file there is damaged (it is not touched then).
+        ValueError
+            If a record belongs to another experiment, or holds NaN or infinity.
+        """
+        new = list(records)
+        for record in new:
+            if record.experiment != self.experiment:
+                raise ValueError(f"record of experiment {record.experiment!r} in the ledger of {self.experiment!r}")
+            try:
+                record.line()
+            except ValueError as error:
+                raise ValueError(f"metrics of seed {record.seed}, {record.config}: {error}; store null for a run that diverged") from error
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path.with_suffix(".lock")):
+                known = {record.key: record for record in self.read()}
+                before = len(known)
+                for record in new:
+                    known.setdefault(record.key, record)
+                self._replace([known[name] for name in sorted(known)])
+        except OSError as error:
+            raise LedgerError(
+                f"cannot write {self.path}: {error}. Make the folder writable, or set SOBOLEV_DATA to one that is."
+            ) from error
+        return len(known) - before
+
+    def _replace(self, records: list[Record]) -> None:
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.writelines(record.line() + "\n" for record in records)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, self.path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def _parse(self, number: int, line: str) -> Record:
+        try:
+            entries = json.loads(line)
+            unknown = set(entries) - {f.name for f in fields(Record)}
+            if unknown:
+                raise ValueError(f"unknown entries {sorted(unknown)}")
+            record = Record(**entries)
+            if not isinstance(record.config, dict) or not isinstance(record.metrics, dict):
+                raise ValueError("config and metrics must be objects")
+            return record
+        except (ValueError, TypeError) as error:
+            raise LedgerError(
+                f"{self.path}, line {number} is not a record ({error}). "
+                f"Restore the file (git checkout -- {self.path.name}) or delete that line: its run will be done again."
+            ) from error
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    return value in wanted if isinstance(wanted, (list, tuple, set)) else value == wanted
+
+
+@functools.cache
+def provenance() -> dict[str, Any]:
+    """Commit (with "+" if tracked files of the library differ from it), versions and day, as a record holds them."""
+    return {
+        "commit": _commit(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def peak_memory(device: torch.device | str = "cpu") -> int:
+    """Peak memory in bytes: of the process, or of the CUDA device."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
+
+
+def device_name(device: torch.device | str = "cpu") -> str:
+    """Name of the device for the record."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} thread{'s'[: torch.get_num_threads() - 1]})"
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    if not head:
+        return "unknown"  # an installed package, or no git
+    return head + ("+" if git("status", "--porcelain", "--untracked-files=no", ".") else "")

@@ -1,0 +1,229 @@
+"""Stack of networks: outputs, closed-form gradients against autograd in float64, errors."""
+
+import pytest
+import torch
+from torch import nn
+
+from sobolev_lib import kinks
+from sobolev_lib.stack import ACTIVATIONS, MLPStack
+
+PIECEWISE = [name for name, rule in ACTIVATIONS.items() if rule.curvature is None]
+SMOOTH = [name for name in ACTIVATIONS if name not in PIECEWISE]
+
+
+def make(activation="relu", members=3, d=2, hidden=(7, 6), **options):
+    generator = torch.Generator().manual_seed(5)
+    stack = MLPStack(members, d, hidden, activation, generator=generator, dtype=torch.float64, **options)
+    with torch.no_grad():  # larger weights: more kinks near the data
+        for p in stack.parameters():
+            p.mul_(1.7)
+    return stack
+
+
+def batch(members, n, d, seed=0, shared=False):
+    generator = torch.Generator().manual_seed(seed)
+    lead = (n,) if shared else (members, n)
+    draw = lambda k: torch.randn(*lead, k, generator=generator, dtype=torch.float64)  # noqa: E731
+    return draw(d), draw(1), draw(d)
+
+
+def reference(network, x, y, dy, weight):
+    """Loss and parameter gradients of one network by double backward."""
+    x = x.clone().requires_grad_()
+    m = network(x)
+    (slope,) = torch.autograd.grad(m.sum(), x, create_graph=True)
+    loss = ((m - y) ** 2).mean() + weight * ((slope - dy) ** 2).sum(dim=1).mean()
+    gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+    return loss, [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, network.parameters(), strict=True)]
+
+
+def assert_agrees(stack, x, y, dy, weights):
+    """Every member's loss and gradient equal those of its own network under autograd."""
+    factors = torch.linspace(0.5, 2.0, stack.members, dtype=torch.float64)  # an outer gradient other than 1
+    losses = stack.losses(x, y, dy, weights)
+    (losses * factors).sum().backward()
+    everyone = lambda t: t if t.ndim == 3 else t.expand(stack.members, -1, -1)  # noqa: E731
+    for i, weight in enumerate(torch.as_tensor(weights, dtype=torch.float64).expand(stack.members)):
+        loss, gradients = reference(stack.member(i), everyone(x)[i], everyone(y)[i], everyone(dy)[i], weight)
+        assert torch.allclose(losses[i], loss, rtol=1e-10)
+        mine = [p.grad[i] / factors[i] for pair in zip(stack.weights, stack.biases, strict=True) for p in pair]
+        for ours, theirs in zip(mine, gradients, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-10 * max(1, theirs.abs().max().item()))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("hidden", [(5,), (7, 6), (4, 5, 6)])
+def test_closed_form_agrees_with_autograd(activation, hidden):
+    stack = make(activation, hidden=hidden, d=3)
+    x, y, dy = batch(3, 11, 3)
+    assert_agrees(stack, x, y, dy, torch.tensor([0.7, 2.5, 1.3], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("weights", [[0.0, 2.0, 0.0, 0.3], [0.0, 0.0, 1.4, 2.0], [0.0] * 4, [3.0] * 4])
+@pytest.mark.parametrize("shared", [False, True])
+def test_mixed_members_and_shared_batches(weights, shared):
+    stack = make(members=4)
+    x, y, dy = batch(4, 9, 2, shared=shared)
+    assert_agrees(stack, x, y, dy, torch.tensor(weights, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("activation", PIECEWISE)
+def test_kernel_agrees_with_the_kinks_module(activation):
+    stack = make(activation, kink_bandwidth=0.4)
+    x, y, dy = batch(3, 13, 2)
+    assert any(isinstance(layer, (kinks.ReLU, kinks.LeakyReLU)) for layer in stack.member(0))
+    assert_agrees(stack, x, y, dy, torch.tensor([0.7, 0.0, 1.9], dtype=torch.float64))
+
+
+def test_kernel_changes_the_sobolev_gradient_only():
+    x, y, dy = batch(3, 40, 2)
+    found = {}
+    for name, bandwidth in (("plain", None), ("kernel", 0.3)):
+        for weight in (0.0, 1.5):
+            stack = make(kink_bandwidth=bandwidth)
+            stack.losses(x, y, dy, weight).sum().backward()
+            found[name, weight] = stack.weights[0].grad
+            assert torch.equal(stack(x), make()(x))
+    assert torch.equal(found["plain", 0.0], found["kernel", 0.0])
+    assert not torch.allclose(found["plain", 1.5], found["kernel", 1.5], rtol=1e-3)
+
+
+def test_scaled_bandwidth_follows_the_spread_of_each_layer():
+    x, y, dy = batch(3, 50, 2)
+    scaled = make(kink_bandwidth=0.2, scale_bandwidth=True)
+    scaled.losses(x, y, dy, 1.0).sum().backward()
+    z = torch.baddbmm(scaled.biases[0].unsqueeze(1), x, scaled.weights[0].mT)
+    spread = z.std(dim=(1, 2), correction=0)
+    assert torch.allclose(scaled.spread_0.flatten(), spread)
+    for i in range(3):  # one hidden layer's spread is enough to see each member use its own width
+        one = make(hidden=(7,), kink_bandwidth=0.2, scale_bandwidth=True)
+        one.losses(x, y, dy, 1.0).sum().backward()
+        fixed = make(hidden=(7,), kink_bandwidth=0.2 * one.spread_0[i].item())
+        fixed.losses(x, y, dy, 1.0).sum().backward()
+        assert torch.allclose(one.weights[0].grad[i], fixed.weights[0].grad[i])
+    again = make(kink_bandwidth=0.2, scale_bandwidth=True)
+    again.load_state_dict(scaled.state_dict())
+    assert torch.equal(again.spread_1, scaled.spread_1)
+    before = scaled.spread_0.clone()
+    scaled.eval().losses(3 * x, y, dy, 1.0).sum().backward()
+    assert torch.equal(scaled.spread_0, before)
+
+
+def test_values_only_needs_no_targets_for_slopes_and_skips_their_cost(monkeypatch):
+    calls = []
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *a, **k: calls.append(1) or bmm(*a, **k))
+    x, y, dy = batch(3, 10, 2)
+    make().losses(x, y, None, 0.0).sum().backward()
+    values = len(calls)
+    make().losses(x, y, dy, 1.0).sum().backward()
+    assert values < len(calls) - values
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_outputs_and_gradients_are_those_of_the_members(activation):
+    stack = make(activation)
+    x = batch(3, 8, 2)[0]
+    for points in (x, x[0]):
+        slopes = stack.gradient(points)
+        for i in range(3):
+            p = (points if points.ndim == 2 else points[i]).clone().requires_grad_()
+            m = stack.member(i)(p)
+            assert torch.allclose(stack(points)[i], m, rtol=1e-12)
+            assert torch.allclose(slopes[i], torch.autograd.grad(m.sum(), p)[0], rtol=1e-12)
+
+
+def test_gradient_is_differentiable_with_respect_to_parameters():
+    stack = make("tanh")
+    x, _, dy = batch(3, 8, 2)
+    (stack.gradient(x) - dy).square().sum().backward()
+    expected = make("tanh")
+    point = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(expected(point).sum(), point, create_graph=True)
+    (slope - dy).square().sum().backward()
+    assert torch.allclose(stack.weights[0].grad, expected.weights[0].grad, rtol=1e-9)
+
+
+def test_terms_are_detached_parts_of_the_loss():
+    stack = make()
+    x, y, dy = batch(3, 8, 2)
+    value, derivative = stack.terms(x, y, dy, 0.3)
+    assert not value.requires_grad
+    assert torch.allclose(stack.losses(x, y, dy, 0.3), value + 0.3 * derivative)
+
+
+def test_training_lowers_the_loss_with_any_optimiser():
+    for optimiser in (torch.optim.Adam, torch.optim.SGD):
+        stack = make(hidden=(32, 32))
+        x, y, dy = batch(3, 20, 2)
+        opt = optimiser(stack.parameters(), lr=1e-3)
+        first = stack.losses(x, y, dy, 0.1).sum()
+        for _ in range(50):
+            opt.zero_grad()
+            loss = stack.losses(x, y, dy, 0.1).sum()
+            loss.backward()
+            opt.step()
+        assert loss < 0.9 * first
+
+
+def test_member_does_not_depend_on_its_neighbours():
+    generators = lambda seeds: [torch.Generator().manual_seed(s) for s in seeds]  # noqa: E731
+    big = MLPStack(3, 2, (5, 5), generator=generators([1, 2, 3]))
+    small = MLPStack(1, 2, (5, 5), generator=generators([2]))
+    assert torch.equal(big.weights[1][1], small.weights[1][0])
+
+
+@pytest.mark.parametrize(("scheme", "biased"), [("torch", True), ("sonnet", False)])
+def test_initialization(scheme, biased):
+    stack = MLPStack(8, 50, (100, 100), initialization=scheme, generator=torch.Generator().manual_seed(0))
+    w = stack.weights[1]
+    # Variance 1/(3 n) of the uniform; 0.774/n of the normal truncated at two deviations.
+    assert w.var().item() * 100 == pytest.approx(1 / 3 if biased else 0.7737, rel=0.02)
+    assert bool((stack.biases[1] != 0).any()) == biased
+
+
+def test_errors_name_argument_and_both_shapes():
+    stack = make()
+    x, y, dy = batch(3, 8, 2)
+    with pytest.raises(ValueError, match=r"x has shape \(3, 8, 5\).*\(B, 2\)"):
+        stack(torch.zeros(3, 8, 5, dtype=torch.float64))
+    with pytest.raises(ValueError, match="batch is empty"):
+        stack.losses(x[:, :0], y[:, :0], dy[:, :0])
+    with pytest.raises(ValueError, match=r"y has shape \(8,\).*\(8, 1\)"):
+        stack.losses(x, y[0, :, 0], dy)
+    with pytest.raises(ValueError, match=r"dy has shape \(3, 8, 1\).*\(8, 2\)"):
+        stack.losses(x, y, y)
+    with pytest.raises(ValueError, match="dy is None"):
+        stack.losses(x, y)
+    with pytest.raises(TypeError, match="dtype torch.float32"):
+        stack(x.float())
+    with pytest.raises(ValueError, match="derivative_weight"):
+        stack.losses(x, y, dy, -1.0)
+    with pytest.raises(ValueError, match=r"derivative_weight has shape \(2,\)"):
+        stack.losses(x, y, dy, torch.ones(2))
+    with pytest.raises(IndexError, match="3 members"):
+        stack.member(3)
+    for bad in ({"members": 0}, {"hidden": ()}, {"activation": "gelu"}, {"initialization": "zeros"}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            MLPStack(**{"members": 1, "in_features": 2, **bad})
+    with pytest.raises(ValueError, match="no kinks"):
+        MLPStack(1, 2, activation="tanh", kink_bandwidth=0.1)
+    with pytest.raises(ValueError, match="kink_bandwidth is -1"):
+        MLPStack(1, 2, kink_bandwidth=-1)
+    with pytest.raises(ValueError, match="generator has 1"):
+        MLPStack(2, 2, generator=[torch.Generator()])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_same_gradient_on_a_gpu():
+    x, y, dy = batch(3, 8, 2)
+    here, there = make(), make().cuda()
+    here.losses(x, y, dy, 0.5).sum().backward()
+    there.losses(x.cuda(), y.cuda(), dy.cuda(), 0.5).sum().backward()
+    assert torch.allclose(here.weights[0].grad, there.weights[0].grad.cpu(), rtol=1e-9)
+
+
+def test_member_is_a_plain_network():
+    network = make().member(1)
+    assert isinstance(network, nn.Sequential)
+    assert [type(layer) for layer in network] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
