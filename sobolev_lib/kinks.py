@@ -320,8 +320,10 @@ class _Kinked(nn.Module):
 
     @torch.no_grad()
     def _update_spread(self, z: Tensor) -> None:
+        if z.numel() == 0:
+            return
         std = z.detach().to(self.spread.dtype).std(correction=0)
-        usable = std.isfinite() & (std > 0)  # an empty, constant or non-finite batch says nothing
+        usable = std.isfinite() & (std > 0)  # a constant or non-finite batch says nothing
         step = torch.where(self.batches == 0, 1.0, self.momentum)
         self.spread.copy_(
             torch.where(usable, self.spread + step * (std - self.spread), self.spread)
@@ -367,9 +369,10 @@ class ReLU(_Kinked, nn.ReLU):
     Notes
     -----
     torch.func (grad, vmap, jacrev, jacfwd) and forward mode work. Under ``torch.compile`` a whole
-    loss written with ``torch.func`` works and has the kernel; compiling only the model and taking
-    its double backward is refused by torch itself ("does not currently support double backward").
-    In compiled code a third derivative is not refused: there the kernel counts as a constant.
+    loss written with ``torch.func`` works and has the kernel; a model that was compiled by itself
+    has the values and first derivatives, and its double backward is refused by torch, as for any
+    compiled model. In compiled code a third derivative is not refused: there the kernel counts as
+    a constant.
     """
 
     def __init__(
