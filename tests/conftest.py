@@ -180,6 +180,8 @@ def built_page(site, server, browser):
         log.attach(context, page)
         opened.append((name, context, page, log))
         page.goto(f"{base}/{path}", wait_until="load")
+        if path == "index.html":  # a redirect
+            page.wait_for_url("**/book/index.html")
         page.wait_for_function(SETTLED)
         # Lazy images load when they are scrolled to; then back to where a reader starts.
         page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")

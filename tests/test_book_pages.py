@@ -65,10 +65,11 @@ def test_nothing_is_loaded_from_elsewhere(site, page):
 
 @pytest.mark.parametrize("page", contents())
 def test_a_page_has_a_language_a_title_and_one_heading(site, page):
-    parsed = read(site, page)
+    text = (site / f"{page}.html").read_text(encoding="utf-8")
+    parsed = Page(text)
     assert parsed.all("html")[0].get("lang") == "en"
     assert len(parsed.all("title")) >= 1
-    assert len(parsed.all("h1")) == 1
+    assert len(Page(text[text.index("<article") :]).all("h1")) == 1
 
 
 @pytest.mark.parametrize("page", notebooks())

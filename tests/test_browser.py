@@ -45,13 +45,12 @@ def test_page(built_page, name, view):
     assert page.evaluate("document.documentElement.dataset.theme") == chosen["scheme"]
     assert page.evaluate(CONTRAST) == []
     assert page.locator("mjx-merror").count() == 0
-    assert "\\(" not in page.locator("article").first.inner_text()
+    assert "\\(" not in page.locator("main").first.inner_text()
 
 
 @pytest.mark.parametrize("origin", ["http", "file"])
 def test_the_front_door_leads_to_the_first_chapter(built_page, origin):
     page = built_page("index.html", origin=origin)
-    page.wait_for_url("**/book/index.html")
     assert page.locator("h1").first.inner_text().startswith("Welcome")
 
 

@@ -33,7 +33,9 @@ def execute(path: Path) -> float:
     timeout = notebook.metadata.get("execution", {}).get("timeout", config["execute"]["timeout"])
     start = time.perf_counter()
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=timeout, resources=resources).execute()
+    quiet = ["--log-level=ERROR"]  # else every kernel warns that it speaks TCP on this machine
+    client = NotebookClient(notebook, timeout=timeout, resources=resources, extra_arguments=quiet)
+    client.execute()
     seconds = time.perf_counter() - start
     nbcache.store(notebook, path, seconds)
     return seconds

@@ -6,11 +6,14 @@ other; modules that the list below does not know come last.
 """
 
 import pkgutil
+import re
 from pathlib import Path
 from typing import Any
 
 import nbcache
 
+# Literals and roles, which stay as they are; or the star of a shape such as (B, *in).
+STAR = re.compile(r"(``.*?``|`[^`]*`|>>>.*)|\*(?=in\b)")
 PACKAGE = "sobolev_lib"
 PLACE = "% ROOMS"
 ORDER = (
@@ -76,6 +79,13 @@ def body() -> str:
     return "\n".join(section(*entry) for entry in entries)
 
 
+def escape_stars(
+    _app: Any, _what: str, _name: str, _obj: Any, _opts: Any, lines: list[str]
+) -> None:
+    """Let docstrings write shapes as PyTorch does: to docutils a star would start an emphasis."""
+    lines[:] = [STAR.sub(lambda found: found[1] or r"\*", line) for line in lines]
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx entry point."""
 
@@ -84,4 +94,5 @@ def setup(app: Any) -> dict[str, Any]:
             source[0] = source[0].replace(PLACE, body())
 
     app.connect("source-read", fill)
+    app.connect("autodoc-process-docstring", escape_stars, priority=900)  # after numpydoc
     return {"parallel_read_safe": True, "version": "1"}
