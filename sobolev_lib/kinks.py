@@ -325,7 +325,7 @@ class _Kinked(nn.Module):
         std = z.detach().to(self.spread.dtype).std(correction=0)
         usable = std.isfinite() & (std > 0)  # a constant or non-finite batch says nothing
         step = torch.where(self.batches == 0, 1.0, self.momentum)
-        # "+=", not copy_: torch.compile loses an in-place call on a float64 buffer without dimensions
+        # "+=", not copy_: torch.compile loses in-place calls on float64 buffers without dimensions
         self.spread += torch.where(usable, step * (std - self.spread), 0.0)
         self.batches.add_(usable)
 
