@@ -45,7 +45,8 @@ def _regression(options: argparse.Namespace) -> int:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     book = ledger.Ledger(regression.EXPERIMENT, options.ledger)
     with _executor(options) as executor:
-        return regression.sweep(chosen, seeds, book, options.device, options.states, executor, options.quiet)
+        return regression.sweep(chosen, seeds, book, options.device, options.states, executor, options.quiet,
+                                options.save_every)
 
 
 def _executor(options: argparse.Namespace) -> AbstractContextManager[Executor | None]:
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler that runs the jobs")
     parser.add_argument("--ledger", type=Path, help="folder of the ledger (default: data/ledger)")
     parser.add_argument("--states", type=Path, default=_states(), help="folder of resumable states (default: %(default)s)")
+    parser.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS", help="between two saved states (default: 60)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 

@@ -15,7 +15,6 @@ import platform
 import resource
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -169,17 +168,12 @@ class Ledger:
         return len(known) - before
 
     def _replace(self, records: list[Record]) -> None:
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.writelines(record.line() + "\n" for record in records)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, self.path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        part = self.path.with_suffix(".part")  # one writer at a time: the lock is held
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(record.line() + "\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.path)
 
     def _parse(self, number: int, line: str) -> Record:
         try:

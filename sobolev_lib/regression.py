@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -264,16 +265,19 @@ class Training:
         Where to train.
     folder : path, optional
         Where to keep the state; nothing is kept without it.
+    save_every : float
+        Seconds between two saved states.
     """
 
     def __init__(
-        self, members: Sequence[Setting], seed: int, device: str | torch.device = "cpu", folder: str | os.PathLike[str] | None = None
-    ) -> None:
+        self, members: Sequence[Setting], seed: int, device: str | torch.device = "cpu",
+        folder: str | os.PathLike[str] | None = None, save_every: float = 60.0,
+    ) -> None:  # fmt: skip
         if len({setting.program for setting in members}) != 1:
             raise ValueError("members must share everything but function and method")
         # Values first: the stack then works on slices without copies.
         self.members = sorted(members, key=lambda s: (METHODS.index(s.method), s.function))
-        self.seed, self.device = seed, torch.device(device)
+        self.seed, self.device, self.save_every = seed, torch.device(device), save_every
         self.setting = self.members[0]
         self.problem = Problem.of(self.members, seed, self.device)
         self.stack = _stack(self.members, seed).to(self.device)
@@ -290,23 +294,21 @@ class Training:
     def run(self, progress: Callable[[int], object] | None = None, until: int | None = None) -> None:
         """Train to the last step (or ``until``), measuring at the checkpoints."""
         last = self.setting.steps if until is None else min(until, self.setting.steps)
-        marks = checkpoints(self.setting.steps)
-        if self.step == 0 and not self.curve["steps"]:
+        marks = set(checkpoints(self.setting.steps))
+        if not self.curve["steps"]:
             self._measure()
         saved = time.monotonic()
         while self.step < last:
-            stop = min(m for m in marks if m > self.step)
-            for start in range(self.step, min(stop, last), 500):
-                began = time.perf_counter()
-                self._steps(min(start + 500, stop, last))
-                self.seconds += time.perf_counter() - began
-                if progress:
-                    progress(self.step)
-                if self.path and time.monotonic() - saved > 60 and self.step != stop:
-                    self._save()
-                    saved = time.monotonic()
+            began = time.perf_counter()
+            self._steps(min(self.step + 500, last, *(m for m in marks if m > self.step)))
+            self.seconds += time.perf_counter() - began
             if self.step in marks:
                 self._measure()
+            if self.path and time.monotonic() - saved > self.save_every:
+                self._save()
+                saved = time.monotonic()
+            if progress:
+                progress(self.step)
         if self.path:
             self._save()
 
@@ -367,18 +369,19 @@ class Training:
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{index}.{name}"] = torch.as_tensor(value)
         meta = {"step": str(self.step), "seconds": str(self.seconds), "curve": json.dumps(self.curve)}
-        part = self.path.with_suffix(f".{os.getpid()}.part")
+        part = self.path.with_suffix(".part")
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, part, meta)
         os.replace(part, self.path)
 
     def _load(self) -> None:
-        from safetensors import safe_open
-
         assert self.path is not None
-        with safe_open(self.path, framework="pt") as file:
-            meta = file.metadata()
-        tensors = load_file(self.path, device=str(self.device))
-        self.step, self.seconds, self.curve = int(meta["step"]), float(meta["seconds"]), json.loads(meta["curve"])
+        try:
+            with safe_open(self.path, framework="pt", device=str(self.device)) as file:
+                meta = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.step, self.seconds, self.curve = int(meta["step"]), float(meta["seconds"]), json.loads(meta["curve"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"state {self.path} cannot be read ({error}); delete it to train that stack anew") from error
         self.stack.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("stack.")})
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
@@ -427,10 +430,10 @@ def jobs(chosen: Iterable[Setting], seeds: Iterable[int], done: set[str]) -> lis
 
 def train(
     members: Sequence[Setting], seed: int, device: str = "cpu", folder: str | os.PathLike[str] | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] | None = None, save_every: float = 60.0,
 ) -> list[ledger.Record]:  # fmt: skip
     """Train the members of one program for one seed, resuming from ``folder`` if a state is there; return their records."""
-    training = Training(members, seed, device, folder)
+    training = Training(members, seed, device, folder, save_every)
     training.run(progress)
     return training.records()
 
@@ -443,6 +446,7 @@ def sweep(
     folder: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
     quiet: bool = False,
+    save_every: float = 60.0,
 ) -> int:
     """Train every setting for every seed and enter the records, without those that are there already.
 
@@ -462,6 +466,8 @@ def sweep(
         Runs the jobs; in this process, one after the other, unless given.
     quiet : bool
         No progress bar.
+    save_every : float
+        Seconds between two saved states of a job.
 
     Returns
     -------
@@ -476,9 +482,9 @@ def sweep(
     with tqdm(total=total, unit="step", unit_scale=True, disable=quiet, smoothing=0.05) as bar:
         if executor is None:
             for members, seed in todo:
-                entered += book.append(train(members, seed, device, folder, _Tick(bar)))
+                entered += book.append(train(members, seed, device, folder, _Tick(bar), save_every))
             return entered
-        waiting = {executor.submit(train, members, seed, device, folder): members[0].steps for members, seed in todo}
+        waiting = {executor.submit(train, members, seed, device, folder, None, save_every): members[0].steps for members, seed in todo}
         for future in as_completed(waiting):
             entered += book.append(future.result())
             bar.update(waiting[future])

@@ -1,0 +1,195 @@
+"""The regression experiment: data, arms, determinism, resuming, and kill -9."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from sobolev_lib import __main__ as command
+from sobolev_lib import regression
+from sobolev_lib.functions import FUNCTIONS
+from sobolev_lib.ledger import Ledger
+from sobolev_lib.regression import Setting, Training, checkpoints, settings, sweep
+
+
+def pair(n=20, steps=40, **changes):
+    return [Setting("booth", n, method, steps=steps, **changes) for method in regression.METHODS]
+
+
+def numbers(records):
+    return {r.key: r.metrics for r in records}
+
+
+def test_paper_arm_is_the_papers_setting():
+    chosen = settings("paper")
+    assert len(chosen) == 7 * 3 * 2
+    assert {s.learning_rate for s in chosen} == {3e-5} and {s.activation for s in chosen} == {"relu"}
+    assert not any(s.normalized or s.bandwidth for s in chosen)
+    assert Training(pair(), 0).stack.hidden == (256, 256)
+
+
+def test_points_are_nested_shared_by_methods_and_differ_between_seeds():
+    small, large = (regression.training_points(Setting("beale", n, "values"), 4) for n in (20, 100))
+    assert torch.equal(small, large[:20])
+    assert torch.equal(small, regression.training_points(Setting("beale", 20, "sobolev", arm="schedule"), 4))
+    assert not torch.equal(small, regression.training_points(Setting("beale", 20, "values"), 5))
+    tripled = regression.training_points(Setting("beale", 20, "values", points_factor=3), 4)
+    assert torch.equal(tripled, large[:60])
+    test = regression.test_points("beale")
+    assert test.shape == (10_000, 2)
+    assert not torch.isin(large, test).all(dim=1).any()
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_errors_are_in_raw_units(normalized):
+    training = Training(pair(normalized=normalized), 1)
+    found = training.problem.errors(training.stack)
+    x = regression.training_points(training.setting, 1)
+    f = FUNCTIONS["booth"]
+    mean, std = (x.mean(0), x.std(0)) if normalized else (torch.zeros(2), torch.ones(2))
+    middle, spread = (f(x).mean(), f(x).std()) if normalized else (0.0, 1.0)
+    network = training.stack.member(0).double()
+    raw = regression.test_points("booth").requires_grad_()
+    predicted = network((raw - mean) / std) * spread + middle
+    (slope,) = torch.autograd.grad(predicted.sum(), raw)
+    assert found["test_mse"][0] == pytest.approx(((predicted - f(raw)) ** 2).mean().item(), rel=1e-4)
+    assert found["test_gradient_mse"][0] == pytest.approx(((slope - f.gradient(raw)) ** 2).sum(1).mean().item(), rel=1e-4)
+
+
+def test_both_methods_start_from_the_same_network():
+    training = Training(pair(), 3)
+    assert [s.method for s in training.members] == ["values", "sobolev"]
+    assert torch.equal(training.stack.weights[1][0], training.stack.weights[1][1])
+
+
+def test_one_step_is_adam_on_the_papers_loss():
+    training = Training([Setting("booth", 20, "sobolev", steps=1)], 2)
+    network = training.stack.member(0)
+    x = training.problem.x[0].clone().requires_grad_()
+    m = network(x)
+    (slope,) = torch.autograd.grad(m.sum(), x, create_graph=True)
+    loss = ((m - training.problem.y[0]) ** 2).mean() + ((slope - training.problem.dy[0]) ** 2).sum(1).mean()
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-5)
+    loss.backward()
+    optimizer.step()
+    training.run()
+    for ours, theirs in zip(training.stack.weights, network[::2], strict=True):
+        assert torch.allclose(ours[0], theirs.weight, atol=1e-6)
+
+
+def test_same_seed_same_record_and_other_seed_other_record():
+    first, again, other = (numbers(regression.train(pair(steps=25), seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert [m["test_mse"] for m in first.values()] != [m["test_mse"] for m in other.values()]
+
+
+@pytest.mark.parametrize("n", [20, 250])
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, n):
+    chosen = pair(n, steps=60, activation="relu", bandwidth=0.2, scaled_bandwidth=True, schedule="cosine", normalized=True)
+    whole = regression.train(chosen, 5)
+    Training(chosen, 5, folder=tmp_path).run(until=23)
+    resumed = Training(chosen, 5, folder=tmp_path)
+    assert resumed.step == 23
+    resumed.run()
+    assert numbers(resumed.records()) == numbers(whole)
+
+
+def test_minibatches_cover_each_epoch_once():
+    training = Training(pair(250, steps=10), 0)
+    seen = torch.cat([training._batch(step)[0][0] for step in (0, 1)])
+    assert len(torch.unique(seen, dim=0)) == 200
+    assert torch.isin(seen[:, 0], training.problem.x[0][:, 0]).all()
+
+
+def test_checkpoints():
+    assert checkpoints(60_000)[0] == 0 and checkpoints(60_000)[-1] == 60_000
+    assert checkpoints(5) == [0, 5]
+    assert checkpoints(1_000) == sorted(set(checkpoints(1_000)))
+
+
+def test_sweep_enters_each_run_once_and_takes_an_executor(tmp_path):
+    book = Ledger("regression", tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        assert sweep(pair(steps=5), [0, 1], book, executor=pool, quiet=True) == 4
+    assert sweep(pair(steps=5), [0, 1, 2], book, quiet=True) == 2
+    assert {(r.seed, r.config["method"]) for r in book.read()} == {(s, m) for s in range(3) for m in regression.METHODS}
+    entry = book.read()[0]
+    assert entry.scale == "small" and entry.deviations and entry.seconds >= 0 and entry.peak_memory > 1e6
+    assert entry.metrics["curve"]["steps"] == [0, 5]
+
+
+def test_diverged_run_is_null():
+    training = Training(pair(steps=3), 0)
+    with torch.no_grad():
+        training.stack.weights[0].fill_(float("inf"))
+    training.run()
+    assert training.records()[0].metrics["test_mse"] is None
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="function is 'both'"):
+        Setting("both", 20, "values")
+    for bad in ({"method": "gradients"}, {"n": 0}, {"schedule": "linear"}, {"learning_rate": 0.0}, {"steps": 0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            Setting(**{"function": "booth", "n": 20, "method": "values", **bad})
+    with pytest.raises(ValueError, match="arm is 'papers'"):
+        settings("papers")
+    with pytest.raises(ValueError, match="share everything"):
+        Training([*pair(20), *pair(30)], 0)
+
+
+def test_damaged_state_is_named(tmp_path):
+    training = Training(pair(steps=2), 0, folder=tmp_path)
+    training.run()
+    training.path.write_bytes(training.path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="delete it to train that stack anew"):
+        Training(pair(steps=2), 0, folder=tmp_path)
+
+
+SWEEP = ["regression", "--functions", "booth", "mccormick", "--sizes", "20", "--seeds", "3", "--steps", "250", "--quiet"]
+
+
+def run_until_killed(folder, seconds):
+    """Start the sweep, kill it with SIGKILL after some seconds; return whether it had ended by itself."""
+    words = [sys.executable, "-m", "sobolev_lib", *SWEEP, "--ledger", str(folder / "ledger"), "--states", str(folder / "states"), "--save-every", "0"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        return process.wait(timeout=seconds) == 0
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return False
+
+
+def test_kill_minus_nine_loses_and_repeats_nothing(tmp_path):
+    chance = random.Random(1)
+    started = time.monotonic()
+    assert run_until_killed(tmp_path / "whole", 120)
+    alone = time.monotonic() - started
+    kills = 0
+    for attempt in range(12):
+        # Long enough to start (most of the time is the import), short enough to be killed at work a few times.
+        if run_until_killed(tmp_path / "cut", 120 if attempt > 4 else alone * chance.uniform(0.4, 0.9)):
+            break
+        kills += 1
+    assert kills >= 1, "never killed: the test did not test"
+    whole, cut = (Ledger("regression", tmp_path / name / "ledger") for name in ("whole", "cut"))
+    assert len(cut.read()) == len(cut.keys()) == 12
+    assert numbers(cut.read()) == numbers(whole.read())
+
+
+def test_command_line_errors(tmp_path, capsys):
+    assert command.main(["regression", "--functions", "boot", "--ledger", str(tmp_path)]) == 2
+    assert "function is 'boot'" in capsys.readouterr().err
+    (tmp_path / "regression.jsonl").write_text("not json\n")
+    assert command.main(["regression", "--ledger", str(tmp_path), "--quiet"]) == 2
+    assert "line 1 is not a record" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert command.main(["regression", "--device", "cuda"]) == 2
+        assert "no CUDA device" in capsys.readouterr().err
