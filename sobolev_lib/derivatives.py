@@ -176,13 +176,12 @@ def _explain_dtype(model: Model, x: Tensor, error: RuntimeError) -> None:
             ) from error
 
 
-def _check_depends_on_input(y: Tensor) -> None:
-    if not y.requires_grad:
-        raise ValueError(
-            "model has no gradient: its output does not depend on x through autograd. Look for "
-            "detach(), torch.no_grad() or NumPy inside its forward; for a black box use "
-            "derivatives.finite_differences"
-        )
+def _no_gradient() -> ValueError:
+    return ValueError(
+        "model has no gradient: its output does not depend on x through autograd. Look for "
+        "detach(), torch.no_grad() or NumPy inside its forward; for a black box use "
+        "derivatives.finite_differences"
+    )
 
 
 # --- the tower D^0, D^1, ..., D^K -----------------------------------------------------------------
@@ -214,21 +213,23 @@ def _ordinary(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _autograd_step(lower: Tensor, x: Tensor, cotangents: list[Tensor], keep: bool) -> list[Tensor]:
-    if not lower.requires_grad:  # the lower derivative is constant in x
-        return [torch.zeros_like(x) for _ in cotangents]
-    rows = []
-    for index, cotangent in enumerate(cotangents):
-        (row,) = torch.autograd.grad(
+def _autograd_step(
+    lower: Tensor, x: Tensor, cotangents: list[Tensor], keep: bool
+) -> list[Tensor | None]:
+    """One row for each cotangent; None where `lower` does not depend on `x`."""
+    if not lower.requires_grad:
+        return [None] * len(cotangents)
+    return [
+        torch.autograd.grad(
             lower,
             x,
             cotangent,
             create_graph=keep,
             retain_graph=keep or index + 1 < len(cotangents),
             allow_unused=True,
-        )
-        rows.append(torch.zeros_like(x) if row is None else row)
-    return rows
+        )[0]
+        for index, cotangent in enumerate(cotangents)
+    ]
 
 
 def _climb(
@@ -238,7 +239,10 @@ def _climb(
     levels, lower = [], start
     for j in range(order):
         cotangents = _unit_cotangents(lower) if directions is None else [_ordinary(directions[j])]
-        rows = _autograd_step(lower, x, cotangents, keep=create_graph or j + 1 < order)
+        found = _autograd_step(lower, x, cotangents, keep=create_graph or j + 1 < order)
+        if j == 0 and all(row is None for row in found):
+            raise _no_gradient()
+        rows = [torch.zeros_like(x) if row is None else row for row in found]
         lower = _assemble(rows, lower, x, directions is not None)
         levels.append(lower)
     return levels
@@ -307,8 +311,6 @@ def towers(
             with torch.no_grad():
                 return _call(model, point), [[]]
         y = _call(model, point)
-        if order:
-            _check_depends_on_input(y)
         drawn = chains(y.shape[1]) if callable(chains) else chains
         climbs: list[list[Tensor]] = []
         for directions in [None] if drawn is None else drawn:
@@ -328,9 +330,19 @@ def _towers_func(
         _func_tower(model, x, order, directions)
         for directions in ([None] if drawn is None else drawn)
     ]
+    if order and not torch.compiler.is_compiling() and not bool(results[0][1].any()):
+        # Zero derivatives: torch.func does not tell a constant from a model that detaches x.
+        _climb_once(model, x)
     if not keep:
         results = [tuple(d.detach() for d in tower) for tower in results]
     return results[0][0], [list(tower[1:]) for tower in results]
+
+
+def _climb_once(model: Model, x: Tensor) -> None:
+    """Raise if autograd finds no path from the output to `x`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        point = _live(x, False)
+        _climb(_call(model, point), point, 1, None, False)
 
 
 def _check_order(order: Any, least: int = 1) -> None:
@@ -455,7 +467,7 @@ def jacobian(model: Model, x: Tensor, **options: Any) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> jacobian(lambda x: (x**2).sum(1), torch.tensor([[1.0, 2.0]]))
+    >>> jacobian(lambda x: (x**2).sum(1), torch.tensor([[1.0, 2.0]]), create_graph=False)
     tensor([[[2., 4.]]])
     """
     return value_and_derivatives(model, x, 1, **options)[1]
@@ -595,10 +607,11 @@ def directional(
     with torch.inference_mode(False), torch.enable_grad():
         point = _live(x, keep)
         y = _call(model, point)
-        _check_depends_on_input(y)
         # The reverse pass is linear in its cotangent; its own reverse pass is the forward mode.
         cotangent = torch.zeros_like(y, requires_grad=True)
-        (pulled,) = torch.autograd.grad(y, point, cotangent, create_graph=True)
+        (pulled,) = _autograd_step(y, point, [cotangent], keep=True)
+        if pulled is None:
+            raise _no_gradient()
         (tangent,) = torch.autograd.grad(pulled, cotangent, _ordinary(direction), create_graph=keep)
     return tangent if keep else tangent.detach()
 
@@ -607,7 +620,7 @@ def directional(
 
 
 def _black_box(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
-    y = torch.as_tensor(function(x)).to(dtype=x.dtype, device=x.device)
+    y = torch.as_tensor(function(x), dtype=x.dtype, device=x.device)
     if y.ndim not in (1, 2) or len(y) != len(x):
         raise ValueError(
             f"function must return shape (B,) or (B, out) with B = {len(x)}, got {tuple(y.shape)}"

@@ -182,7 +182,7 @@ class Normalized(nn.Module):
         return derivative / self._factor(derivative, like, order, "derivative")
 
     def _factor(self, derivative: Tensor, x: Tensor, order: int, name: str) -> Tensor:
-        """s (x) ... (x) s / t, which turns a raw derivative of this order into a normalised one."""
+        """The factor s (x) ... (x) s / t: it turns a raw derivative into a normalised one."""
         inputs = tuple(x.shape[1:])
         out = derivative.shape[1] if derivative.ndim > 1 else 1
         shape = (len(x), out, *inputs * order)

@@ -1,0 +1,709 @@
+"""The loss against a double backward written out here, closed forms, and every refusal."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from sobolev_lib import SobolevLoss, derivatives, kinks
+from sobolev_lib.loss import unit_vectors
+
+F64 = torch.float64
+NAN = math.nan
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tol: float = 1e-12) -> None:
+    torch.testing.assert_close(a, b, rtol=tol, atol=tol)
+
+
+def mlp(inputs: int = 3, out: int = 2, activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(inputs, 6), activation(), nn.Linear(6, out)).double()
+    generator = torch.Generator().manual_seed(5)
+    for parameter in net.parameters():
+        parameter.data = torch.randn(parameter.shape, dtype=F64, generator=generator)
+    return net
+
+
+def batch(out: int = 2, size: int = 5) -> tuple[torch.Tensor, ...]:
+    shapes = [(size, 3), (size, out), (size, out, 3), (size, out, 3, 3)]
+    return tuple(normal(*shape, seed=seed) for seed, shape in enumerate(shapes))
+
+
+def by_hand(net: nn.Module, x: torch.Tensor, order: int) -> list[torch.Tensor]:
+    """Value and derivatives one component at a time, one sample at a time."""
+    levels: list[list] = [[], [], []]
+    for point in x:
+        z = point.clone().requires_grad_()
+        y = net(z[None])[0]
+        first = [torch.autograd.grad(y_k, z, create_graph=True)[0] for y_k in y]
+        levels[0].append(y)
+        levels[1].append(torch.stack(first))
+        if order == 2:
+            second = [
+                torch.stack([torch.autograd.grad(g_i, z, create_graph=True)[0] for g_i in g])
+                for g in first
+            ]
+            levels[2].append(torch.stack(second))
+    return [torch.stack(level) for level in levels[: order + 1]]
+
+
+def same_gradients(net: nn.Module, a: torch.Tensor, b: torch.Tensor) -> None:
+    parameters = list(net.parameters())
+    grads = [
+        torch.autograd.grad(t, parameters, retain_graph=True, allow_unused=True) for t in (a, b)
+    ]
+    for one, other in zip(*grads, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            close(one, other)
+
+
+ELEMENT = {
+    "l2": lambda r: r**2,
+    "l1": lambda r: r.abs(),
+    "huber": lambda r: torch.where(r.abs() < 1, r**2 / 2, r.abs() - 0.5),
+}
+
+# --- Eq. 1 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("name", ELEMENT)
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("backend", ["autograd", "func"])
+def test_value_and_gradient_equal_a_double_backward_by_hand(
+    reduction: str, name: str, order: int, backend: str
+) -> None:
+    net, (x, *targets) = mlp(), batch()
+    weights = (0.7, 1.3, 0.2)[: order + 1]
+    loss = SobolevLoss(order, weights, reduction=reduction, loss=name, backend=backend)
+    total, terms = loss(net, x, targets[0], targets[1] if order == 1 else targets[1:])
+    expected = {}
+    for j, prediction in enumerate(by_hand(net, x, order)):
+        per_sample = ELEMENT[name](prediction - targets[j]).flatten(1).sum(1)
+        expected[f"order_{j}"] = weights[j] * getattr(per_sample, reduction)()
+    assert terms.keys() == expected.keys()
+    for key, term in expected.items():
+        close(terms[key], term.detach())
+        assert not terms[key].requires_grad
+    reference = sum(expected.values())
+    close(total, reference)
+    same_gradients(net, total, reference)
+
+
+def test_a_linear_model_in_closed_form() -> None:
+    # m(x) = w x: the mean over samples of (w x - y)^2 + |w - g|^2 by hand
+    layer = nn.Linear(2, 1, bias=False, dtype=F64)
+    layer.weight.data = torch.tensor([[2.0, -1.0]], dtype=F64)
+    x = torch.tensor([[1.0, 1.0], [0.0, 3.0]], dtype=F64)
+    y = torch.tensor([[0.0], [1.0]], dtype=F64)
+    dy = torch.tensor([[[1.0, 1.0]], [[2.0, 0.0]]], dtype=F64)
+    total, terms = SobolevLoss()(layer, x, y, dy)
+    assert terms["order_0"].item() == (1 + 16) / 2
+    assert terms["order_1"].item() == ((1 + 4) + (0 + 1)) / 2
+    total.backward()
+    # d/dw: mean of 2 (m - y) x + 2 (w - g)
+    close(layer.weight.grad, torch.tensor([[(2 + 0 + 2) / 2, (2 - 24 - 4 - 2) / 2]], dtype=F64))
+
+
+def test_order_three() -> None:
+    x = normal(4, 1)
+    model = lambda x: torch.sin(2 * x)  # noqa: E731
+    targets = [0 * d for d in derivatives.value_and_derivatives(model, x, 3)]
+    _, terms = SobolevLoss(3)(model, x, targets[0], targets[1:])
+    close(terms["order_3"], (8 * torch.cos(2 * x)).square().mean())
+
+
+def test_order_zero_is_plain_regression() -> None:
+    net, (x, y, *_) = mlp(), batch()
+    total, terms = SobolevLoss(0)(net, x, y)
+    close(total, (net(x) - y).square().sum(1).mean())
+    assert list(terms) == ["order_0"]
+
+
+def test_reduction_none_gives_one_number_for_each_sample() -> None:
+    net, (x, y, dy, _) = mlp(), batch()
+    total, terms = SobolevLoss(reduction="none")(net, x, y, dy)
+    assert total.shape == terms["order_1"].shape == (5,)
+    close(total.mean(), SobolevLoss()(net, x, y, dy)[0])
+    for b in range(5):  # a sample on its own gives the same number
+        close(total[b], SobolevLoss()(net, x[b : b + 1], y[b : b + 1], dy[b : b + 1])[0])
+
+
+@pytest.mark.parametrize("projections", [None, 2])
+def test_inputs_of_any_shape(projections: int | None) -> None:
+    flat = mlp(inputs=4)
+    net = nn.Sequential(nn.Flatten(), flat)
+    x, y, dy, d2y = normal(5, 2, 2), normal(5, 2), normal(5, 2, 2, 2), normal(5, 2, 2, 2, 2, 2)
+    losses = [
+        SobolevLoss(2, (1, 2, 3), projections, generator=torch.Generator().manual_seed(1))
+        for _ in range(2)
+    ]
+    total, _ = losses[0](net, x, y, (dy, d2y))
+    reference, _ = losses[1](
+        flat, x.reshape(5, 4), y, (dy.reshape(5, 2, 4), d2y.reshape(5, 2, 4, 4))
+    )
+    close(total, reference)
+
+
+def test_scalar_inputs_and_models_without_an_output_axis() -> None:
+    x = normal(6)
+    total, _ = SobolevLoss()(lambda x: x**2, x, 0 * x, 0 * x)
+    close(total, (x**4 + 4 * x**2).mean())
+    same, _ = SobolevLoss()(lambda x: x**2, x, 0 * x[:, None], 0 * x[:, None])
+    close(total, same)
+    x = normal(6, 1)  # in = (1,): the axis left out is `out`, not the input's
+    total, _ = SobolevLoss()(lambda x: x[:, 0] ** 2, x, 0 * x[:, 0], 0 * x)
+    close(total, (x**4 + 4 * x**2).mean())
+
+
+def test_evaluation_under_no_grad() -> None:
+    net, (x, y, dy, d2y) = mlp(), batch()
+    expected, _ = SobolevLoss(2)(net, x, y, (dy, d2y))
+    with torch.no_grad():
+        for projections in (None, 3):
+            total, _ = SobolevLoss(2, projections=projections)(net, x, y, (dy, d2y))
+            assert not total.requires_grad
+            if projections is None:
+                close(total, expected.detach())
+
+
+def test_float32_stays_float32() -> None:
+    net = mlp().float()
+    x, y, dy, _ = (t.float() for t in batch())
+    for projections in (None, 2):
+        total, terms = SobolevLoss(projections=projections)(net, x, y, dy)
+        assert {total.dtype, *(t.dtype for t in terms.values())} == {torch.float32}
+
+
+def test_kink_relu_trains_at_order_one() -> None:
+    net, (x, y, dy, _) = mlp(activation=nn.ReLU), batch()
+    soft = kinks.replace(copy.deepcopy(net), 0.5)
+    plain, kernel = SobolevLoss()(net, x, y, dy)[0], SobolevLoss()(soft, x, y, dy)[0]
+    close(plain, kernel)
+    grads = [torch.autograd.grad(t, n[0].bias)[0] for t, n in ((plain, net), (kernel, soft))]
+    assert (grads[0] - grads[1]).abs().max() > 1e-3  # the kernel does act
+
+
+# --- callables ----------------------------------------------------------------------------------
+
+
+def test_callables_by_component_and_by_sample() -> None:
+    net, (x, y, dy, _) = mlp(), batch()
+    norm = lambda p, t: (p - t).flatten(1).norm(dim=1)  # noqa: E731
+    quartic = lambda p, t: (p - t) ** 4  # noqa: E731
+    total, _ = SobolevLoss(weights=(0.5, 2.0), loss=(quartic, norm))(net, x, y, dy)
+    m, dm = by_hand(net, x, 1)
+    expected = 0.5 * ((m - y) ** 4).sum(1) + 2 * (dm - dy).flatten(1).square().sum(1).sqrt()
+    close(total, expected.mean())
+    same_gradients(net, total, expected.mean())
+
+
+def test_class_labels_for_a_callable() -> None:
+    net, (x, _, dy, _) = mlp(), batch()
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    entropy = lambda p, t: nn.functional.cross_entropy(p, t, reduction="none")  # noqa: E731
+    _, terms = SobolevLoss(loss=(entropy, "l2"))(net, x, labels, dy)
+    close(terms["order_0"], nn.functional.cross_entropy(net(x), labels).detach())
+    with pytest.raises(ValueError, match=r"y has shape \(3,\), needed is \(5,\)"):
+        SobolevLoss(loss=(entropy, "l2"))(net, x, labels[:3], dy)
+
+
+@pytest.mark.parametrize(
+    "bad", [lambda p, t: (p - t).mean(), lambda p, t: p[:, :1], lambda p, t: 1]
+)
+def test_a_callable_of_the_wrong_shape(bad: object) -> None:
+    net, (x, y, dy, _) = mlp(), batch()
+    with pytest.raises(ValueError, match=r"value of loss for order 1 .*\(5, 2, 3\) or \(5,\)"):
+        SobolevLoss(loss=("l2", bad))(net, x, y, dy)
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (2, 3), (5, 1, 1), (5, 2, 3), ()])
+def test_weights_for_each_partial_derivative(shape: tuple[int, ...]) -> None:
+    net, (x, y, dy, _) = mlp(), batch()
+    weight = normal(*shape, seed=8).abs() if shape else torch.tensor(0.3, dtype=F64)
+    total, _ = SobolevLoss(weights=(1.5, weight))(net, x, y, dy)
+    m, dm = by_hand(net, x, 1)
+    expected = 1.5 * (m - y).square().sum(1) + (weight * (dm - dy) ** 2).flatten(1).sum(1)
+    close(total, expected.mean())
+    same_gradients(net, total, expected.mean())
+
+
+class Counting(torch.autograd.Function):
+    """The identity; counts how often its backward runs."""
+
+    calls = 0
+
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: torch.Tensor) -> torch.Tensor:
+        Counting.calls += 1
+        return grad.clone()
+
+
+@pytest.mark.parametrize(
+    ("order", "weights", "passes"),
+    [
+        (2, (1, 0, 0), 0),
+        (1, (1, 0.0), 0),
+        (1, (1, torch.zeros(3)), 0),
+        (1, (1, 1), 1),  # one reverse pass for the gradient of the one output
+        (2, (1, 1, 0), 1),
+        (1, (0, 1), 1),
+        (2, (1, 1, 1), 4),  # and one for each of three rows of the Hessian
+    ],
+)
+def test_a_weight_of_zero_costs_nothing(order: int, weights: tuple, passes: int) -> None:
+    inner = mlp(out=1)
+    net = lambda x: inner(Counting.apply(x))  # noqa: E731
+    x, *targets = batch(out=1)
+    wanted = [bool(torch.as_tensor(w).any()) for w in weights]
+    present = [t if want else None for t, want in zip(targets, wanted, strict=False)]
+    Counting.calls = 0
+    total, terms = SobolevLoss(order, weights)(net, x, present[0], present[1:])
+    assert Counting.calls == passes
+    total.backward()
+    # Without derivatives the reverse pass stops at the first weights and never reaches the input.
+    assert (Counting.calls == 0) == (passes == 0)
+    assert list(terms) == [f"order_{j}" for j, want in enumerate(wanted) if want]
+
+
+def test_none_is_enough_when_no_derivative_is_wanted() -> None:
+    net, (x, y, _, d2y) = mlp(), batch()
+    close(SobolevLoss(weights=(1, 0))(net, x, y)[0], SobolevLoss(0)(net, x, y)[0])
+    total, terms = SobolevLoss(2, (0, 0, 1))(net, x, None, (None, d2y))
+    assert list(terms) == ["order_2"]
+    close(total, (by_hand(net, x, 2)[2] - d2y).square().sum((1, 2, 3)).mean())
+
+
+def test_weights_can_follow_a_schedule() -> None:
+    net, (x, y, dy, _) = mlp(), batch()
+    loss = SobolevLoss(weights=(1.0, torch.ones(3, dtype=F64)))
+    loss.weights = (2.0, 0.0)
+    close(loss(net, x, y)[0], 2 * SobolevLoss(0)(net, x, y)[0])
+    loss.weights = (0.0, 3.0)
+    close(loss(net, x, None, dy)[0], 3 * SobolevLoss(weights=(0, 1))(net, x, None, dy)[0])
+    assert loss.weights == (0.0, 3.0)
+    assert "weights=(0.0, 3.0)" in repr(loss)
+
+
+def test_tensor_weights_are_buffers() -> None:
+    loss = SobolevLoss(weights=(1.0, torch.ones(3)))
+    assert loss.to(F64).weights[1].dtype == F64
+    assert not loss.state_dict()
+
+
+# --- targets that were not measured -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["l2", "l1", "huber", lambda p, t: (p - t).abs() + 1])
+def test_nan_targets_leave_value_and_gradient(name: object) -> None:
+    net, (x, y, dy, d2y) = mlp(), batch()
+    targets = [t.clone() for t in (y, dy, d2y)]
+    targets[0][0, 1] = targets[1][1] = targets[1][2, 0, 1] = targets[2][3, :, 0] = NAN
+    total, _ = SobolevLoss(2, loss=name)(net, x, targets[0], targets[1:])
+    element = ELEMENT.get(name) or (lambda r: r.abs() + 1)
+    reference = 0
+    for prediction, target in zip(by_hand(net, x, 2), targets, strict=True):
+        measured = ~torch.isnan(target)
+        reference = reference + element(prediction[measured] - target[measured]).sum() / 5
+    close(total, reference)
+    same_gradients(net, total, reference)
+
+
+def test_a_batch_without_any_measurement_has_zero_loss_and_gradient() -> None:
+    net, (x, y, dy, _) = mlp(), batch()
+    total, _ = SobolevLoss()(net, x, y * NAN, dy * NAN)
+    assert total.item() == 0
+    total.backward()
+    assert all(p.grad is None or not p.grad.any() for p in net.parameters())
+
+
+def test_nan_does_not_leak_through_a_loss_with_an_infinite_slope() -> None:
+    net, (x, y, dy, _) = mlp(), batch()
+    dy[0, 0, 0] = NAN
+    root = lambda p, t: (p - t).abs().sqrt()  # its slope at 0, where the mask puts it, is infinite  # noqa: E731
+    total, _ = SobolevLoss(loss=("l2", root))(net, x, y, dy)
+    total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("order", [1, 2])
+def test_nan_targets_of_a_projection_mask_both_sides(order: int, mixed: bool) -> None:
+    net, (x, _, dy, d2y) = mlp(), batch()
+    targets = [dy.clone(), d2y.clone()][:order]
+    targets[-1][0] = NAN  # a sample that was not measured
+    targets[-1][1, ..., 2] = NAN  # one partial of it, for every output
+    if mixed:
+        targets[-1][2, 0] = targets[-1][3, 1, ..., 0] = NAN  # one output of a sample
+    loss = SobolevLoss(order, (0,) * order + (1,), 2, generator=torch.Generator().manual_seed(3))
+    directions = loss.draw(x, 2)
+    total, _ = loss(net, x, None, [*[None] * (order - 1), targets[-1]], directions=directions)
+    residual = torch.nan_to_num(by_hand(net, x, order)[-1] - targets[-1], nan=0.0)
+    reference = 0
+    for v, *u in directions:
+        projected = torch.einsum("bk...,bk->b...", residual, v)
+        if order == 2:
+            projected = torch.einsum("bij,bi->bj", projected, u[0])
+        reference = reference + projected.square().sum(1).mean() / 2
+    close(total, reference)
+    same_gradients(net, total, reference)
+
+
+# --- Eq. 2 --------------------------------------------------------------------------------------
+
+
+def test_unit_vectors_are_on_the_sphere_and_uniform() -> None:
+    n = 40_000
+    v = unit_vectors(n, (2, 2), torch.zeros(1, dtype=F64), torch.Generator().manual_seed(0))
+    close(v.flatten(1).norm(dim=1), torch.ones(n, dtype=F64))
+    # E v = 0, E v_i v_j = delta_ij / d, within five standard errors
+    flat = v.flatten(1)
+    assert (flat.mean(0).abs() < 5 * flat.std(0) / n**0.5).all()
+    moments = flat[:, :, None] * flat[:, None, :]
+    error = moments.mean(0) - torch.eye(4, dtype=F64) / 4
+    assert (error.abs() < 5 * moments.std(0) / n**0.5).all()
+    assert unit_vectors(3, (), v).abs().tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("backend", ["autograd", "func"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_projected_loss_equals_the_contraction_of_whole_derivatives(
+    backend: str, order: int
+) -> None:
+    net, (x, y, dy, d2y) = mlp(), batch()
+    loss = SobolevLoss(order, (0.5, 1.5, 0.7)[: order + 1], 3, backend=backend)
+    directions = loss.draw(x, 2)
+    total, terms = loss(net, x, y, (dy, d2y)[:order], directions=directions)
+    levels = by_hand(net, x, order)
+    reference = 0.5 * (levels[0] - y).square().sum(1).mean()
+    for v, *u in directions:
+        first = torch.einsum("bki,bk->bi", levels[1] - dy, v)
+        reference = reference + 1.5 * first.square().sum(1).mean() / 3
+        if order == 2:
+            second = torch.einsum("bkij,bk,bi->bj", levels[2] - d2y, v, u[0])
+            reference = reference + 0.7 * second.square().sum(1).mean() / 3
+    close(total, reference)
+    close(sum(terms.values()), reference.detach())
+    same_gradients(net, total, reference)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_projection_is_unbiased_with_the_stated_scale(rescale: bool) -> None:
+    # 8,000 independent copies of one sample, each with its own directions
+    net, n = mlp(), 8_000
+    x, y, dy, d2y = (t[:1] for t in batch())
+    many = [t.expand(n, *t.shape[1:]) for t in (x, y, dy, d2y)]
+    loss = SobolevLoss(
+        2,
+        (0, 1, 0),
+        1,
+        "none",
+        rescale=rescale,
+        generator=torch.Generator().manual_seed(0),
+    )
+    whole = SobolevLoss(2, (0, 1, 1))(net, x, None, (dy, d2y))[1]
+    for order, dimension in ((1, 2), (2, 2 * 3)):
+        loss.weights = [float(j == order) for j in range(3)]
+        with torch.no_grad():
+            draws, _ = loss(net, many[0], None, many[2:])
+        expected = whole[f"order_{order}"] / (1 if rescale else dimension)
+        error = draws.mean() - expected
+        standard_error = draws.std() / n**0.5
+        # 4.5 standard errors: a right estimator fails once in 150,000 seeds, and the scale of 2 or
+        # 6 that is being checked is dozens of standard errors away.
+        assert abs(error) < 4.5 * standard_error
+        assert expected > 50 * standard_error
+
+
+def test_gradient_of_the_projected_loss_is_unbiased() -> None:
+    net, n = mlp(), 400
+    x, _, dy, _ = (t[:1] for t in batch())
+    expected = torch.autograd.grad(
+        SobolevLoss(weights=(0, 1))(net, x, None, dy)[0] / 2, net[2].weight
+    )[0]
+    loss = SobolevLoss(weights=(0, 1), projections=1, generator=torch.Generator().manual_seed(0))
+    draws = torch.stack(
+        [torch.autograd.grad(loss(net, x, None, dy)[0], net[2].weight)[0] for _ in range(n)]
+    )
+    standard_error = draws.std(0) / n**0.5
+    assert ((draws.mean(0) - expected).abs() < 5 * standard_error).all()
+
+
+def test_a_scalar_output_loses_nothing_by_projection() -> None:
+    net, (x, y, dy, _) = mlp(out=1), batch(out=1)
+    close(SobolevLoss(projections=1)(net, x, y, dy)[0], SobolevLoss()(net, x, y, dy)[0])
+
+
+def test_the_generator_fixes_the_directions_and_nothing_else_moves() -> None:
+    net, (x, y, dy, _) = mlp(), batch()
+    state = torch.get_rng_state()
+    totals = [
+        SobolevLoss(projections=2, generator=torch.Generator().manual_seed(seed))(net, x, y, dy)[0]
+        for seed in (1, 1, 2)
+    ]
+    assert totals[0] == totals[1] != totals[2]
+    assert torch.equal(torch.get_rng_state(), state)
+    loss = SobolevLoss(projections=2)
+    assert loss(net, x, y, dy)[0] != loss(net, x, y, dy)[0]  # new directions every time
+
+
+def test_a_teacher_gives_projected_targets() -> None:
+    net, teacher, (x, y, *_) = mlp(), mlp(activation=nn.Tanh), batch()
+    whole = derivatives.value_and_derivatives(teacher, x, 2, create_graph=False)[1:]
+    projected = [lambda *v: derivatives.project(teacher, x, *v)] * 2
+    totals = [
+        SobolevLoss(2, projections=2, generator=torch.Generator().manual_seed(1))(net, x, y, dy)[0]
+        for dy in (whole, projected)
+    ]
+    close(*totals)
+    totals[1].backward()
+    assert all(p.grad is None for p in teacher.parameters())  # targets do not train the teacher
+
+
+# --- order 2 of a piecewise-linear model --------------------------------------------------------
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4, dtype=F64), nn.Linear(4, 2, dtype=F64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+@pytest.mark.parametrize("projections", [None, 2])
+@pytest.mark.parametrize("backend", ["autograd", "func"])
+@pytest.mark.parametrize(
+    "net",
+    [
+        *(mlp(activation=a) for a in (nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.PReLU, nn.ReLU6)),
+        Functional(),
+        nn.Linear(3, 2, dtype=F64),
+    ],
+    ids=lambda net: str(net[1]) if isinstance(net, nn.Sequential) else type(net).__name__,
+)
+def test_order_two_of_a_piecewise_linear_model_is_refused(
+    net: nn.Module, backend: str, projections: int | None
+) -> None:
+    x, y, dy, d2y = batch()
+    loss = SobolevLoss(2, projections=projections, backend=backend)
+    with pytest.raises(
+        ValueError, match=r"order 2.*exactly 0.*piecewise-linear.*smooth activation"
+    ):
+        loss(net, x, y, (dy, d2y))
+    loss.weights = (1, 1, 0)
+    loss(net, x, y, (dy, None))
+
+
+def test_the_refusal_names_what_it_found() -> None:
+    x, y, dy, d2y = batch()
+    net = nn.Sequential(mlp(3, 3, nn.ReLU), mlp(3, 2, nn.LeakyReLU))
+    with pytest.raises(ValueError, match="found: 1 x ReLU, 1 x LeakyReLU"):
+        SobolevLoss(2)(net, x, y, (dy, d2y))
+
+
+def test_zero_curvature_that_training_can_change_is_not_refused() -> None:
+    x, y, dy, d2y = batch()
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    net = net.double()
+    nn.init.zeros_(net[4].weight)  # the Hessian is 0 now, and its gradient is not
+    total, _ = SobolevLoss(2)(net, x, y, (dy, d2y))
+    total.backward()
+    assert net[4].weight.grad.any()
+
+
+def test_kink_kernels_are_no_second_derivative() -> None:
+    x, y, dy, d2y = batch()
+    net = kinks.replace(mlp(activation=nn.ReLU), 0.1)
+    with pytest.raises(ValueError, match=r"kinks.ReLU.*no second derivative"):
+        SobolevLoss(2)(net, x, y, (dy, d2y))
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+X, Y, DY, D2Y = batch()
+NET = mlp()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"order": -1}, ValueError, "order must be .*, got -1"),
+        ({"order": 1.0}, ValueError, r"order must be .*, got 1\.0"),
+        ({"weights": (1.0,)}, ValueError, r"order \+ 1 = 2 entries.*got 1"),
+        ({"weights": torch.ones(2)}, ValueError, r"sequence of order \+ 1 = 2"),
+        ({"weights": (1.0, -1.0)}, ValueError, r"weights\[1\] must be finite and not negative"),
+        ({"weights": (NAN, 1.0)}, ValueError, r"weights\[0\] must be finite"),
+        ({"weights": (1.0, torch.tensor([1.0, -1.0]))}, ValueError, r"weights\[1\]"),
+        ({"weights": (1.0, "1")}, TypeError, r"weights\[1\] must be a number or a tensor, got str"),
+        ({"projections": 0}, ValueError, "projections must be None or a positive integer, got 0"),
+        ({"reduction": "avg"}, ValueError, "reduction.*'avg'"),
+        ({"loss": "l3"}, ValueError, "loss must be one of .*'huber'.* got 'l3'"),
+        ({"loss": ("l2",)}, ValueError, r"loss must have order \+ 1 = 2 entries, got 1"),
+        ({"backend": "jax"}, ValueError, "backend.*'jax'"),
+        ({"batch_coupled": "yes"}, ValueError, "batch_coupled.*'yes'"),
+        ({"rescale": True, "loss": "l1"}, ValueError, "rescale=True needs"),
+    ],
+)
+def test_bad_options(options: dict, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        SobolevLoss(**options)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "dy", "error", "words"),
+    [
+        (X[:0], Y[:0], DY[:0], ValueError, r"x is an empty batch: shape \(0, 3\)"),
+        (X.long(), Y, DY, TypeError, "x must have a floating-point dtype"),
+        (X * NAN, Y, DY, ValueError, "x holds NaN or infinity"),
+        (X, Y[:, :1], DY, ValueError, r"y has shape \(5, 1\), needed is \(5, 2\)"),
+        (X, Y[:, 0], DY, ValueError, r"y has shape \(5,\), needed is \(5, 2\)"),
+        (X, Y, DY[:, :1], ValueError, r"dy has shape \(5, 1, 3\), needed is \(5, 2, 3\)"),
+        (X, Y, DY[:, 0], ValueError, r"dy has shape \(5, 3\), needed is \(5, 2, 3\)"),
+        (X, Y, DY.mT, ValueError, r"dy has shape \(5, 3, 2\), needed is \(5, 2, 3\)"),
+        (
+            X,
+            Y.float(),
+            DY,
+            TypeError,
+            r"y is torch.float32 on cpu but x is torch.float64.*y.to\(x\)",
+        ),
+        (X, Y, DY.long(), TypeError, r"dy is torch.int64 on cpu but x is torch.float64"),
+        (X, Y.long(), DY, TypeError, "y is torch.int64"),
+        (X, Y / 0, DY, ValueError, "y holds infinity; set what was not measured to NaN"),
+        (X, Y, DY / 0, ValueError, "dy holds infinity"),
+        (X, None, DY, ValueError, "y is missing but the weight of order 0 is not 0"),
+        (X, Y, None, ValueError, "dy is missing but the weight of order 1 is not 0"),
+        (X, Y.tolist(), DY, TypeError, "y must be a torch.Tensor, got list"),
+        (X, Y, (DY, D2Y), ValueError, "dy must have one entry for each order from 1 to 1, got 2"),
+        (X, Y, "dy", TypeError, "dy must be a tensor or a sequence of tensors, got str"),
+        (X, Y, lambda v: DY, ValueError, "dy is a callable.*set projections"),
+    ],
+)
+def test_bad_batches(
+    x: torch.Tensor, y: object, dy: object, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        SobolevLoss()(NET, x, y, dy)
+
+
+def test_scalar_output_does_not_broadcast() -> None:
+    # (B, 1) against (B,) would silently become (B, B)
+    x, y, dy, _ = batch(out=1)
+    with pytest.raises(ValueError, match=r"y has shape \(5,\), needed is \(5, 1\)"):
+        SobolevLoss()(mlp(out=1), x, y[:, 0], dy)
+    with pytest.raises(ValueError, match=r"dy has shape \(5, 3\), needed is \(5, 1, 3\)"):
+        SobolevLoss()(mlp(out=1), x, y, dy[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "dy", "words"),
+    [
+        (
+            {"order": 2},
+            (DY, D2Y[..., :2]),
+            r"dy\[1\] has shape \(5, 2, 3, 2\), needed is \(5, 2, 3, 3\)",
+        ),
+        ({"order": 2}, DY, "one entry for each order from 1 to 2, got 1"),
+        ({"projections": 1}, DY[:, 0], r"dy has shape \(5, 3\), needed is \(5, 2, 3\)"),
+        (
+            {"projections": 1},
+            lambda v: DY,
+            r"dy returned has shape \(5, 2, 3\), needed is \(5, 3\)",
+        ),
+        ({"weights": (1, torch.ones(2))}, DY, r"weights\[1\] has shape \(2,\).*\(5, 2, 3\)"),
+        ({"weights": (1, torch.ones(1, 1, 1, 1))}, DY, r"weights\[1\] has shape \(1, 1, 1, 1\)"),
+        ({"weights": (1, torch.ones(2, 3)), "projections": 1}, DY, r"broadcasts to \(5, 3\)"),
+        ({"weights": (0, 0)}, DY, "weights are all zero"),
+    ],
+)
+def test_bad_combinations(options: dict, dy: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SobolevLoss(**options)(NET, X, Y, dy)
+
+
+def test_bad_directions() -> None:
+    loss = SobolevLoss(projections=1)
+    with pytest.raises(
+        ValueError, match=r"directions has shape \[\(5, 3\)\], needed is \[\(5, 2\)\]"
+    ):
+        loss(NET, X, Y, DY, directions=[[X]])
+    with pytest.raises(ValueError, match="directions is empty"):
+        loss(NET, X, Y, DY, directions=[])
+
+
+def test_per_sample_losses_cannot_be_masked_or_weighted_by_component() -> None:
+    norm = lambda p, t: (p - t).flatten(1).norm(dim=1)  # noqa: E731
+    with pytest.raises(ValueError, match=r"dy holds NaN .* one number for each sample"):
+        SobolevLoss(loss=("l2", norm))(NET, X, Y, torch.full_like(DY, NAN))
+    with pytest.raises(ValueError, match=r"weights\[1\] has shape \(3,\) but the loss of order 1"):
+        SobolevLoss(weights=(1, torch.ones(3)), loss=("l2", norm))(NET, X, Y, DY)
+
+
+class Detached(nn.Module):
+    def __init__(self, inner: nn.Module, where: str) -> None:
+        super().__init__()
+        self.inner, self.where = inner, where
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x).detach() if self.where == "output" else self.inner(x.detach())
+
+
+def test_a_model_without_gradient() -> None:
+    for where in ("output", "input"):
+        with pytest.raises(ValueError, match=r"model has no gradient.*detach\(\)"):
+            SobolevLoss()(Detached(mlp(), where), X, Y, DY)
+    with pytest.raises(ValueError, match="model has parameters to train but"):
+        SobolevLoss(0)(Detached(mlp(), "output"), X, Y)
+    frozen = mlp().requires_grad_(False)  # to evaluate a frozen model is no mistake
+    SobolevLoss(0)(frozen, X, Y)
+    SobolevLoss()(frozen, X, Y, DY)
+
+
+def test_batch_normalisation() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double()
+    with pytest.raises(ValueError, match="BatchNorm1d"):
+        SobolevLoss()(net, X, Y, DY)
+    SobolevLoss(batch_coupled="allow")(net, X, Y, DY)[0].backward()
+    SobolevLoss()(net.eval(), X, Y, DY)
+
+
+# --- torch.compile ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"order": 2}, {"projections": 2}])
+def test_the_whole_loss_compiles_in_one_graph(options: dict) -> None:
+    net = mlp()
+    loss = SobolevLoss(backend="func", **options)
+    dy = DY.clone()
+    dy[0] = NAN
+    targets = (dy, D2Y) if loss.order == 2 else dy
+    directions = loss.draw(X, 2) if loss.projections else None
+
+    def step(x: torch.Tensor, y: torch.Tensor, dy: object) -> torch.Tensor:
+        return loss(net, x, y, dy, directions=directions)[0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        compiled = torch.compile(step, backend="aot_eager", fullgraph=True)(X, Y, targets)
+    eager = SobolevLoss(**options)(net, X, Y, targets, directions=directions)[0]
+    close(compiled, eager)
+    same_gradients(net, compiled, eager)
