@@ -184,7 +184,8 @@ class Normalized(nn.Module):
     def _factor(self, derivative: Tensor, x: Tensor, order: int, name: str) -> Tensor:
         """The factor s (x) ... (x) s / t: it turns a raw derivative into a normalised one."""
         inputs = tuple(x.shape[1:])
-        out = derivative.shape[1] if derivative.ndim > 1 else 1
+        fitted = len(self.y_std) if self.y_std.ndim else None
+        out = fitted or (derivative.shape[1] if derivative.ndim > 1 else 1)
         shape = (len(x), out, *inputs * order)
         if tuple(derivative.shape) != shape:
             raise ValueError(

@@ -1,0 +1,159 @@
+"""The wrapper against the chain rule by autograd, and its state_dict."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sobolev_lib import SobolevLoss, derivatives
+from sobolev_lib.normalization import Normalized
+
+F64 = torch.float64
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tol: float = 1e-12) -> None:
+    torch.testing.assert_close(a, b, rtol=tol, atol=tol)
+
+
+def net(inputs: int = 3, out: int = 2) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, out)).to(F64)
+
+
+def data(*inputs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    scale = torch.linspace(0.1, 50, math.prod(inputs), dtype=F64).reshape(inputs)
+    x = 7 + scale * normal(40, *inputs)
+    z = x.reshape(len(x), -1)
+    return x, torch.stack([1e3 * z.sin().sum(1), 1e-3 * z.sum(1) - 5], 1)
+
+
+@pytest.mark.parametrize("inputs", [(3,), (2, 2)])
+def test_statistics_are_those_of_the_data(inputs: tuple[int, ...]) -> None:
+    x, y = data(*inputs)
+    wrapper = Normalized(net(math.prod(inputs)))
+    assert wrapper.fit(x, y) is wrapper
+    x_n, y_n = wrapper.normalise(x, y)
+    for z in (x_n, y_n):
+        close(z.mean(0), torch.zeros_like(z[0]))
+        close(z.square().mean(0), torch.ones_like(z[0]))
+
+
+@pytest.mark.parametrize("inputs", [(3,), (2, 2)])
+def test_derivatives_are_raw_by_the_chain_rule(inputs: tuple[int, ...]) -> None:
+    x, y = data(*inputs)
+    wrapper = Normalized(net(math.prod(inputs))).fit(x, y)
+    raw = derivatives.value_and_derivatives(wrapper, x, 2)
+    x_n, *normalised = wrapper.normalise(x, *raw)
+    # The inner model's own derivatives, taken in normalised units, are the normalised ones.
+    inner = derivatives.value_and_derivatives(wrapper.model, x_n, 2)
+    for a, b in zip(normalised, inner, strict=True):
+        close(a, b)
+    for order in (1, 2):
+        back = wrapper.raw_derivative(inner[order], order)
+        torch.testing.assert_close(back, raw[order], rtol=1e-10, atol=0)
+
+
+def test_the_loss_in_normalised_units_is_scaled_component_by_component() -> None:
+    x, y = data(3)
+    dy = normal(40, 2, 3, seed=5)
+    wrapper = Normalized(net()).fit(x, y)
+    inner, _ = SobolevLoss()(wrapper.model, *wrapper.normalise(x, y, dy))
+    weights = (wrapper.y_std**-2, wrapper.x_std**2 / wrapper.y_std[:, None] ** 2)
+    raw, _ = SobolevLoss(weights=weights)(wrapper, x, y, dy)
+    close(inner, raw, 1e-10)
+
+
+def test_unmeasured_targets_stay_unmeasured() -> None:
+    x, y = data(3)
+    y[0, 1] = math.nan
+    wrapper = Normalized(net()).fit(x, y)
+    kept = y[1:, 1]
+    close(wrapper.y_mean[1], kept.mean())
+    close(wrapper.y_std[1], kept.std(correction=0))
+    dy = torch.full((40, 2, 3), math.nan, dtype=F64)
+    dy[3] = 1
+    _, y_n, dy_n = wrapper.normalise(x, y, dy)
+    assert torch.equal(torch.isnan(y_n), torch.isnan(y))
+    assert torch.equal(torch.isnan(dy_n), torch.isnan(dy))
+
+
+def test_a_component_that_never_varies_keeps_its_scale() -> None:
+    x, y = data(3)
+    x[:, 1], y[:, 0] = 4.0, 2.0
+    wrapper = Normalized(net()).fit(x, y)
+    assert wrapper.x_std[1] == wrapper.y_std[0] == 1
+    assert torch.isfinite(derivatives.jacobian(wrapper, x)).all()
+    one = Normalized(net()).fit(x[:1], y[:1])
+    assert (one.x_std == 1).all()
+
+
+def test_off_until_it_is_fitted() -> None:
+    model, (x, _) = net(), data(3)
+    close(Normalized(model)(x), model(x))
+
+
+def test_models_without_an_output_axis() -> None:
+    x, y = data(3)
+    model = nn.Sequential(net(3, 1), nn.Flatten(0))
+    wrapper = Normalized(model).fit(x, y[:, 0])
+    assert wrapper(x).shape == (40,)
+    close(wrapper(x), y[:, 0].mean() + y[:, 0].std(correction=0) * model(wrapper.normalise(x)[0]))
+    assert derivatives.jacobian(wrapper, x).shape == (40, 1, 3)
+
+
+def test_state_dict_round_trip_through_a_file(tmp_path: Path) -> None:
+    x, y = data(3)
+    wrapper = Normalized(net()).fit(x, y)
+    path = tmp_path / "state.safetensors"
+    save_file(wrapper.state_dict(), path)
+    state = load_file(path)
+    assert {"x_mean", "x_std", "y_mean", "y_std"} < set(state)
+    fresh = nn.ModuleDict({"inner": Normalized(net())})  # never fitted, and nested
+    fresh.load_state_dict({f"inner.{key}": value for key, value in state.items()})
+    close(fresh["inner"](x), wrapper(x), 0)
+    close(derivatives.jacobian(fresh["inner"], x), derivatives.jacobian(wrapper, x), 0)
+
+
+def test_statistics_follow_dtype() -> None:
+    x, y = data(3)
+    wrapper = Normalized(net()).fit(x, y).float()
+    assert wrapper.x_mean.dtype == torch.float32
+    assert wrapper(x.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "error", "words"),
+    [
+        (torch.ones(0, 3), torch.ones(0, 1), ValueError, "x is an empty batch"),
+        (torch.full((2, 3), math.nan), torch.ones(2, 1), ValueError, "x holds NaN"),
+        (
+            torch.ones(2, 3),
+            torch.ones(2, 1, dtype=F64),
+            TypeError,
+            r"y must be .*float32.*y.to\(x\)",
+        ),
+        (torch.ones(2, 3), [1.0], TypeError, "y must be .* got list"),
+        (torch.ones(2, 3), torch.ones(3, 1), ValueError, r"B = 2, got \(3, 1\)"),
+        (torch.ones(2, 3), torch.full((2, 1), math.inf), ValueError, "y holds infinity"),
+        (torch.ones(2, 3), torch.full((2, 1), math.nan), ValueError, "every sample"),
+    ],
+)
+def test_bad_data(x: object, y: object, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        Normalized(net()).fit(x, y)
+
+
+def test_bad_derivatives_and_models() -> None:
+    x, y = data(3)
+    with pytest.raises(ValueError, match=r"order 1 must have shape .* \(40, 2, 3\), got \(40, 3\)"):
+        Normalized(net()).fit(x, y).normalise(x, y, torch.ones(40, 3, dtype=F64))
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
+        Normalized(lambda x: x)
