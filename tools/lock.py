@@ -23,13 +23,13 @@ HEADER = f"""\
 """
 
 
-def resolve(torch: str) -> dict[str, str]:
+def resolve(torch: str | None) -> dict[str, str]:
     """Return name and version of every package of the closure."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
         command += ["--ignore-installed", "--report", str(report)]
-        command += [f"torch=={torch}", "setuptools", f"{ROOT}[{EXTRAS}]"]
+        command += [f"torch=={torch}" if torch else "torch", "setuptools", f"{ROOT}[{EXTRAS}]"]
         subprocess.run(command, check=True)
         items = json.loads(report.read_text(encoding="utf-8"))["install"]
     packages = {item["metadata"]["name"]: item["metadata"]["version"] for item in items}
@@ -48,10 +48,13 @@ def pinned_torch() -> str | None:
 def main() -> None:
     """Write the lock."""
     parser = argparse.ArgumentParser(description="Write requirements.lock anew.")
-    parser.add_argument("--torch", default=pinned_torch(), help="version of torch to pin")
-    torch = parser.parse_args().torch
-    if torch is None:
-        parser.error("there is no lock to take the version of torch from: give --torch VERSION")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--torch", default=pinned_torch(), help="version of torch to pin")
+    choice.add_argument("--newest", action="store_true", help="the newest torch too")
+    options = parser.parse_args()
+    torch = None if options.newest else options.torch
+    if torch is None and not options.newest:
+        parser.error("there is no pin of torch to keep: give --torch VERSION or --newest")
     packages = {n: v for n, v in resolve(torch).items() if not PLATFORM.match(n)}
     lines = [f"{name}=={packages[name]}\n" for name in sorted(packages, key=str.lower)]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"

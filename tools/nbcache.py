@@ -29,7 +29,11 @@ def digest() -> str:
     result = hashlib.sha256()
     paths = [ROOT / PINS]
     for folder, suffixes in WATCHED.items():
-        paths += sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes)
+        paths += sorted(
+            path
+            for path in (ROOT / folder).rglob("*")
+            if path.suffix in suffixes and "states" not in path.relative_to(ROOT).parts
+        )
     for path in paths:
         content = path.read_bytes()
         name = path.relative_to(ROOT).as_posix()
