@@ -1,0 +1,155 @@
+"""What the networks learned, on grids: the data of Fig. 3 and Fig. 5-11, and of the page's explorer.
+
+A trained network of section 4.1 has 67 thousand weights; what a figure needs of it is a coarse grid of values and of gradients.  ``collect`` reads
+the states that a sweep left behind and writes the grids of all seeds, and the weights of the first one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from sobolev_lib import functions, ledger, regression
+
+VALUE_POINTS, ARROW_POINTS = 33, 13
+"""Points per side of the grid of values and of the grid of gradients."""
+
+
+def grid(name: str, points: int, centres: bool = False) -> Tensor:
+    """Grid of a function's domain (points, points, 2) in float64; the first index is y, the second x.
+
+    It includes the edges of the domain, or holds the centres of equal cells.
+    """
+    places = (torch.arange(points, dtype=torch.float64) + 0.5) / points if centres else torch.linspace(0, 1, points, dtype=torch.float64)
+    x, y = (low + (high - low) * places for low, high in functions.get(name).domain)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+
+
+def value_grid(name: str) -> Tensor:
+    """Points at which surfaces are sampled (33, 33, 2)."""
+    return grid(name, VALUE_POINTS)
+
+
+def arrow_grid(name: str) -> Tensor:
+    """Points at which gradient fields are sampled (13, 13, 2)."""
+    return grid(name, ARROW_POINTS, centres=True)
+
+
+def truth(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Values (33, 33) and gradients (13, 13, 2) of a benchmark function."""
+    f = functions.get(name)
+    return f(value_grid(name))[..., 0].numpy(), f.gradient(arrow_grid(name)).numpy()
+
+
+def learned(training: regression.Training) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Values (33, 33) and gradients (13, 13, 2) of each member of a training, in raw units."""
+    if training.setting.normalized:
+        raise ValueError("normalized is True; grids are made for raw networks only")
+    here = {"dtype": torch.float32, "device": training.device}
+    points = [
+        torch.stack([place(s.function).reshape(-1, 2) for s in training.members]).to(**here)
+        for place in (value_grid, arrow_grid)
+    ]
+    with torch.no_grad():
+        values = training.stack(points[0]).cpu().numpy().reshape(-1, VALUE_POINTS, VALUE_POINTS)
+        slopes = training.stack.gradient(points[1]).cpu().numpy().reshape(-1, ARROW_POINTS, ARROW_POINTS, 2)
+    return list(zip(values, slopes, strict=True))
+
+
+def collect(
+    states: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    sizes: Sequence[int] = (20, 100, 10_000),
+    seeds: Sequence[int] = range(10),
+) -> list[Path]:
+    """Write ``grids.npz`` (all finished stacks of the paper's arm) and ``weights-N.safetensors`` (the first seed).
+
+    Parameters
+    ----------
+    states : path
+        Folder of the states of :func:`sobolev_lib.regression.sweep`.
+    folder : path, optional
+        Where to write; ``data/regression`` unless given.
+    sizes, seeds : sequence of int
+        Which stacks to look for; one that has not finished is left out.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    out = Path(folder) if folder else default_folder()
+    out.mkdir(parents=True, exist_ok=True)
+    grids: dict[str, np.ndarray] = {}
+    written = []
+    for n in sizes:
+        for seed in seeds:
+            training = regression.Training(regression.settings("paper", [n]), seed, folder=states)
+            if training.step < training.setting.steps:
+                continue
+            for setting, (values, slopes) in zip(training.members, learned(training), strict=True):
+                name = f"{setting.function}/{n}/{setting.method}/{seed}"
+                grids[f"{name}/values"], grids[f"{name}/gradient"] = values, slopes
+            if seed == seeds[0]:
+                written.append(out / f"weights-{n}.safetensors")
+                save_file(_weights(training), written[-1], {"experiment": regression.EXPERIMENT, "n": str(n), "seed": str(seed)})
+    written.append(out / "grids.npz")
+    np.savez_compressed(written[-1], **grids)
+    return written
+
+
+def _weights(training: regression.Training) -> dict[str, np.ndarray]:
+    """Weights by name, ``booth/sobolev/0.weight`` as in the state dict of a member."""
+    return {
+        f"{setting.function}/{setting.method}/{name}": tensor.numpy()
+        for i, setting in enumerate(training.members)
+        for name, tensor in training.stack.member(i).state_dict().items()
+    }
+
+
+def default_folder() -> Path:
+    """Folder of grids and weights: beside the ledger's."""
+    return ledger.default_folder().parent / regression.EXPERIMENT
+
+
+def load(folder: str | os.PathLike[str] | None = None) -> dict[tuple[str, int, str, int], tuple[np.ndarray, np.ndarray]]:
+    """Grids by (function, n, method, seed): values (33, 33) and gradients (13, 13, 2).
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``grids.npz`` is not there; the message says how to make it.
+    """
+    path = (Path(folder) if folder else default_folder()) / "grids.npz"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing; it is part of the repository, or made by training (python -m sobolev_lib regression --scale paper) "
+            "and sobolev_lib.surfaces.collect"
+        )
+    found = {}
+    with np.load(path, allow_pickle=False) as file:
+        for name in file.files:
+            if name.endswith("/values"):
+                function, n, method, seed, _ = name.split("/")
+                found[function, int(n), method, int(seed)] = (file[name], file[name[: -len("values")] + "gradient"])
+    return found
+
+
+def network(function: str, n: int, method: str, folder: str | os.PathLike[str] | None = None) -> torch.nn.Sequential:
+    """Trained network of the paper's arm (first seed), from its committed weights."""
+    tensors = load_file((Path(folder) if folder else default_folder()) / f"weights-{n}.safetensors")
+    prefix = f"{function}/{method}/"
+    state = {name[len(prefix) :]: torch.from_numpy(value) for name, value in tensors.items() if name.startswith(prefix)}
+    if not state:
+        raise ValueError(f"no network for function {function!r} and method {method!r}; there are {sorted({k.rsplit('/', 1)[0] for k in tensors})}")
+    model = torch.nn.Sequential(
+        torch.nn.Linear(2, 256), torch.nn.ReLU(), torch.nn.Linear(256, 256), torch.nn.ReLU(), torch.nn.Linear(256, 1)
+    )
+    model.load_state_dict(state)
+    return model

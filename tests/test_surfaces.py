@@ -1,0 +1,45 @@
+"""Grids of what networks learned."""
+
+import numpy as np
+import pytest
+import torch
+
+from sobolev_lib import regression, surfaces
+from sobolev_lib.functions import FUNCTIONS
+
+
+def test_grid_covers_the_domain_with_y_first():
+    points = surfaces.grid("bukin", 5)
+    assert points.shape == (5, 5, 2)
+    assert points[0, 0].tolist() == [-15, -3] and points[0, -1].tolist() == [-5, -3] and points[-1, 0].tolist() == [-15, 3]
+
+
+def test_truth():
+    values, slopes = surfaces.truth("booth")
+    assert values.shape == (33, 33) and slopes.shape == (13, 13, 2)
+    corner = torch.tensor([[10.0, -10.0]], dtype=torch.float64)
+    assert values[0, -1] == FUNCTIONS["booth"](corner).item()
+    centre = corner * 12 / 13  # of the corner's cell
+    np.testing.assert_allclose(slopes[0, -1], FUNCTIONS["booth"].gradient(centre)[0].numpy())
+
+
+def test_collect_and_load(tmp_path, monkeypatch):
+    short = {"paper": [{"steps": 3}]}
+    monkeypatch.setattr(regression, "ARMS", short)
+    for seed in (0, 1):
+        regression.train(regression.settings("paper", [20]), seed, folder=tmp_path / "states")
+    written = surfaces.collect(tmp_path / "states", tmp_path / "out", sizes=[20, 100], seeds=[0, 1, 2])
+    assert [p.name for p in written] == ["weights-20.safetensors", "grids.npz"]
+    found = surfaces.load(tmp_path / "out")
+    assert len(found) == 7 * 2 * 2 and ("beale", 20, "sobolev", 1) in found
+    model = surfaces.network("beale", 20, "sobolev", tmp_path / "out")
+    x = surfaces.arrow_grid("beale").reshape(-1, 2).float().requires_grad_()
+    (slope,) = torch.autograd.grad(model(x).sum(), x)
+    np.testing.assert_allclose(found["beale", 20, "sobolev", 0][1].reshape(-1, 2), slope.numpy(), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="no network for function 'x'"):
+        surfaces.network("x", 20, "sobolev", tmp_path / "out")
+
+
+def test_missing_grids_say_how_to_make_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="collect"):
+        surfaces.load(tmp_path)
