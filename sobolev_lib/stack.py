@@ -17,6 +17,15 @@ forward signal :math:`u_0 = e\,x + r,\; u_l = s_l \odot (W_l u_{l-1} + e\, b_l)`
 because :math:`u_l = e\,a_l + t_l` with :math:`t_l` the forward-mode tangent along :math:`r`.  That is four large products
 a layer (forward, slopes, combined signal, weights) against three for values alone.
 
+The last hidden layer needs no combined signal.  The output is a scalar, so :math:`g_{L-1} = s_{L-1} \odot W_L` for every sample, and
+with :math:`P = s_{L-1}^\top u_{L-2}` and :math:`p = s_{L-1}^\top e` (sums over the batch)
+
+.. math:: \partial W_{L-1} = \mathrm{diag}(W_L)\, P, \qquad
+          \partial W_L = \sum_b u_{L-1} = (W_{L-1} \odot P)\,\mathbf 1 + b_{L-1} \odot p .
+
+With ``n`` hidden layers that leaves :math:`4(n-1) - 1` large products against :math:`3(n-1)`: for two hidden layers, as in section 4.1, three
+against three.  Chapter *What a derivative costs* proves it.
+
 Where :math:`\phi'' \ne 0` (smooth activations, or the kernel of :mod:`sobolev_lib.kinks` standing in for the Dirac delta of a kink)
 the slopes depend on the parameters too, and a second backward signal
 
@@ -28,9 +37,11 @@ adds :math:`\delta_l^\top a_{l-1}` to :math:`\partial W_l`: six products.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,52 +54,61 @@ from sobolev_lib import kinks
 class Activation:
     """An activation with what its Sobolev gradient needs.
 
-    ``value(z)`` is the activation, ``pull(g, z)`` is ``g * value'(z)`` in one pass over memory, ``curvature(z)`` is ``value''(z)``
-    or ``None`` where it is zero almost everywhere.
+    ``value(z)`` is the activation, ``pull(g, z)`` is ``g * value'(z)`` and ``curvature(g, z)`` is ``g * value''(z)``, each in as few passes over memory
+    as PyTorch offers; ``curvature`` is ``None`` where the second derivative is zero almost everywhere.  Piecewise-linear activations, whose
+    slope can be read from their value as well as from ``z``, also work in place: ``value_``, ``pull_`` (on ``g``) and ``slope_`` (a value
+    becomes its slope).
     """
 
     value: Callable[[Tensor], Tensor]
     pull: Callable[[Tensor, Tensor], Tensor]
-    curvature: Callable[[Tensor], Tensor] | None
     module: Callable[[], nn.Module]
+    curvature: Callable[[Tensor, Tensor], Tensor] | None = None
+    value_: Callable[[Tensor], Tensor] | None = None
+    pull_: Callable[[Tensor, Tensor], Tensor] | None = None
+    slope_: Callable[[Tensor], Tensor] | None = None
 
 
 SLOPE = 0.01  # negative slope of the leaky ReLU: PyTorch's default
+aten = torch.ops.aten
 
 
-def _silu_curvature(z: Tensor) -> Tensor:
+def _silu_curvature(g: Tensor, z: Tensor) -> Tensor:
     s = torch.sigmoid(z)
-    return s * (1 - s) * (2 + z * (1 - 2 * s))
+    return aten.sigmoid_backward(g, s).mul_((z * (1 - 2 * s)).add_(2))
 
 
-def _tanh_curvature(z: Tensor) -> Tensor:
+def _tanh_curvature(g: Tensor, z: Tensor) -> Tensor:
     t = torch.tanh(z)
-    return -2 * t * (1 - t * t)
-
-
-def _softplus_curvature(z: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
-    return s * (1 - s)
+    return aten.tanh_backward(g, t).mul_(t).mul_(-2)
 
 
 ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation(
-        torch.relu, lambda g, z: torch.ops.aten.threshold_backward(g, z, 0.0), None, nn.ReLU
+        torch.relu,
+        lambda g, z: aten.threshold_backward(g, z, 0.0),
+        nn.ReLU,
+        value_=torch.relu_,
+        pull_=lambda g, a: aten.threshold_backward.grad_input(g, a, 0.0, grad_input=g),
+        slope_=lambda a: a.sign_(),
     ),
     "leaky_relu": Activation(
         lambda z: F.leaky_relu(z, SLOPE),
-        lambda g, z: torch.ops.aten.leaky_relu_backward(g, z, SLOPE, False),
-        None,
+        lambda g, z: aten.leaky_relu_backward(g, z, SLOPE, False),
         lambda: nn.LeakyReLU(SLOPE),
+        value_=lambda z: F.leaky_relu_(z, SLOPE),
+        pull_=lambda g, a: aten.leaky_relu_backward.grad_input(g, a, SLOPE, False, grad_input=g),
+        slope_=lambda a: aten.leaky_relu_backward(torch.ones_like(a), a, SLOPE, False),
     ),
-    "silu": Activation(
-        F.silu, lambda g, z: torch.ops.aten.silu_backward(g, z), _silu_curvature, nn.SiLU
-    ),
+    "silu": Activation(F.silu, lambda g, z: aten.silu_backward(g, z), nn.SiLU, curvature=_silu_curvature),
     "tanh": Activation(
-        torch.tanh, lambda g, z: g * (1 - torch.tanh(z) ** 2), _tanh_curvature, nn.Tanh
+        torch.tanh, lambda g, z: aten.tanh_backward(g, torch.tanh(z)), nn.Tanh, curvature=_tanh_curvature
     ),
     "softplus": Activation(
-        F.softplus, lambda g, z: g * torch.sigmoid(z), _softplus_curvature, nn.Softplus
+        F.softplus,
+        lambda g, z: aten.softplus_backward(g, z, 1.0, 20.0),
+        nn.Softplus,
+        curvature=lambda g, z: aten.sigmoid_backward(g, torch.sigmoid(z)),
     ),
 }
 """Activations a stack knows, by name."""
@@ -155,6 +175,7 @@ class MLPStack(nn.Module):
         weights, biases = _initialize(sizes, members, initialization, generator)
         self.weights = nn.ParameterList(w.to(device=device, dtype=dtype) for w in weights)
         self.biases = nn.ParameterList(b.to(device=device, dtype=dtype) for b in biases)
+        self._last_plan: tuple[Tensor, tuple[Any, ...], tuple[Tensor, Plan]] | None = None
         for layer in range(len(self.hidden) if scale_bandwidth else 0):
             # 0 = "not measured yet": the first training step sets it.
             self.register_buffer(f"spread_{layer}", torch.zeros(members, 1, 1, device=device, dtype=dtype))
@@ -205,7 +226,9 @@ class MLPStack(nn.Module):
             layers += [linear] if depth == len(self.hidden) else [linear, self.rule.module()]
         network = nn.Sequential(*layers)
         if self.kink_bandwidth is not None and not self.scale_bandwidth:
-            network = kinks.replace(network, self.kink_bandwidth)
+            kinked = kinks.replace(network, self.kink_bandwidth)
+            assert isinstance(kinked, nn.Sequential)
+            return kinked
         return network
 
     def losses(
@@ -260,21 +283,18 @@ class MLPStack(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = self._points(x)
         y = self._targets("y", y, (x.shape[1], 1))
-        weight = self._weight_vector(derivative_weight)
-        sobolev = weight != 0
+        weight, plan = self._planned(derivative_weight)
         if dy is not None:
             dy = self._targets("dy", dy, (x.shape[1], self.in_features))
-        elif sobolev.any():
+        elif any(sobolev for _, sobolev in plan):
             raise ValueError("dy is None but derivative_weight is not 0; give gradients of x's shape")
-        groups = [(_as_slice(sobolev == kind), kind) for kind in (False, True)]
-        plan = [(chosen, kind) for chosen, kind in groups if chosen is not None]
         total, value, derivative = _ClosedForm.apply(
             self, plan, x, y, dy, weight, *self.weights, *self.biases
         )
         return total, value, derivative
 
     def _curvatures(self, chosen: Index) -> Curvatures | None:
-        """Second derivative of the activation for each hidden layer: a smooth one's own, or the kernel of a kink."""
+        """Product with the activation's second derivative for each hidden layer: a smooth one's own, or the kernel of a kink."""
         layers = range(len(self.hidden))
         if self.rule.curvature is not None:
             return [self.rule.curvature for _ in layers]
@@ -282,10 +302,10 @@ class MLPStack(nn.Module):
             return None
         return [self._kernel(layer, chosen) for layer in layers]
 
-    def _kernel(self, layer: int, chosen: Index) -> Callable[[Tensor], Tensor]:
+    def _kernel(self, layer: int, chosen: Index) -> Callable[[Tensor, Tensor], Tensor]:
         jump = 1 - SLOPE if self.activation == "leaky_relu" else 1.0
 
-        def curvature(z: Tensor) -> Tensor:
+        def curvature(g: Tensor, z: Tensor) -> Tensor:
             bandwidth: float | Tensor = self.kink_bandwidth or 0.0
             if self.scale_bandwidth:
                 spread = getattr(self, f"spread_{layer}")
@@ -294,7 +314,9 @@ class MLPStack(nn.Module):
                     old = spread[chosen]
                     spread[chosen] = torch.where(old > 0, 0.9 * old + 0.1 * now, now)
                 bandwidth = bandwidth * spread[chosen]
-            return jump * kinks.kernel(z, bandwidth)
+            # kinks.kernel(z, bandwidth) * g in fewer passes: the logistic kernel is s(1 - s) / h with s = sigmoid(-|z| / h).
+            s = z.abs().mul_(-1 / bandwidth).sigmoid_()
+            return aten.sigmoid_backward(g, s).mul_(jump / bandwidth)
 
         return curvature
 
@@ -324,18 +346,41 @@ class MLPStack(nn.Module):
         if t.device != own.device:
             raise ValueError(f"{name} is on {t.device}; the stack is on {own.device}: move one of them")
 
+    def _planned(self, weight: float | Tensor) -> tuple[Tensor, Plan]:
+        """Weights (E,) and who matches what; remembered for a tensor that is given again, unchanged.
+
+        Reading a tensor makes the CPU wait for a GPU: once is enough.
+        """
+        if not isinstance(weight, Tensor) or weight.is_inference():
+            return self._plan(weight)
+        own = self.weights[0]
+        state = (weight._version, own.device, own.dtype)
+        if self._last_plan is None or self._last_plan[0] is not weight or self._last_plan[1] != state:
+            self._last_plan = (weight, state, self._plan(weight))
+        return self._last_plan[2]
+
+    def _plan(self, weight: float | Tensor) -> tuple[Tensor, Plan]:
+        vector = self._weight_vector(weight)
+        if isinstance(weight, Tensor):
+            sobolev = (vector != 0).cpu()
+        else:
+            sobolev = torch.full((self.members,), weight != 0)
+        groups = [(_as_slice(sobolev == kind, vector.device), kind) for kind in (False, True)]
+        return vector, [(chosen, kind) for chosen, kind in groups if chosen is not None]
+
     def _weight_vector(self, weight: float | Tensor) -> Tensor:
         own = self.weights[0]
-        w = torch.as_tensor(weight, dtype=own.dtype, device=own.device)
+        w = torch.as_tensor(weight, dtype=own.dtype)  # a number is checked on the CPU
         if w.ndim > 1 or (w.ndim == 1 and len(w) != self.members):
             raise ValueError(f"derivative_weight has shape {tuple(w.shape)}; needed is () or ({self.members},)")
         if not bool(((w >= 0) & torch.isfinite(w)).all()):
             raise ValueError(f"derivative_weight is {w.tolist()}; weights must be finite and not negative")
-        return w.expand(self.members)
+        return w.to(own.device).expand(self.members)
 
 
 Index = slice | Tensor
-Curvatures = Sequence[Callable[[Tensor], Tensor]]
+Plan = list[tuple[Index, bool]]  # who, and whether they match gradients
+Curvatures = Sequence[Callable[[Tensor, Tensor], Tensor]]
 
 
 class _ClosedForm(torch.autograd.Function):
@@ -349,15 +394,16 @@ class _ClosedForm(torch.autograd.Function):
         gradients = [] if len(plan) == 1 else [torch.empty_like(p) for p in parameters if needed]
         for chosen, sobolev in plan:
             part = [p[chosen] for p in parameters]
-            net = _Pass(stack.rule, part[:layers], part[layers:], x[chosen], y[chosen])
+            curvatures = stack._curvatures(chosen) if sobolev else None
+            kind = _method(stack.rule, sobolev, curvatures is not None)
+            net = kind(stack.rule, part[:layers], part[layers:], x[chosen], y[chosen])
             value[chosen] = net.error.square().mean(dim=(1, 2))
-            if sobolev:
-                net.match(dy[chosen])
+            if isinstance(net, _Sobolev):
+                net.match(dy[chosen], weight[chosen])
                 derivative[chosen] = net.misfit.square().sum(dim=2).mean(dim=1)
             if not needed:
                 continue
-            curvatures = stack._curvatures(chosen) if sobolev else None
-            found = net.gradients(weight[chosen], curvatures)
+            found = net.gradients(curvatures)
             if len(plan) == 1:
                 gradients = found
             else:
@@ -371,88 +417,140 @@ class _ClosedForm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, outer, *_):  # type: ignore[no-untyped-def]
         gradients = ctx.saved_tensors
-        if not bool((outer == 1).all()):  # a plain sum of the losses needs no second pass over memory
+        # A plain sum of the losses needs no second pass over memory; asking would make a GPU wait.
+        if outer.is_cuda or not bool((outer == 1).all()):
             gradients = [g * outer.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
         return (None,) * 6 + tuple(gradients)
 
 
-class _Pass:
-    """Forward and backward signals of some members on one batch, kept for their gradients."""
+class _Values:
+    """Signals of some members on one batch that match values: three large products a layer.
+
+    With piecewise-linear activations the pre-activations are overwritten: their sign is that of the activations.
+    """
+
+    in_place = True
 
     def __init__(self, rule: Activation, weights: list[Tensor], biases: list[Tensor], x: Tensor, y: Tensor) -> None:
-        self.pull, self.weights, self.biases = rule.pull, weights, biases
-        self.z: list[Tensor] = []  # z_1 .. z_{L-1}
+        self.rule, self.weights, self.biases = rule, weights, biases
+        self.z: list[Tensor] = []  # z_1 .. z_{L-1}; or a_1 .. a_{L-1} where they serve as well
         self.a = [x]  # a_0 .. a_{L-1}
+        in_place = self.in_place and rule.value_ is not None
         for w, b in zip(weights[:-1], biases[:-1], strict=True):
-            self.z.append(_affine(self.a[-1], w, b))
-            self.a.append(rule.value(self.z[-1]))
-        self.error = _affine(self.a[-1], weights[-1], biases[-1]) - y  # (E, B, 1)
-        self.misfit: Tensor | None = None  # (E, B, d), only for members that match gradients
-        self._slopes()
+            z = _affine(self.a[-1], w, b)
+            self.a.append(rule.value_(z) if in_place and rule.value_ else rule.value(z))
+            self.z.append(self.a[-1] if in_place else z)
+        self.error = _affine(self.a[-1], weights[-1], biases[-1]).sub_(y)  # (E, B, 1)
+        self.e = self.error * (2 / self.error.shape[1])
+        self.pull_ = rule.pull_ or rule.pull
 
-    def _slopes(self) -> None:
-        """Slopes g_l = dm/dz_l, and what arrives at a_l from above, W_{l+1}^T g_{l+1}."""
-        top = self.weights[-1].expand(-1, self.error.shape[1], -1)
-        self.arriving, self.g = [top], [torch.ones_like(self.error)]
+    def gradients(self, curvatures: Curvatures | None) -> list[Tensor]:
+        """Parameter gradients of the loss, weights first, then biases: those of sum_b e_b m(x_b)."""
+        slopes, offsets = [torch.bmm(self.e.mT, self.a[-1])], [self.e.sum(dim=1)]
+        signal = self.e
         for layer in reversed(range(len(self.z))):
-            self.g.insert(0, self.pull(self.arriving[0], self.z[layer]))
-            if layer > 0:
-                self.arriving.insert(0, torch.bmm(self.g[0], self.weights[layer]))
+            signal = self.pull_(torch.bmm(signal, self.weights[layer + 1]), self.z[layer])
+            slopes.insert(0, torch.bmm(signal.mT, self.a[layer]))
+            offsets.insert(0, signal.sum(dim=1))
+        return slopes + offsets
 
-    def match(self, dy: Tensor) -> None:
-        """Compare the input gradient with its target."""
-        self.misfit = torch.bmm(self.g[0], self.weights[0]) - dy
 
-    def gradients(self, weight: Tensor, curvatures: Curvatures | None) -> list[Tensor]:
-        """Parameter gradients of the loss: weights first, then biases."""
-        scale = 2 / self.error.shape[1]
-        e = self.error * scale
-        if self.misfit is None:
-            return self._of_values(e)
-        r = self.misfit * (scale * weight.view(-1, 1, 1))
-        return self._of_slopes(e, r) if curvatures is None else self._of_moving_slopes(e, r, curvatures)
+class _Sobolev(_Values):
+    """Signals of members that match values and input gradients."""
 
-    def _of_values(self, e: Tensor) -> list[Tensor]:
-        """Gradients of sum_b e_b m(x_b): (e g_l)^T a_{l-1}."""
-        signals = [g * e for g in self.g]
-        return [torch.bmm(s.mT, a) for s, a in zip(signals, self.a, strict=True)] + [s.sum(dim=1) for s in signals]
+    def match(self, dy: Tensor, weight: Tensor) -> None:
+        """Compare the input gradient with its target; ``weight`` is that of the derivative part, one a member."""
+        self.misfit = self.slopes().sub_(dy)  # (E, B, d)
+        self.r = self.misfit * (weight.view(-1, 1, 1) * (2 / self.error.shape[1]))
 
-    def _of_slopes(self, e: Tensor, r: Tensor) -> list[Tensor]:
-        """Gradients of sum_b e_b m + r_b . grad m, piecewise-linear network: g_l^T u_{l-1}."""
-        u = [self.a[0] * e + r]
-        for w, b, z in zip(self.weights[:-1], self.biases[:-1], self.z, strict=True):
-            u.append(self.pull(torch.baddbmm(e * b.unsqueeze(1), u[-1], w.mT), z))
-        return [torch.bmm(g.mT, u_l) for g, u_l in zip(self.g, u, strict=True)] + [
-            torch.bmm(e.mT, g)[:, 0] for g in self.g
-        ]
+    def slopes(self) -> Tensor:
+        """Input gradient (E, B, d), a new tensor; the signals on the way are kept."""
+        raise NotImplementedError
 
-    def _of_moving_slopes(self, e: Tensor, r: Tensor, curvatures: Curvatures) -> list[Tensor]:
-        """Gradients of sum_b e_b m + r_b . grad m where phi'' is not zero: g_l^T t_{l-1} + delta_l^T a_{l-1}."""
-        t, bend = [r], []
-        for w, z, arriving, curvature in zip(self.weights[:-1], self.z, self.arriving, curvatures, strict=True):
-            q = torch.bmm(t[-1], w.mT)
-            bend.append(curvature(z) * arriving * q)
-            t.append(self.pull(q, z))
-        delta = [e]  # the value's residual enters here: delta_l contains e g_l
+
+class _Slopes(_Sobolev):
+    """Piecewise-linear networks: four large products a layer, three in the last hidden one."""
+
+    def slopes(self) -> Tensor:
+        """Input gradient (E, B, d)."""
+        assert self.rule.slope_ is not None
+        top = self.weights[-1].mT  # (E, H, 1)
+        # s_{L-1}; g_{L-1} is this times the output weights, which are the same for all samples.
+        self.g = [self.rule.slope_(self.a[-1])]
+        arriving = torch.bmm(self.g[0], top * self.weights[-2])
+        for layer in reversed(range(len(self.z) - 1)):
+            self.g.insert(0, self.pull_(arriving, self.z[layer]))
+            arriving = torch.bmm(arriving, self.weights[layer])
+        return arriving
+
+    def gradients(self, curvatures: Curvatures | None) -> list[Tensor]:
+        """Parameter gradients: those of sum_b e_b m + r_b . grad m, which are g_l^T u_{l-1} and g_l^T e."""
+        u = torch.addcmul(self.r, self.a[0], self.e)
+        slopes, offsets = [], []
+        for layer, g in enumerate(self.g):
+            w, b = self.weights[layer], self.biases[layer]
+            slopes.append(torch.bmm(g.mT, u))
+            offsets.append(torch.bmm(self.e.mT, g)[:, 0])
+            if layer + 1 < len(self.g):
+                u = self.pull_(torch.bmm(u, w.mT).addcmul_(self.e, b.unsqueeze(1)), self.z[layer])
+        # The last hidden layer: its products hold what the output weights need, and lack the
+        # factor by which g differs from s.
+        last = (slopes[-1] * self.weights[-2]).sum(dim=2) + offsets[-1] * self.biases[-2]
+        slopes[-1].mul_(self.weights[-1].mT)
+        offsets[-1].mul_(self.weights[-1][:, 0])
+        return [*slopes, last.unsqueeze(1), *offsets, self.e.sum(dim=1)]
+
+
+class _MovingSlopes(_Sobolev):
+    """Networks whose phi'' is not zero: six large products a layer."""
+
+    in_place = False
+
+    def slopes(self) -> Tensor:
+        """Input gradient (E, B, d)."""
+        arriving = self.weights[-1].expand(-1, self.error.shape[1], -1)
+        # W_{l+1}^T g_{l+1} and g_l, l = 1 .. L-1
+        self.arriving: list[Tensor] = [arriving]
+        self.g: list[Tensor] = []
         for layer in reversed(range(len(self.z))):
-            delta.insert(0, self.pull(torch.bmm(delta[0], self.weights[layer + 1]), self.z[layer]) + bend[layer])
-        return [
-            torch.baddbmm(torch.bmm(g.mT, t_l), d.mT, a)
-            for g, t_l, d, a in zip(self.g, t, delta, self.a, strict=True)
-        ] + [d.sum(dim=1) for d in delta]
+            self.g.insert(0, self.rule.pull(arriving, self.z[layer]))
+            arriving = torch.bmm(self.g[0], self.weights[layer])
+            self.arriving.insert(0, arriving)
+        return self.arriving.pop(0)
+
+    def gradients(self, curvatures: Curvatures | None) -> list[Tensor]:
+        """Parameter gradients: those of sum_b e_b m + r_b . grad m, which are g_l^T t_{l-1} + delta_l^T a_{l-1}."""
+        assert curvatures is not None
+        t, bend = [self.r], []
+        for layer, curvature in enumerate(curvatures):
+            q = torch.bmm(t[-1], self.weights[layer].mT)
+            bend.append(curvature(self.arriving[layer] * q, self.z[layer]))
+            t.append(self.pull_(q, self.z[layer]))
+        slopes = [torch.baddbmm(t[-1].sum(dim=1, keepdim=True), self.e.mT, self.a[-1])]
+        offsets = [self.e.sum(dim=1)]
+        delta = self.e  # the value's residual enters here: delta_l contains e g_l
+        for layer in reversed(range(len(self.z))):
+            delta = self.pull_(torch.bmm(delta, self.weights[layer + 1]), self.z[layer]).add_(bend[layer])
+            slopes.insert(0, torch.bmm(self.g[layer].mT, t[layer]).baddbmm_(delta.mT, self.a[layer]))
+            offsets.insert(0, delta.sum(dim=1))
+        return slopes + offsets
+
+
+def _method(rule: Activation, sobolev: bool, moving: bool) -> type[_Values]:
+    return (_MovingSlopes if moving else _Slopes) if sobolev else _Values
 
 
 def _affine(a: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return torch.baddbmm(b.unsqueeze(1), a, w.mT)
 
 
-def _as_slice(mask: Tensor) -> Index | None:
+def _as_slice(mask: Tensor, device: torch.device) -> Index | None:
     """Index of the members in ``mask``: a slice where they are neighbours (no copy), else their numbers."""
     numbers = mask.nonzero().flatten()
     if len(numbers) == 0:
         return None
     first, last = int(numbers[0]), int(numbers[-1])
-    return slice(first, last + 1) if last - first + 1 == len(numbers) else numbers
+    return slice(first, last + 1) if last - first + 1 == len(numbers) else numbers.to(device)
 
 
 def _check_configuration(
@@ -488,7 +586,7 @@ def _initialize(
         sources = list(generator)
         if len(sources) != members:
             raise ValueError(f"generator has {len(sources)} entries; the stack has {members} members")
-    networks = [[_draw(n_in, n_out, scheme, source) for n_in, n_out in zip(sizes, sizes[1:], strict=False)] for source in sources]
+    networks = [[_draw(n_in, n_out, scheme, source) for n_in, n_out in itertools.pairwise(sizes)] for source in sources]
     weights = [torch.stack([network[layer][0] for network in networks]) for layer in range(len(sizes) - 1)]
     biases = [torch.stack([network[layer][1] for network in networks]) for layer in range(len(sizes) - 1)]
     default = torch.get_default_dtype()
