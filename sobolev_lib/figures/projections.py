@@ -1,0 +1,199 @@
+"""How much a random projection scatters: closed forms, and the figures that show them.
+
+For v uniform on the unit sphere of R^d. The proofs are in the chapter *Projections*.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+from torch import Tensor
+
+from sobolev_lib.figures.style import COLOURS, TEXT_COLOURS, error_bars, figure
+
+__all__ = [
+    "absolute_mean",
+    "draw_cost",
+    "draw_norms",
+    "draw_spread",
+    "draw_variance",
+    "square_variance",
+]
+
+
+def square_variance(singular_values: Tensor) -> Tensor:
+    r"""Variance of :math:`\|E^\top v\|^2` for a matrix E with d rows and these singular values.
+
+    Parameters
+    ----------
+    singular_values : Tensor
+        (..., d): one for each row of E, zeros included.
+
+    Returns
+    -------
+    Tensor
+        (...): :math:`\frac{2}{d+2}` times the variance of the d numbers :math:`\sigma_i^2`.
+        For one nonzero value, the vector case, :math:`2 \sigma^4 (d-1) / (d^2 (d+2))`.
+    """
+    squares = singular_values.square()
+    d = squares.shape[-1]
+    return 2 / (d + 2) * (squares.square().mean(-1) - squares.mean(-1).square())
+
+
+def absolute_mean(d: int) -> float:
+    r"""The constant c with :math:`E|\langle g, v\rangle| = c\,|g|` for g in R^d.
+
+    Parameters
+    ----------
+    d : int
+        The dimension, at least 1.
+
+    Returns
+    -------
+    float
+        :math:`\Gamma(d/2) / (\sqrt\pi\, \Gamma((d+1)/2))`; 1 for d = 1, and close to
+        :math:`\sqrt{2 / (\pi d)}` for large d.
+
+    Raises
+    ------
+    ValueError
+        If `d` is less than 1.
+    """
+    if d < 1:
+        raise ValueError(f"d must be at least 1, got {d}")
+    return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
+
+
+def draw_spread(samples: Mapping[int, Tensor]) -> Figure:
+    """Histograms of d <g, v>^2 / |g|^2 beside their density.
+
+    Parameters
+    ----------
+    samples : mapping of int to Tensor
+        For each d > 1 the simulated ratios.
+
+    Returns
+    -------
+    Figure
+        One panel for each d; the mean, 1, is marked.
+    """
+    fig, axes = figure(1, len(samples), width="wide", height=2.6, sharey=True)
+    for ax, (d, ratios) in zip(axes, samples.items(), strict=True):
+        ax.hist(
+            ratios.numpy(), bins=np.linspace(0, 5, 41), density=True, color=COLOURS["sobolev"],
+            alpha=0.45,
+        )  # fmt: skip
+        grid = np.linspace(0.02, min(d, 5) - 0.005, 400)
+        # <g, v>^2 / |g|^2 has the beta distribution with parameters 1/2 and (d - 1) / 2
+        ax.plot(grid, stats.beta.pdf(grid / d, 0.5, (d - 1) / 2) / d, color=TEXT_COLOURS["truth"])
+        ax.axvline(1, color=TEXT_COLOURS["truth"], linestyle=":")
+        ax.set(title=f"$d = {d}$", xlabel=r"$d\,\langle g, v\rangle^2 / |g|^2$", ylim=(0, 1.6))
+    axes[0].set_ylabel("density")
+    axes[0].annotate("mean", (1, 1.35), xytext=(4, 0), textcoords="offset points", fontsize=9)
+    return fig
+
+
+def draw_variance(dimensions: Sequence[int], simulated: Tensor, error: Tensor) -> Figure:
+    """Variance of the rescaled projection against dimension, simulated and exact.
+
+    Parameters
+    ----------
+    dimensions : sequence of int
+        The dimensions d.
+    simulated, error : Tensor
+        (n,): estimates of Var[d <g, v>^2] for |g| = 1 and their standard errors.
+
+    Returns
+    -------
+    Figure
+        Marks with intervals of two standard errors, and 2 (d - 1) / (d + 2).
+    """
+    fig, ax = figure(width="narrow")
+    grid = np.geomspace(1, max(dimensions), 200)
+    ax.plot(grid, 2 * (grid - 1) / (grid + 2), color=COLOURS["truth"])
+    ax.axhline(2, color=COLOURS["truth"], linestyle=":", linewidth=1)
+    low, high = (simulated - 2 * error).numpy(), (simulated + 2 * error).numpy()
+    error_bars(ax, list(dimensions), simulated.numpy(), low, high, "sobolev", label="Simulated")
+    ax.set(xscale="log", xlabel="dimension $d$", ylabel=r"variance of $d\,\langle g, v\rangle^2$")
+    ax.text(1.1, 2.04, "limit 2", color=TEXT_COLOURS["truth"], fontsize=9)
+    ax.text(9, 0.95, r"exact: $2(d-1)/(d+2)$", color=TEXT_COLOURS["truth"], fontsize=9)
+    ax.text(9, 0.75, "marks: simulated", color=TEXT_COLOURS["sobolev"], fontsize=9)
+    return fig
+
+
+def draw_cost(outputs: Sequence[int], milliseconds: Mapping[str, np.ndarray]) -> Figure:
+    """Time of one training step against the number of outputs.
+
+    Parameters
+    ----------
+    outputs : sequence of int
+        Numbers of outputs.
+    milliseconds : mapping of str to ndarray
+        (n, repeats) for "values" (values only), "whole" and "projected" (one draw).
+
+    Returns
+    -------
+    Figure
+        Medians, with the range from the lower to the upper quartile of the repeats.
+    """
+    fig, ax = figure(width="text", height=3.4)
+    looks = {
+        "values": ("values", "o", "Values only"),
+        "whole": ("truth", "^", "Whole Jacobian, Eq. 1"),
+        "projected": ("sobolev", "s", "One projection, Eq. 2"),
+    }
+    for name, times in milliseconds.items():
+        method, marker, label = looks[name]
+        low, middle, high = np.quantile(times, [0.25, 0.5, 0.75], axis=1)
+        ax.plot(outputs, middle, marker=marker, color=COLOURS[method])
+        ax.fill_between(outputs, low, high, color=COLOURS[method], alpha=0.2, linewidth=0)
+        ax.annotate(
+            label, (outputs[-1], middle[-1]), xytext=(6, 0), textcoords="offset points",
+            va="center", fontsize=9, color=TEXT_COLOURS[method], annotation_clip=False,
+        )  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel="outputs", ylabel="time of a step / ms")
+    ax.set_xticks(list(outputs), [str(n) for n in outputs])
+    ax.minorticks_off()
+    return fig
+
+
+def draw_norms(dimensions: Sequence[int], simulated: Mapping[str, Tensor]) -> Figure:
+    r"""Mean of the unsquared projection of two matrices of Frobenius norm 1.
+
+    Parameters
+    ----------
+    dimensions : sequence of int
+        Numbers of rows d.
+    simulated : mapping of str to Tensor
+        (n, 2), mean and standard error of :math:`\sqrt d\, E\|E^\top v\|`, for "one" (a matrix of
+        rank one) and "equal" (all singular values equal).
+
+    Returns
+    -------
+    Figure
+        Marks with intervals of two standard errors on the exact curves.
+    """
+    fig, ax = figure(width="narrow")
+    dense = np.unique(np.geomspace(1, max(dimensions), 60).astype(int))
+    exact: dict[str, list[float]] = {
+        "one": [absolute_mean(int(d)) * math.sqrt(d) for d in dense],
+        "equal": [1.0 for _ in dense],
+    }
+    texts = {"one": "rank one", "equal": "equal singular values"}
+    for name, method in (("equal", "values"), ("one", "sobolev")):
+        ax.plot(dense, exact[name], color=COLOURS[method])
+        mean, error = simulated[name].double().numpy().T
+        error_bars(ax, list(dimensions), mean, mean - 2 * error, mean + 2 * error, method)
+        ax.text(
+            dense[-1], exact[name][-1] + 0.012, texts[name], ha="right", fontsize=9,
+            color=TEXT_COLOURS[method],
+        )  # fmt: skip
+    ax.axhline(math.sqrt(2 / math.pi), color=COLOURS["truth"], linestyle=":", linewidth=1)
+    ax.text(1, math.sqrt(2 / math.pi) - 0.018, r"$\sqrt{2/\pi}$", color=TEXT_COLOURS["truth"])
+    ax.set(xscale="log", xlabel="outputs $d$", ylabel=r"$\sqrt{d}\;\mathbb{E}\,\|E^\top v\|$")
+    ax.set_ylim(0.75, 1.05)
+    return fig
