@@ -185,7 +185,7 @@ def built_page(site, server, browser):
         page.wait_for_function(SETTLED)
         # Lazy images load when they are scrolled to; then back to where a reader starts.
         page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
-        page.wait_for_load_state("networkidle")
+        page.wait_for_function("() => [...document.images].every(image => image.complete)")
         page.evaluate("() => window.scrollTo(0, 0)")
         return page
 

@@ -13,7 +13,7 @@ from typing import Any
 import nbcache
 
 # Literals and roles, which stay as they are; or the star of a shape such as (B, *in).
-STAR = re.compile(r"(``.*?``|`[^`]*`|>>>.*)|(?<=[( ])\*(?=\w+[,)])")
+STAR = re.compile(r"(``.*?``|`[^`]*`|>>>.*)|(?<=[( ])\*(?=in\b|\w+[,)])")
 PACKAGE = "sobolev_lib"
 PLACE = "% ROOMS"
 ORDER = (
