@@ -1,0 +1,82 @@
+"""Kriging baselines: interpolation, gradients against finite differences, records, errors."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+
+from sobolev_lib import functions, kriging, ledger, regression
+from sobolev_lib.regression import Setting
+
+needs_smt = pytest.mark.skipif(
+    importlib.util.find_spec("smt") is None,
+    reason='SMT is not installed: pip install "sobolev-lib[kriging]"',
+)
+
+
+@pytest.fixture(scope="module", params=["values", "sobolev"])
+def fitted(request):
+    pytest.importorskip("smt", reason='pip install "sobolev-lib[kriging]"')
+    setting = Setting("mccormick", 20, request.param, arm=kriging.ARM)
+    return setting, kriging.fit(setting, seed=0)
+
+
+@needs_smt
+def test_passes_through_the_training_points(fitted):
+    setting, model = fitted
+    f, x = functions.get(setting.function), regression.training_points(setting, 0)
+    assert (model(x) - f(x)).abs().max() < 1e-4 * f(x).std()
+    if setting.method == "sobolev":  # through first-order extra points: nearly
+        assert (model.gradient(x) - f.gradient(x)).abs().max() < 1e-2 * f.gradient(x).std()
+
+
+@needs_smt
+def test_gradient_is_that_of_the_prediction(fitted):
+    _, model = fitted
+    x = functions.get("mccormick").sample(7, torch.Generator().manual_seed(1), torch.float64)
+    step = 1e-4
+    for k in range(2):
+        shift = step * torch.eye(2, dtype=torch.float64)[k]
+        slope = (model(x + shift) - model(x - shift))[:, 0] / (2 * step)
+        assert torch.allclose(model.gradient(x)[:, k], slope, rtol=1e-4, atol=1e-4)
+
+
+@needs_smt
+def test_gradients_help_and_records_hold_what_was_measured(tmp_path):
+    book = ledger.Ledger(regression.EXPERIMENT, tmp_path)
+    options = {"seeds": [3], "sizes": [20], "names": ["mccormick"], "book": book, "quiet": True}
+    assert kriging.run(**options, methods=["sobolev"]) == 1
+    assert kriging.run(**options) == 1, "the run that is there already is not done again"
+    assert kriging.run(**options) == 0
+    found = {r.config["method"]: r for r in book.find(arm="kriging", library="smt", n=20)}
+    assert found["sobolev"].metrics["test_mse"] < found["values"].metrics["test_mse"]
+    assert found["sobolev"].versions["smt"]
+    setting = Setting("mccormick", 20, "values")
+    f, x = functions.get("mccormick"), regression.test_points("mccormick")
+    model = kriging.fit(setting, 3)
+    error, tilt = model(x) - f(x), model.gradient(x) - f.gradient(x)
+    metrics = found["values"].metrics
+    assert metrics["test_mse"] == pytest.approx((error**2).mean().item(), rel=1e-6)
+    assert metrics["test_gradient_mse"] == pytest.approx((tilt**2).mean().item() * 2, rel=1e-6)
+
+
+@needs_smt
+def test_bad_input_is_named():
+    x = torch.rand(5, 2, dtype=torch.float64)
+    domain = ((0.0, 1.0), (0.0, 1.0))
+    with pytest.raises(ValueError, match=r"x has shape \(5, 3\).*\(n, 2\)"):
+        kriging.Kriging(torch.rand(5, 3), x[:, :1], domain=domain)
+    with pytest.raises(ValueError, match=r"y has shape \(5,\).*\(5, 1\)"):
+        kriging.Kriging(x, x[:, 0], domain=domain)
+    with pytest.raises(ValueError, match=r"dy has shape \(5, 1\).*\(5, 2\)"):
+        kriging.Kriging(x, x[:, :1], x[:, :1], domain=domain)
+    with pytest.raises(ValueError, match="y has entries that are not finite"):
+        kriging.Kriging(x, x[:, :1] * torch.nan, domain=domain)
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "smt", None)
+    x = torch.rand(5, 2, dtype=torch.float64)
+    with pytest.raises(ImportError, match=r"sobolev-lib\[kriging\]"):
+        kriging.Kriging(x, x[:, :1], domain=((0.0, 1.0), (0.0, 1.0)))
