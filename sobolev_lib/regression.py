@@ -144,6 +144,7 @@ ARMS: dict[str, list[dict[str, Any]]] = {
     ],
     "equal_information": [{**FAST, "schedule": "cosine", "points_factor": 3}],
     "paper_kernel": [{"bandwidth": 0.1, "scaled_bandwidth": True}],
+    "small_batch": [{"batch": 20}],
     "paper_torch_initialization": [{"initialization": "torch"}],
 }
 """Variants of the experiment: what each changes in a :class:`Setting`.  A list: an arm can hold several."""

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from sobolev_lib import surfaces
 from sobolev_lib.figures import style
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.summary import Interval, error, gain, interquartile_mean, log_errors
+from sobolev_lib.summary import Interval, error, gain, interquartile_mean, interval, log_errors
 
 SIZES = (20, 100, 10_000)
 
@@ -47,12 +47,28 @@ def _all(book: Ledger | None) -> _Index:
     return _read[stamp]
 
 
-def _decades(ax: Axes) -> None:
-    """Label a logarithmic axis, given in decades, by powers of ten."""
+def _log_axis(ax: Axes) -> None:
+    """Logarithmic error axis with at least two labelled marks, however short its range."""
+    ax.set_yscale("log")
     low, high = ax.get_ylim()
-    step = max(1, int(np.ceil((high - low) / 5)))
-    ax.yaxis.set_major_locator(FixedLocator(list(np.arange(np.ceil(low), np.floor(high) + 1, step))))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"$10^{{{v:.0f}}}$"))
+    decades = np.log10(high / low)
+    subs: tuple[float, ...] = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
+    ax.yaxis.set_major_formatter(FuncFormatter(_power))
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
+def _power(value: float, _: object = None) -> str:
+    """Write 300 as 3·10², 1000 as 10³, and 0.5, 3 or 20 as they are."""
+    exponent = int(np.floor(np.log10(value) + 1e-9))
+    factor = round(value / 10.0**exponent, 1)
+    if -1 <= exponent <= 1:
+        return f"{value:g}"
+    return f"$10^{{{exponent}}}$" if factor == 1 else f"${factor:g}\\!\\cdot\\!10^{{{exponent}}}$"
+
+
+def _power_of_ten(value: float) -> float:
+    return float(10**value)
 
 
 def _name(n: int) -> str:
@@ -84,7 +100,7 @@ def error_against_data(
         for shift, (method, where) in zip(np.linspace(-0.12, 0.12, len(lines)), lines.items(), strict=True):
             _errors_by_size(ax, name, method, where, metric, sizes, float(shift), book)
         ax.set(title=FUNCTIONS[name].title, xticks=range(len(sizes)), xticklabels=[_name(n) for n in sizes], xlim=(-0.5, len(sizes) - 0.5))
-        _decades(ax)
+        _log_axis(ax)
     _key(axes.flat[-1], list(lines), "Line: interquartile mean and\n95 % bootstrap interval.\nPale dots: single seeds.")
     for ax in axes[:, 0]:
         ax.set_ylabel("Test MSE of the value" if metric == "test_mse" else "Test MSE of the gradient")
@@ -100,14 +116,14 @@ def _errors_by_size(
     found = [(k, records) for k, records in found if len(log_errors(records, metric)) > 1]
     if not found:
         return
-    intervals = [error(records, metric) for _, records in found]
+    intervals = [error(records, metric).map(_power_of_ten) for _, records in found]
     places = [k + shift for k, _ in found]
     centre, low, high = ([getattr(i, part) for i in intervals] for part in ("centre", "low", "high"))
     ax.plot(places, centre, color=style.COLOURS[method], linestyle=style.DASHES[method], linewidth=1.2)
     style.error_bars(ax, places, centre, low, high, method)
     for place, (_, records) in zip(places, found, strict=True):
-        logs = list(log_errors(records, metric).values())
-        ax.plot([place] * len(logs), logs, linestyle="none", marker=".", markersize=3, alpha=0.35, color=style.COLOURS[method])
+        single = [10**v for v in log_errors(records, metric).values()]
+        ax.plot([place] * len(single), single, linestyle="none", marker=".", markersize=3, alpha=0.35, color=style.COLOURS[method])
 
 
 def _key(ax: Axes, methods: Sequence[str], note: str = "") -> None:
@@ -161,6 +177,17 @@ def paired(
     return gain(a, b, metric) if len(common) > 1 else None
 
 
+def test_errors(
+    grids: Mapping[tuple[str, int, str, int], Any], arm: str = "paper", book: Ledger | None = None
+) -> dict[tuple[str, int, str, int], tuple[float, float]]:
+    """Test errors (value, gradient) of each network in ``grids``, by the same key."""
+    metrics = {
+        (r.config["function"], r.config["n"], r.config["method"], r.seed): (r.metrics["test_mse"], r.metrics["test_gradient_mse"])
+        for r in _all(book).find_in(arm=arm)
+    }
+    return {key: metrics[key] for key in grids}
+
+
 def learning_curves(n: int, arm: str = "paper", metric: str = "test_mse", book: Ledger | None = None) -> Figure:
     """Error against training steps: interquartile mean over seeds, and the band of the middle half."""
     fig, axes = style.figure(2, 4, width="wide", height=4.6)
@@ -171,7 +198,7 @@ def learning_curves(n: int, arm: str = "paper", metric: str = "test_mse", book: 
                 _curve(ax, records, metric, method)
         ax.set_title(FUNCTIONS[name].title)
         ax.set_xscale("log")
-        _decades(ax)
+        _log_axis(ax)
     _key(axes.flat[-1], ["values", "sobolev"], f"N = {_name(n)}.\nBand: middle half of the seeds.")
     for ax in axes[:, 0]:
         ax.set_ylabel(("Test" if metric.startswith("test") else "Training") + (" MSE of the gradient" if "gradient" in metric else " MSE of the value"))
@@ -180,14 +207,98 @@ def learning_curves(n: int, arm: str = "paper", metric: str = "test_mse", book: 
     return fig
 
 
+ARM_ROWS: dict[str, dict[str, Any]] = {
+    "Paper: raw, 3e-5, 60,000 steps": {"arm": "paper"},
+    "Raw, 1e-3 annealed, 6,000 steps": {"arm": "raw_fast"},
+    "Normalised, 1e-3 constant": {"arm": "normalized"},
+    "Normalised, 1e-3 annealed": {"arm": "schedule"},
+    "… with the kink kernel": {"arm": "activation", "activation": "relu"},
+    "… SiLU": {"arm": "activation", "activation": "silu"},
+    "… tanh": {"arm": "activation", "activation": "tanh"},
+    "… softplus": {"arm": "activation", "activation": "softplus"},
+    "… values only, 3N values": {"arm": "equal_information"},
+    "Kriging": {"arm": "kriging"},
+}
+"""Rows of :func:`arms`: what selects the records of each."""
+
+
+def arms(n: int, rows: Mapping[str, Mapping[str, Any]] | None = None, metric: str = "test_mse", book: Ledger | None = None) -> Figure:
+    """Test errors of both methods in every arm: one panel a function, one row an arm."""
+    rows = ARM_ROWS if rows is None else rows
+    fig, axes = style.figure(2, 4, width="wide", height=6.4, sharey=True)
+    for ax, name in zip(axes.flat, FUNCTIONS, strict=False):
+        for place, where in enumerate(rows.values()):
+            for method, shift in (("values", -0.13), ("sobolev", 0.13)):
+                records = _all(book).find_in(function=name, n=n, method=method, **where)
+                if len(log_errors(records, metric)) > 1:
+                    _bar(ax, place + shift, error(records, metric).map(_power_of_ten), method)
+        ax.set(title=FUNCTIONS[name].title, yticks=range(len(rows)), yticklabels=list(rows), xscale="log")
+        ax.tick_params(axis="y", labelsize=8)
+        ax.xaxis.set_major_locator(LogLocator(numticks=4))
+        ax.xaxis.set_minor_locator(NullLocator())
+    axes[0, 0].invert_yaxis()
+    axes.flat[-1].set_ylim(axes[0, 0].get_ylim())
+    _key(axes.flat[-1], ["values", "sobolev"], f"N = {_name(n)}. Mark: interquartile\nmean; bar: 95 % interval.")
+    fig.supxlabel("Test MSE of the value" if metric == "test_mse" else "Test MSE of the gradient", fontsize=9)
+    return fig
+
+
+def _bar(ax: Axes, place: float, found: Interval, method: str) -> None:
+    ax.plot([found.low, found.high], [place, place], color=style.COLOURS[method])
+    ax.plot([found.centre], [place], color=style.COLOURS[method], marker=style.MARKERS[method], markersize=4)
+
+
+def gain_over_steps(sizes: Sequence[int] = SIZES, arm: str = "paper", book: Ledger | None = None) -> Figure:
+    """Decades gained by Sobolev training if training had been stopped earlier: one line a size, one panel a function."""
+    fig, axes = style.figure(2, 4, width="wide", height=4.6, sharex=True)
+    shades = dict(zip(sizes, ("#DE9560", "#B85100", "#5E2A00"), strict=False))
+    for ax, name in zip(axes.flat, FUNCTIONS, strict=False):
+        ax.axhline(0, color="#777777", linewidth=1)
+        for n in sizes:
+            steps, found = _gain_curve(name, n, arm, book)
+            if len(found):
+                ax.plot(steps, found[:, 0], color=shades[n])
+                ax.fill_between(steps, found[:, 1], found[:, 2], color=shades[n], alpha=0.2, linewidth=0)
+        ax.set_title(FUNCTIONS[name].title)
+        ax.set_xscale("log")
+    key = axes.flat[-1]
+    key.axis("off")
+    for row, n in enumerate(sizes):
+        y = 0.9 - 0.13 * row
+        key.plot([0.02, 0.12], [y, y], color=shades[n], transform=key.transAxes)
+        key.text(0.17, y, f"N = {_name(n)}", va="center", fontsize=9, transform=key.transAxes)
+    key.text(0.05, 0.85 - 0.13 * len(sizes), "Above 0: Sobolev better.\nBand: 95 % interval.", fontsize=8, va="top", transform=key.transAxes)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("Decades gained")
+    for ax in (*axes[1, :3], axes[0, 3]):
+        ax.set_xlabel("Adam steps")
+        ax.tick_params(labelbottom=True)
+    return fig
+
+
+def _gain_curve(name: str, n: int, arm: str, book: Ledger | None) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and centre and ends of the gain at each."""
+    curves = {}
+    for method in ("values", "sobolev"):
+        records = _all(book).find_in(function=name, n=n, method=method, arm=arm)
+        curves[method] = {r.seed: r.metrics["curve"] for r in records if r.metrics["test_mse"] is not None}
+    seeds = sorted(curves["values"].keys() & curves["sobolev"].keys())
+    if len(seeds) < 2:
+        return np.empty(0), np.empty((0, 3))
+    steps = np.array(curves["values"][seeds[0]]["steps"])
+    logs = {method: np.log10([curve[s]["test_mse"] for s in seeds]) for method, curve in curves.items()}
+    found = [interval(column) for column in (logs["values"] - logs["sobolev"]).T[steps > 0]]
+    return steps[steps > 0], np.array([(i.centre, i.low, i.high) for i in found])
+
+
 def _curve(ax: Axes, records: Sequence[Record], metric: str, method: str) -> None:
     steps = np.array(records[0].metrics["curve"]["steps"])
     logs = np.log10([[np.nan if v is None else max(v, 1e-12) for v in r.metrics["curve"][metric]] for r in records])
     shown = steps > 0
     low, high = np.nanquantile(logs, [0.25, 0.75], axis=0)
-    style.curve(
-        ax, steps[shown], interquartile_mean(logs, axis=0)[shown], method, low=low[shown], high=high[shown], marker=False
-    )
+    centre = interquartile_mean(logs, axis=0)
+    centre, low, high = (10 ** v[shown] for v in (centre, low, high))
+    style.curve(ax, steps[shown], centre, method, low=low, high=high, marker=False)
 
 
 def learned_surfaces(
