@@ -1,4 +1,4 @@
-"""The visual language: colours that can be told apart and read, intervals, labels that do not overlap."""
+"""The visual language: colours that can be told apart and read, labels that do not overlap."""
 
 import subprocess
 import sys
@@ -78,7 +78,7 @@ def test_curve_draws_the_interval_it_was_given():
     with style.use_style():
         _, ax = style.figure()
         line = style.curve(ax, [1, 2, 3], [2.0, 3, 4], "kernel", low=[1.0, 2, 2], high=[3.0, 5, 7])
-    assert line.get_color() == COLOURS["kernel"] and line.get_label() == LABELS["kernel"]
+    assert (line.get_color(), line.get_label()) == (COLOURS["kernel"], LABELS["kernel"])
     corners = {tuple(v) for v in ax.collections[0].get_paths()[0].vertices}
     assert {(1, 1), (3, 2), (1, 3), (3, 7)} <= corners
 

@@ -1,7 +1,8 @@
 """Figures of the book: one function per figure, one visual language for all of them.
 
-Only the style is imported here, so that ``from sobolev_lib.figures import COLOURS`` needs matplotlib and
-nothing heavier.  Import the module of a figure by its name, for instance ``sobolev_lib.figures.landscapes``.
+Only the style is imported here, so that ``from sobolev_lib.figures import COLOURS`` needs
+matplotlib and nothing heavier.  Import the module of a figure by its name, for instance
+``sobolev_lib.figures.landscapes``.
 """
 
 from sobolev_lib.figures import style

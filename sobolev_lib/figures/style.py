@@ -1,8 +1,8 @@
 """The one visual language of the book.
 
-The same method has the same colour in every figure and every widget.  The palette is that of Okabe and Ito, which
-readers with the common kinds of colour blindness can tell apart.  Figures are opaque white cards, so that
-one file is legible on the light and on the dark theme.
+The same method has the same colour in every figure and every widget.  The palette is that of Okabe
+and Ito, which readers with the common kinds of colour blindness can tell apart.  Figures are opaque
+white cards, so that one file is legible on the light and on the dark theme.
 
 Examples
 --------
@@ -178,8 +178,8 @@ class StyleGuard:
 def use_style() -> StyleGuard:
     """Switch the book's style on, for good or for a ``with`` block.
 
-    In a notebook the figures become SVG as well.  Called as a function it stays on; as ``with use_style():``
-    the rcParams it changed return to what they were.
+    In a notebook the figures become SVG as well.  Called as a function it stays on; as
+    ``with use_style():`` the rcParams it changed return to what they were.
 
     Returns
     -------
@@ -193,7 +193,7 @@ def use_style() -> StyleGuard:
 
 
 def _svg_in_notebooks() -> None:
-    """Ask the inline backend for SVG where there is a notebook; elsewhere there is nothing to set."""
+    """Ask the inline backend for SVG where there is a notebook; do nothing elsewhere."""
     try:
         from IPython.core.getipython import get_ipython
         from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -338,7 +338,7 @@ def error_bars(
 
 
 def label_ends(ax: Axes, lines: Sequence[Line2D], *, gap: float = 13.0, pad: float = 6.0) -> None:
-    """Write each line's label at its right end, in its colour, moved apart where labels would overlap.
+    """Write each line's label at its right end, in its colour; labels move apart where they touch.
 
     Call it last: it uses the limits and scales that the axes have by then.
 
@@ -358,8 +358,9 @@ def label_ends(ax: Axes, lines: Sequence[Line2D], *, gap: float = 13.0, pad: flo
     ends = [ax.transData.transform(_end(line))[1] * 72.0 / dpi for line in shown]
     for line, end, place in zip(shown, ends, _spread(ends, gap), strict=True):
         ax.annotate(
-            str(line.get_label()), _end(line), xytext=(pad, place - end), textcoords="offset points",
-            va="center", ha="left", fontsize=9, color=_readable(line.get_color()), annotation_clip=False,
+            str(line.get_label()), _end(line), xytext=(pad, place - end),
+            textcoords="offset points", va="center", ha="left", fontsize=9,
+            color=_readable(line.get_color()), annotation_clip=False,
         )  # fmt: skip
 
 
@@ -373,7 +374,7 @@ def panel_letters(axes: ArrayLike) -> None:
 
 
 def contrast(colour: str, background: str = "white") -> float:
-    """Contrast ratio of two colours as WCAG 2 defines it, from 1 (the same) to 21 (black on white)."""
+    """Contrast ratio of two colours by WCAG 2: 1 for the same colour, 21 for black on white."""
 
     def luminance(name: str) -> float:
         parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(name)]
@@ -405,7 +406,8 @@ def _readable(colour: Any) -> Any:
 def _spread(places: Sequence[float], gap: float) -> list[float]:
     """Positions closest in least squares to `places` that keep their order and are `gap` apart.
 
-    Pool adjacent violators: labels that touch form a block, centred on the mean of what its members want.
+    Pool adjacent violators: labels that touch form a block, centred on the mean of what its members
+    want.
     """
     order = np.argsort(places, kind="stable")
     blocks: list[tuple[float, int]] = []  # (start of the block, members)

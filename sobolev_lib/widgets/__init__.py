@@ -1,5 +1,7 @@
-"""Interactive figures that compute in the reader's browser: they need no kernel, no server, no network."""
+"""Interactive figures that compute in the reader's browser: no kernel, no server, no network."""
 
 from sobolev_lib.widgets.fit1d import SobolevFit1D
+from sobolev_lib.widgets.kinkdemo import KinkDemo
+from sobolev_lib.widgets.surfaces import SurfaceExplorer, gradient_points, value_points
 
-__all__ = ["SobolevFit1D"]
+__all__ = ["KinkDemo", "SobolevFit1D", "SurfaceExplorer", "gradient_points", "value_points"]

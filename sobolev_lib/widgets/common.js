@@ -39,7 +39,7 @@ function choice(label, options, value, onchange) {
 
 /** A labelled slider that shows its value; `show` turns the number into what is read and spoken. */
 function slider(label, min, max, step, value, show, onchange) {
-  const output = h("output", {}, show(value));
+  const output = h("b", { "aria-hidden": "true" }, show(value)); // the slider speaks it
   const input = h("input", { type: "range", min, max, step, "aria-label": label });
   input.value = value;
   input.setAttribute("aria-valuetext", show(value));

@@ -11,10 +11,10 @@ from sobolev_lib.widgets import _assets
 class SobolevFit1D(anywidget.AnyWidget):
     """One-dimensional Sobolev training that runs on the page itself, with no kernel.
 
-    Two networks 1-H-H-1 start from the same weights and see the same points.  One minimises the mean of
-    ``(m - y)**2``, the other that of ``(m - y)**2 + weight * (m' - y')**2``, the paper's Eq. 1 to first order;
-    both by full-batch Adam, whose rate falls to zero along a cosine.  The reader chooses the first five
-    traits below; each can also be set from Python.
+    Two networks 1-H-H-1 start from the same weights and see the same points.  One minimises the
+    mean of ``(m - y)**2``, the other that of ``(m - y)**2 + weight * (m' - y')**2``, the paper's
+    Eq. 1 to first order; both by full-batch Adam, whose rate falls to zero along a cosine.  The
+    reader chooses the first five traits below; each can also be set from Python.
 
     Parameters
     ----------
@@ -23,11 +23,11 @@ class SobolevFit1D(anywidget.AnyWidget):
     n : int
         Training points, 3 to 20, drawn uniformly.
     weight : float
-        Weight of the derivative term, at least 0; 0 makes both networks equal.  The slider has the places
-        0, 0.01, 0.03, 0.1, 0.3, 1, 3 and 10.
+        Weight of the derivative term, at least 0; 0 makes both networks equal.  The slider has the
+        places 0, 0.01, 0.03, 0.1, 0.3, 1, 3 and 10.
     activation : {"relu", "kernel", "tanh"}
-        "kernel" is ReLU whose step has a logistic kernel as its derivative (see `sobolev_lib.kinks`), so that
-        the derivative term can move the kinks.
+        "kernel" is ReLU whose step has a logistic kernel as its derivative (see
+        `sobolev_lib.kinks`), so that the derivative term can move the kinks.
     seed : int
         Of the points and of the initial weights, 0 to 20.
     hidden : int

@@ -1,0 +1,267 @@
+"""A reader drives each widget on the built pages: by keyboard, on a phone, from a file."""
+
+import re
+
+import pytest
+
+#: Hash of what a canvas shows.
+PIXELS = """canvas => {
+  const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  let hash = 0;
+  for (let i = 0; i < data.length; i++) hash = (hash * 31 + data[i]) | 0;
+  return hash;
+}"""
+#: Share of a canvas's pixels that are painted at all.
+INKED = """canvas => {
+  const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  let count = 0;
+  for (let i = 3; i < data.length; i += 4) count += data[i] > 0;
+  return count / (data.length / 4);
+}"""
+#: Contrast (WCAG 2) of the widget's text with the nearest ground painted behind it.
+CONTRAST = """section => {
+  const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const luminance = css => {
+    const [r, g, b] = css.match(/[0-9.]+/g).map(Number);
+    return 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  };
+  const style = getComputedStyle(section);
+  if (/rgba\\(.*, 0\\)/.test(style.backgroundColor)) return 0;
+  const [a, b] = [luminance(style.color), luminance(style.backgroundColor)].sort();
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""
+VIEWS = [
+    pytest.param({}, id="desktop-http"),
+    pytest.param(
+        {"width": 360, "height": 800, "scheme": "dark", "origin": "file"}, id="phone-file"
+    ),
+]
+
+
+@pytest.fixture
+def open_widget(site, built_page):
+    """Open the first page that holds the widget class; gives (page, the widget's section)."""
+
+    def find(name, css, **view):
+        for path in sorted((site / "book").glob("*.html")):
+            if f'"sobolev_lib.widgets.{name}"' in path.read_text(encoding="utf-8"):
+                page = built_page(path.stem, **view)
+                section = page.locator(f"section.{css}").first
+                section.wait_for()
+                return page, section
+        return pytest.fail(f"no page of the book shows {name}", pytrace=False)
+
+    return find
+
+
+def numbers(section):
+    """Numbers in the widget's table, row by row."""
+    cells = section.locator("td").all_inner_texts()
+    return [re.sub("⁻", "-", cell).replace("−", "-") for cell in cells]
+
+
+def finish(page, section):
+    """Wait for the end of the training."""
+    section.get_by_role("status").filter(has_text="Finished").wait_for(timeout=60_000)
+    assert section.get_by_role("button", name="Start again").is_visible()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_fit_trains_pauses_and_resets(open_widget, view):
+    page, section = open_widget("fit1d.SobolevFit1D", "sob-fit1d", **view)
+    canvas = section.locator("canvas")
+    before, untrained = canvas.evaluate(PIXELS), numbers(section)
+    start = section.get_by_role("button", name="Start", exact=True)
+    page.wait_for_timeout(400)
+    assert canvas.evaluate(PIXELS) == before, "nothing may move before the reader starts it"
+
+    start.focus()
+    page.keyboard.press("Enter")
+    pause = section.get_by_role("button", name="Pause")
+    pause.wait_for()
+    page.wait_for_timeout(700)
+    page.keyboard.press("Space")  # the focus is still on the same button
+    section.get_by_role("button", name="Continue").wait_for()
+    step = int(re.search(r"Paused\. Step (\d+)", section.get_by_role("status").inner_text())[1])
+    assert step > 0
+    paused = canvas.evaluate(PIXELS)
+    assert paused != before
+    page.wait_for_timeout(300)
+    assert canvas.evaluate(PIXELS) == paused
+
+    page.keyboard.press("Enter")
+    finish(page, section)
+    trained = numbers(section)
+    assert all(float(new) < float(old) for new, old in zip(trained[:2], untrained[:2], strict=True))
+    assert trained[0] in canvas.get_attribute("aria-label")
+    section.get_by_role("button", name="Reset").click()
+    assert numbers(section) == untrained
+    assert canvas.evaluate(PIXELS) == before
+
+
+def test_fit_is_reproducible_and_its_controls_matter(open_widget):
+    page, section = open_widget("fit1d.SobolevFit1D", "sob-fit1d")
+    page.emulate_media(reduced_motion="reduce")  # trains as fast as it can
+    start = section.get_by_role("button", name=re.compile("Start"))
+    start.click()
+    finish(page, section)
+    first = numbers(section)
+    start.click()
+    finish(page, section)
+    assert numbers(section) == first
+
+    weight = section.get_by_role("slider", name="Derivative weight")
+    weight.focus()
+    page.keyboard.press("Home")
+    assert weight.get_attribute("aria-valuetext") == "0"
+    start.click()
+    finish(page, section)
+    values, sobolev = numbers(section)[:2], numbers(section)[2:]
+    assert values == first[:2]  # the same points and start; only the other network changed
+    assert sobolev == values  # weight 0 is training on values only
+
+    for act in (
+        lambda: section.get_by_label("Target function").select_option("bumpy"),
+        lambda: section.get_by_label("Activation").select_option("kernel"),
+        lambda: section.get_by_role("slider", name="Seed").press("ArrowRight"),
+        lambda: section.get_by_role("slider", name="Training points").press("End"),
+    ):
+        pixels = section.locator("canvas").evaluate(PIXELS)
+        act()
+        assert section.get_by_role("status").inner_text().startswith("New setting. Step 0")
+        assert section.locator("canvas").evaluate(PIXELS) != pixels
+        label = section.locator("canvas").get_attribute("aria-label")
+    assert "20 training points" in label
+    assert "Bumpy bowl" in label
+    assert "ReLU with the kink kernel" in label
+
+
+def test_fit_does_not_flood_a_screen_reader(open_widget):
+    page, section = open_widget("fit1d.SobolevFit1D", "sob-fit1d")
+    section.get_by_role("status").evaluate(
+        "node => { window.said = 0; new MutationObserver(() => window.said++)"
+        ".observe(node, { childList: true, characterData: true, subtree: true }); }"
+    )
+    section.get_by_role("button", name="Start", exact=True).click()
+    finish(page, section)
+    # at the start, at the end, and at most every eight seconds between: a slow machine says more
+    assert 2 <= page.evaluate("window.said") <= 9
+
+
+def test_fit_respects_reduced_motion(open_widget):
+    """Reduced motion: the picture changes about once a second, not sixty times."""
+    page, section = open_widget("fit1d.SobolevFit1D", "sob-fit1d")
+    page.emulate_media(reduced_motion="reduce")
+    page.evaluate(
+        "() => { window.drawn = 0; const clear = CanvasRenderingContext2D.prototype.clearRect;"
+        "CanvasRenderingContext2D.prototype.clearRect = function (...a) {"
+        " window.drawn++; return clear.apply(this, a); }; }"
+    )
+    start = page.evaluate("performance.now()")
+    section.get_by_role("button", name="Start", exact=True).click()
+    finish(page, section)
+    seconds = (page.evaluate("performance.now()") - start) / 1000
+    assert page.evaluate("window.drawn") <= seconds + 3
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_explorer_shows_each_choice(open_widget, view):
+    _, section = open_widget("surfaces.SurfaceExplorer", "sob-surfaces", **view)
+    panels = section.locator("figure canvas")
+    assert panels.count() >= 3
+    for i in range(panels.count()):
+        assert panels.nth(i).evaluate(INKED) > 0.1
+    for act in (
+        lambda: section.get_by_label("Function").select_option("booth"),
+        lambda: section.get_by_label("Function").select_option("ackley"),
+        lambda: section.get_by_role("slider", name="Turn the surface").press("ArrowRight"),
+        lambda: section.get_by_label("View").select_option("map"),
+    ):
+        before = [panels.nth(i).evaluate(PIXELS) for i in range(panels.count())]
+        act()
+        after = [panels.nth(i).evaluate(PIXELS) for i in range(panels.count())]
+        assert all(a != b for a, b in zip(before, after, strict=True))
+    assert section.get_by_role("slider", name="Turn the surface").is_disabled()
+
+    table, truth = numbers(section), panels.nth(0).evaluate(PIXELS)
+    learned = panels.nth(1).evaluate(PIXELS)
+    section.get_by_role("slider", name="Seed").press("ArrowRight")
+    assert numbers(section) != table
+    assert panels.nth(0).evaluate(PIXELS) == truth  # the truth has no seed
+    assert panels.nth(1).evaluate(PIXELS) != learned
+    section.get_by_role("status").filter(has_text="Ackley").wait_for()
+    label = panels.nth(1).get_attribute("aria-label")
+    assert "Values only" in label
+    assert numbers(section)[0] in label
+
+
+def test_explorer_reads_the_address(open_widget):
+    page, section = open_widget("surfaces.SurfaceExplorer", "sob-surfaces")
+    section.get_by_label("Function").select_option("rosenbrock")
+    section.get_by_role("slider", name="Seed").press("End")
+    if "#explore=" not in page.url:
+        pytest.skip("the page's widget does not share its choice in the address (share=False)")
+    table = numbers(section)
+    page.reload()
+    section.wait_for()
+    assert section.get_by_label("Function").input_value() == "rosenbrock"
+    assert numbers(section) == table
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_kink_slider_moves_loss_and_slopes(open_widget, view):
+    _, section = open_widget("kinkdemo.KinkDemo", "sob-kink", **view)
+    kink = section.get_by_role("slider", name="Kink of the model")
+    kink.press("End")
+    sampled, population, exact, autograd, estimate, mean = map(float, numbers(section))
+    assert population == pytest.approx(1 - 0.4)
+    assert sampled == pytest.approx(population, abs=0.35)
+    assert (exact, autograd) == (1.0, 0.0)
+    assert mean == pytest.approx(1.0, abs=0.05)
+    pixels = section.locator("canvas").evaluate(PIXELS)
+    kink.press("Home")
+    population, exact, autograd, estimate = map(float, numbers(section)[1:5])
+    assert (population, exact, autograd) == (0.4, -1.0, 0.0)
+    assert estimate < 0
+    assert section.locator("canvas").evaluate(PIXELS) != pixels
+    for name in ("Kernel width", "Points n", "Seed"):
+        pixels = section.locator("canvas").evaluate(PIXELS)
+        section.get_by_role("slider", name=name).press("ArrowRight")
+        assert section.locator("canvas").evaluate(PIXELS) != pixels
+    section.get_by_role("status").filter(has_text="Kink of the model at 0,").wait_for()
+
+
+WIDGETS = [
+    ("fit1d.SobolevFit1D", "sob-fit1d"),
+    ("surfaces.SurfaceExplorer", "sob-surfaces"),
+    ("kinkdemo.KinkDemo", "sob-kink"),
+]
+
+
+@pytest.mark.parametrize(("name", "css"), WIDGETS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_widgets_are_legible_and_follow_the_theme(open_widget, name, css, scheme):
+    page, section = open_widget(name, css, width=360, height=800, scheme=scheme)
+    assert section.evaluate(CONTRAST) >= 7
+    canvas = section.locator("canvas").first
+    before = canvas.evaluate(PIXELS)
+    other = {"light": "dark", "dark": "light"}[scheme]
+    page.evaluate(f"document.documentElement.dataset.theme = '{other}'")
+    page.wait_for_timeout(200)
+    assert section.evaluate(CONTRAST) >= 7
+    assert canvas.evaluate(PIXELS) != before  # labels are redrawn in the theme's ink
+
+
+@pytest.mark.parametrize(("name", "css"), WIDGETS)
+def test_widgets_are_reached_in_order_by_the_tab_key(open_widget, name, css):
+    page, section = open_widget(name, css)
+    inputs = section.locator("select, input, button")
+    inputs.first.focus()
+    for i in range(inputs.count()):
+        if inputs.nth(i).is_enabled():
+            assert inputs.nth(i).evaluate("node => node === document.activeElement")
+            assert inputs.nth(i).evaluate("node => getComputedStyle(node).outlineStyle") == "solid"
+            page.keyboard.press("Tab")
+    for i in range(inputs.count()):
+        snapshot = inputs.nth(i).aria_snapshot()
+        assert re.search(r'"[^"]+"', snapshot), f"no name: {snapshot}"
