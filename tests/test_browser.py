@@ -22,12 +22,14 @@ CONTRAST = """() => {
     return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
     return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
   const results = [];
-  for (const element of document.querySelectorAll('article p, article h1, article h2, article li, '
-      + 'article td, article th, .widget-label, .widget-readout, .widget-html-content')) {
-    if (!element.innerText || !element.offsetParent) continue;
+  for (const element of document.querySelectorAll('article *')) {
+    const words = [...element.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+    if (!words || !element.offsetParent || element.matches('.headerlink, script, style, svg *'))
+      continue;
     const [a, b] = [light(rgb(getComputedStyle(element).color)), light(background(element))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) results.push([ratio, element.className, element.innerText.slice(0, 60)]);
+    const start = element.textContent.trim().slice(0, 60);
+    if (ratio < 4.5) results.push([ratio, element.className, start]);
   }
   return results;
 }"""

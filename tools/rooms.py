@@ -12,8 +12,16 @@ from typing import Any
 
 import nbcache
 
-# Literals and roles, which stay as they are; or the star of a shape such as (B, *in).
-STAR = re.compile(r"(``.*?``|`[^`]*`|>>>.*)|(?<=[( ])\*(?=in\b|\w+[,)])")
+# What stays as it is: directives and literal blocks with all that is indented below them, tables,
+# examples, literals and roles.
+KEPT = r"""
+    (?P<kept>
+      ^(?P<pad>[ ]*) (?: \.\.[ ][^\n]* | [^\n]*:: ) $ (?: \n (?: (?P=pad)[ ]+\S[^\n]* | [ ]*$ ) )*
+    | ^\s*\|[^\n]* | >>>[^\n]* | ``.*?`` | `[^`]*`
+    )"""
+# What docutils would misread: the star of a shape such as (B, *in), the bar of an absolute value.
+MISREAD = r"(?<=[( ])\*(?=in\b|\w+[,)]) | (?<!\w)\|(?=\S)"
+SIGN = re.compile(f"{KEPT} | {MISREAD}", re.VERBOSE | re.MULTILINE | re.DOTALL)
 PACKAGE = "sobolev_lib"
 PLACE = "% ROOMS"
 ORDER = (
@@ -79,11 +87,16 @@ def body() -> str:
     return "\n".join(section(*entry) for entry in entries)
 
 
-def escape_stars(
+def escaped(text: str) -> str:
+    """Return a docstring with a backslash before every sign that docutils would misread."""
+    return SIGN.sub(lambda found: found["kept"] or "\\" + found[0], text)
+
+
+def escape_signs(
     _app: Any, _what: str, _name: str, _obj: Any, _opts: Any, lines: list[str]
 ) -> None:
-    """Let docstrings write shapes as PyTorch does: to docutils a star would start an emphasis."""
-    lines[:] = [STAR.sub(lambda found: found[1] or r"\*", line) for line in lines]
+    """Let docstrings write (B, *in) and |x|: docutils sees the start of other things there."""
+    lines[:] = escaped("\n".join(lines)).split("\n")
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -94,5 +107,5 @@ def setup(app: Any) -> dict[str, Any]:
             source[0] = source[0].replace(PLACE, body())
 
     app.connect("source-read", fill)
-    app.connect("autodoc-process-docstring", escape_stars, priority=900)  # after numpydoc
+    app.connect("autodoc-process-docstring", escape_signs, priority=900)  # after numpydoc
     return {"parallel_read_safe": True, "version": "1"}
