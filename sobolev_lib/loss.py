@@ -255,6 +255,7 @@ class SobolevLoss(nn.Module):
             then (B, *in), and returns the projected target (B, *in): a teacher network need not
             compute its whole Jacobian, ``dy=lambda v: derivatives.project(teacher, x, v)``.
             For a model that returns (B,) the axis `out` of y and dy may be left out.
+            Targets are constants: no gradient flows into them.
         directions : sequence of sequences of Tensor, optional
             The directions to project on, as `draw` returns them, instead of new ones: to compare
             two models on the same directions, or in a compiled function (which cannot use a
@@ -278,7 +279,7 @@ class SobolevLoss(nn.Module):
         """
         check_input(x)
         check_batch_coupling(model, self.batch_coupled)
-        targets = [y, *self._split(dy)]
+        targets = [t.detach() if isinstance(t, Tensor) else t for t in (y, *self._split(dy))]
         self._check_presence(targets)
         if isinstance(targets[0], Tensor) and not self._labels(targets[0]):
             _check_tensor(targets[0], "y", x)

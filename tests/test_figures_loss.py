@@ -37,6 +37,12 @@ def test_a_loss_without_derivatives_has_no_derivative_nodes() -> None:
     assert not [role for role in graph.roles if role.startswith("derivative")]
 
 
+def test_operations_are_counted() -> None:
+    a = torch.ones(2, requires_grad=True)
+    assert graphs.operations((a * 2).exp()) == 3  # the leaf, the product, the exponential
+    assert graphs.operations(torch.ones(2)) == 0
+
+
 def test_recording_leaves_the_loss_as_it_was() -> None:
     loss = graphs.SobolevLoss(1)
     before = list(loss.losses)
@@ -80,9 +86,12 @@ def test_figures_can_be_drawn() -> None:
         projections.draw_variance([2, 4], torch.tensor([0.5, 1]), torch.tensor([0.1, 0.1]))
     )
     times = torch.rand(2, 5).numpy() + 1
-    drawn.append(projections.draw_cost([1, 4], {"values": times, "whole": times}))
+    panels = {"outputs": ([1, 4], {"values": times, "whole": times})}
+    drawn.append(projections.draw_costs(panels))
+    drawn.append(projections.draw_training(range(5), {"values": times, "projected": 2 * times}))
     norms = {name: torch.tensor([[0.9, 0.01], [0.8, 0.01]]) for name in ("one", "equal")}
     drawn.append(projections.draw_norms([2, 4], norms))
+    drawn.append(projections.draw_inputs([2, 4], {3: norms["one"]}))
     for fig in drawn:
         fig.canvas.draw()
         assert fig.axes

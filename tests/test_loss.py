@@ -477,6 +477,15 @@ def test_a_teacher_gives_projected_targets() -> None:
     assert all(p.grad is None for p in teacher.parameters())  # targets do not train the teacher
 
 
+def test_targets_are_constants() -> None:
+    net, teacher, (x, *_) = mlp(), mlp(activation=nn.Tanh), batch()
+    y, dy = derivatives.value_and_jacobian(teacher, x)  # with their graphs
+    for projections in (None, 1):
+        for _ in range(2):  # a graph in a target would be freed by the first backward
+            SobolevLoss(projections=projections)(net, x, y, dy)[0].backward()
+    assert all(p.grad is None for p in teacher.parameters())
+
+
 # --- order 2 of a piecewise-linear model --------------------------------------------------------
 
 

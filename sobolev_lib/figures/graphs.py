@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from sobolev_lib.figures.style import COLOURS, figure
 from sobolev_lib.loss import SobolevLoss
 
-__all__ = ["Graph", "draw_operations", "draw_summary", "loss_graph", "record", "summary"]
+__all__ = [
+    "Graph",
+    "draw_operations",
+    "draw_summary",
+    "loss_graph",
+    "operations",
+    "record",
+    "summary",
+]
 
 _INK = "#222222"
 _COLOURS = {
@@ -68,6 +76,22 @@ def _ancestors(nodes: Iterable[Any]) -> dict[Any, None]:
         found[node] = None
         stack.extend(parent for parent, _ in node.next_functions)
     return found
+
+
+def operations(tensor: Tensor) -> int:
+    """The number of operations, leaves included, that PyTorch recorded behind a tensor.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        The result of a computation with gradients.
+
+    Returns
+    -------
+    int
+        0 for a constant.
+    """
+    return len(_ancestors([tensor.grad_fn]))
 
 
 def record(

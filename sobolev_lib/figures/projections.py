@@ -9,17 +9,20 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
 
-from sobolev_lib.figures.style import COLOURS, TEXT_COLOURS, error_bars, figure
+from sobolev_lib.figures.style import COLOURS, TEXT_COLOURS, curve, error_bars, figure, label_ends
 
 __all__ = [
     "absolute_mean",
-    "draw_cost",
+    "draw_costs",
+    "draw_inputs",
     "draw_norms",
     "draw_spread",
+    "draw_training",
     "draw_variance",
     "square_variance",
 ]
@@ -125,14 +128,13 @@ def draw_variance(dimensions: Sequence[int], simulated: Tensor, error: Tensor) -
     return fig
 
 
-def draw_cost(outputs: Sequence[int], milliseconds: Mapping[str, np.ndarray]) -> Figure:
-    """Time of one training step against the number of outputs.
+def draw_costs(panels: Mapping[str, tuple[Sequence[int], Mapping[str, np.ndarray]]]) -> Figure:
+    """Time of one training step against a size, one panel for each kind of size.
 
     Parameters
     ----------
-    outputs : sequence of int
-        Numbers of outputs.
-    milliseconds : mapping of str to ndarray
+    panels : mapping
+        From the name of the size, which labels the axis, to the sizes and the milliseconds
         (n, repeats) for "values" (values only), "whole" and "projected" (one draw).
 
     Returns
@@ -140,24 +142,92 @@ def draw_cost(outputs: Sequence[int], milliseconds: Mapping[str, np.ndarray]) ->
     Figure
         Medians, with the range from the lower to the upper quartile of the repeats.
     """
-    fig, ax = figure(width="text", height=3.4)
+    fig, axes = figure(1, len(panels), width="wide", height=3.2, sharey=True, squeeze=False)
+    for ax, (name, (sizes, milliseconds)) in zip(axes[0], panels.items(), strict=True):
+        _draw_cost(ax, sizes, milliseconds)
+        ax.set_xlabel(name)
+    axes[0, 0].set_ylabel("time of a step / ms")
+    return fig
+
+
+def _draw_cost(ax: Axes, sizes: Sequence[int], milliseconds: Mapping[str, np.ndarray]) -> None:
     looks = {
-        "values": ("values", "o", "Values only"),
-        "whole": ("truth", "^", "Whole Jacobian, Eq. 1"),
-        "projected": ("sobolev", "s", "One projection, Eq. 2"),
+        "values": ("values", "o", "values only"),
+        "whole": ("truth", "^", "whole"),
+        "projected": ("sobolev", "s", "projected"),
     }
     for name, times in milliseconds.items():
         method, marker, label = looks[name]
         low, middle, high = np.quantile(times, [0.25, 0.5, 0.75], axis=1)
-        ax.plot(outputs, middle, marker=marker, color=COLOURS[method])
-        ax.fill_between(outputs, low, high, color=COLOURS[method], alpha=0.2, linewidth=0)
+        ax.plot(sizes, middle, marker=marker, color=COLOURS[method])
+        ax.fill_between(sizes, low, high, color=COLOURS[method], alpha=0.2, linewidth=0)
         ax.annotate(
-            label, (outputs[-1], middle[-1]), xytext=(6, 0), textcoords="offset points",
+            label, (sizes[-1], middle[-1]), xytext=(6, 0), textcoords="offset points",
             va="center", fontsize=9, color=TEXT_COLOURS[method], annotation_clip=False,
         )  # fmt: skip
-    ax.set(xscale="log", yscale="log", xlabel="outputs", ylabel="time of a step / ms")
-    ax.set_xticks(list(outputs), [str(n) for n in outputs])
+    ax.set(xscale="log", yscale="log")
+    ax.set_xticks(list(sizes), [str(n) for n in sizes])
     ax.minorticks_off()
+
+
+def draw_inputs(inputs: Sequence[int], simulated: Mapping[int, Tensor]) -> Figure:
+    r"""Relative variance of a projected Gaussian error matrix against its number of columns.
+
+    Parameters
+    ----------
+    inputs : sequence of int
+        Numbers of columns n.
+    simulated : mapping of int to Tensor
+        For each number of rows d, (n, 2): mean over matrices and its standard error of the
+        variance of :math:`d\,\|E^\top v\|^2 / \|E\|_F^2`.
+
+    Returns
+    -------
+    Figure
+        Marks with intervals of two standard errors, and the line 2 / n.
+    """
+    fig, ax = figure(width="narrow")
+    grid = np.geomspace(min(inputs), max(inputs), 50)
+    ax.plot(grid, 2 / grid, color=COLOURS["truth"], linestyle=":")
+    ax.text(grid[30], 2.5 / grid[30], "$2/n$", color=TEXT_COLOURS["truth"])
+    for (d, values), method in zip(simulated.items(), ("values", "sobolev"), strict=False):
+        mean, error = values.double().numpy().T
+        error_bars(ax, list(inputs), mean, mean - 2 * error, mean + 2 * error, method)
+        ax.plot(inputs, mean, color=COLOURS[method], linewidth=0.8)
+        ax.annotate(
+            f"$d = {d}$", (inputs[0], mean[0]), xytext=(8, 0), textcoords="offset points",
+            fontsize=9, color=TEXT_COLOURS[method],
+        )  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel="inputs $n$", ylabel="relative variance")
+    return fig
+
+
+def draw_training(steps: Sequence[int], errors: Mapping[str, np.ndarray]) -> Figure:
+    """Test error against training steps.
+
+    Parameters
+    ----------
+    steps : sequence of int
+        When the error was measured.
+    errors : mapping of str to ndarray
+        (seeds, n) for "values", "whole" and "projected".
+
+    Returns
+    -------
+    Figure
+        Medians over seeds, with the range of all seeds.
+    """
+    fig, ax = figure(width="text", height=3.4)
+    looks = {"values": ("values", "values only"), "whole": ("truth", "whole Jacobian")}
+    looks["projected"] = ("sobolev", "one projection")
+    lines = []
+    for name, runs in errors.items():
+        method, label = looks[name]
+        bounds = {"low": runs.min(0), "high": runs.max(0)}
+        middle = np.median(runs, axis=0)
+        lines.append(curve(ax, steps, middle, method, label=label, marker=False, **bounds))
+    ax.set(yscale="log", xlabel="step", ylabel="test error of the values")
+    label_ends(ax, lines)
     return fig
 
 
