@@ -195,8 +195,9 @@ def draw_inputs(inputs: Sequence[int], simulated: Mapping[int, Tensor]) -> Figur
         error_bars(ax, list(inputs), mean, mean - 2 * error, mean + 2 * error, method)
         ax.plot(inputs, mean, color=COLOURS[method], linewidth=0.8)
         ax.annotate(
-            f"$d = {d}$", (inputs[0], mean[0]), xytext=(8, 0), textcoords="offset points",
-            fontsize=9, color=TEXT_COLOURS[method],
+            f"$d = {d}$", (inputs[-1], mean[-1]), xytext=(7, 4 if d > 8 else -4),
+            textcoords="offset points", fontsize=9, color=TEXT_COLOURS[method], va="center",
+            annotation_clip=False,
         )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="inputs $n$", ylabel="relative variance")
     return fig
