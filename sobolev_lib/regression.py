@@ -168,11 +168,10 @@ def settings(
         raise ValueError(f"arm is {arm!r}; it must be one of {', '.join(ARMS)}")
     if arm == "equal_information":
         methods = [m for m in methods if m == "values"]
-    if arm in ("paper_kernel", "bandwidth"):  # the kernel does nothing to values alone
-        methods = [m for m in methods if m == "sobolev"]
     return [
         Setting(name, n, method, arm=arm, **{**variant, **changes})
         for variant, n, method, name in itertools.product(ARMS[arm], sizes, methods, names)
+        if method == "sobolev" or "bandwidth" not in variant  # the kernel does nothing to values alone
     ]
 
 

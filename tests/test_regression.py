@@ -193,3 +193,10 @@ def test_command_line_errors(tmp_path, capsys):
     if not torch.cuda.is_available():
         assert command.main(["regression", "--device", "cuda"]) == 2
         assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_arms_leave_out_what_would_be_the_same_run_again():
+    kernel = [s for s in settings("activation", [20]) if s.bandwidth]
+    assert {s.method for s in kernel} == {"sobolev"}, "the kernel does nothing to values alone"
+    assert {s.method for s in settings("equal_information")} == {"values"}
+    assert {s.points for s in settings("equal_information", [20])} == {60}
