@@ -1,5 +1,6 @@
 """The visual language: colours that can be told apart and read, labels that do not overlap."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -160,3 +161,19 @@ def test_style_module_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_table_formats_escapes_and_marks_its_headings():
+    rows = {"a < b": {"error": 0.00123, "n": 20}, "c": {"error": 1.0, "n": 3}}
+    table = style.Table(rows, {"error": ".1e"}, corner="case")
+    html = table._repr_html_()
+    plain = re.sub(' style="[^"]*"', "", html)
+    assert '<th scope="row">a &lt; b</th><td>1.2e-03</td><td>20</td>' in plain
+    assert '<th scope="col">error</th>' in plain
+    assert repr(table).splitlines()[2].split() == ["c", "1.0e+00", "3"]
+
+
+@pytest.mark.parametrize("rows", [{}, {"a": {"x": 1}, "b": {"y": 1}}])
+def test_table_refuses_ragged_rows(rows):
+    with pytest.raises(ValueError, match="same columns"):
+        style.Table(rows)

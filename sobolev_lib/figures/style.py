@@ -18,6 +18,8 @@ True
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
 from types import TracebackType
 from typing import Any
 
@@ -40,6 +42,7 @@ __all__ = [
     "TEXT_COLOURS",
     "WIDTHS",
     "StyleGuard",
+    "Table",
     "close",
     "contrast",
     "curve",
@@ -371,6 +374,68 @@ def panel_letters(axes: ArrayLike) -> None:
             -0.02, 1.03, letter, transform=ax.transAxes, ha="right", va="bottom",
             fontweight="bold", fontsize=11,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a chapter's numbers; a notebook shows it as HTML, anything else as text.
+
+    Parameters
+    ----------
+    rows : mapping
+        From the name of a row to its entries by column; all rows have the same columns.
+    formats : mapping, optional
+        Format specification of a column's entries, such as ``".2e"``; others are shown by `str`.
+    corner : str
+        Heading of the column of row names.
+
+    Raises
+    ------
+    ValueError
+        If there is no row, or rows differ in their columns.
+    """
+
+    rows: Mapping[str, Mapping[str, Any]]
+    formats: Mapping[str, str] = field(default_factory=dict)
+    corner: str = ""
+
+    def __post_init__(self) -> None:
+        columns = [tuple(row) for row in self.rows.values()]
+        if not columns or len(set(columns)) > 1:
+            raise ValueError(f"rows need the same columns, at least one row; given {set(columns)}")
+
+    def _cells(self) -> list[list[str]]:
+        """Heading and body as text."""
+        columns = list(next(iter(self.rows.values())))
+        body = [
+            [name, *(format(row[key], self.formats.get(key, "")) for key in columns)]
+            for name, row in self.rows.items()
+        ]
+        return [[self.corner, *columns], *body]
+
+    def _repr_html_(self) -> str:
+        head, *body = self._cells()
+        room = "padding:0.2em 0.7em;text-align:right"
+        top = "".join(f'<th scope="col" style="{room}">{escape(cell)}</th>' for cell in head)
+        lines = [
+            f'<tr><th scope="row">{escape(name)}</th>'
+            + "".join(f'<td style="{room}">{escape(cell)}</td>' for cell in cells)
+            + "</tr>"
+            for name, *cells in body
+        ]
+        # the theme leaves tables of this class in its own colours, light and dark
+        return (
+            f'<table class="dataframe"><thead><tr>{top}</tr></thead>'
+            f"<tbody>{''.join(lines)}</tbody></table>"
+        )
+
+    def __repr__(self) -> str:
+        cells = self._cells()
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in cells
+        )
 
 
 def contrast(colour: str, background: str = "white") -> float:
