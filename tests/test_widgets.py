@@ -70,7 +70,8 @@ def test_hand_written_gradient_is_that_of_double_backward(activation, weight, tm
         SobolevFit1D,
         "const grad = new Float64Array(w.parameterCount(input.H));"
         "const loss = w.lossAndGradient(Float64Array.from(input.theta), input.H, input.kind,"
-        " input.x, input.y, input.dy, input.weight, grad, w.workspace(input.H)); out = { loss, grad };",
+        " input.x, input.y, input.dy, input.weight, grad, w.workspace(input.H));"
+        "out = { loss, grad };",
         payload,
         tmp_path,
     )

@@ -36,7 +36,7 @@ __all__ = [
 
 _DARK = "#222222"
 
-#: Global minimisers and minima, as the optimisation literature gives them (Jamil and Yang 2013).
+#: Global minimisers and minima, as collections of test functions for optimisation give them.
 MINIMA: dict[str, tuple[list[tuple[float, float]], float]] = {
     "ackley": ([(0.0, 0.0)], 0.0),
     "beale": ([(3.0, 0.5)], 0.0),
@@ -344,11 +344,11 @@ def draw_ackley() -> Figure:
         ax.plot(x, whole, color=style.COLOURS["truth"], lw=1.6)
         ax.plot(x, smooth, color="black", lw=2, ls=(0, (4, 2)))
         ax.set(title=title, xlabel="x")
-        ax.margins(y=0.45 if smooth is cone else 0.1)
-    axes[0].annotate("cone alone", (-3.2, float(cone[180])), xytext=(-3.4, 3.0), fontsize=9)
-    low = axes[0].get_ylim()[0]
+        ax.margins(y=0.1)
+    axes[0].annotate("cone alone", (-3.2, float(cone[180])), xytext=(-3.6, 1.8), fontsize=9)
+    axes[0].set_ylim(-8.5, 13)
     for k, n in enumerate((20, 100, 10_000)):
-        spacing, y = 10 / math.sqrt(n), low + 3.6 - 1.3 * k
+        spacing, y = 10 / math.sqrt(n), -2 - 2.2 * k
         axes[0].plot([5 - spacing, 5], [y, y], color=_DARK, lw=3)
         axes[0].text(
             4.9 - spacing, y, f"mean spacing, N = {n:,}", ha="right", va="center", fontsize=8
