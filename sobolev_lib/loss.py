@@ -637,7 +637,7 @@ def _project_target(
         return goal.detach()
     missing = torch.isnan(target)
     nothing = missing.reshape(len(x), -1, *x.shape[1:]).all(1)
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and bool(missing.any()):
         target = torch.where(missing, 0.0, target)
     return torch.where(nothing, math.nan, _contract(target, directions))
 

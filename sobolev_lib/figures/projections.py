@@ -146,7 +146,7 @@ def draw_costs(panels: Mapping[str, tuple[Sequence[int], Mapping[str, np.ndarray
     for ax, (name, (sizes, milliseconds)) in zip(axes[0], panels.items(), strict=True):
         _draw_cost(ax, sizes, milliseconds)
         ax.set_xlabel(name)
-    axes[0, 0].set_ylabel("time of a step / ms")
+    axes[0, 0].set_ylabel("processor time of a step / ms")
     return fig
 
 
