@@ -57,7 +57,7 @@ def one_dimensional(t: ArrayLike, s: float, sampled: ArrayLike, slopes: Curves) 
     left.set(xlabel="kink of the network, t", ylabel="derivative loss", ylim=(0, None))
     left.set_title("Flat between samples")
     for at, text, look in (
-        ((0.03, 0.1), "on samples:\na staircase", "sobolev"),
+        ((0.6, 0.08), "on samples:\na staircase", "sobolev"),
         ((0.45, 0.75), "population: |t − s|", "truth"),
     ):
         left.text(*at, text, transform=left.transAxes, fontsize=9, color=style.TEXT_COLOURS[look])
