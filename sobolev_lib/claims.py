@@ -1,7 +1,8 @@
 """The paper's claims beside what was measured: the rows of the *paper versus ours* table.
 
-A claim is a function of the ledger.  Verdicts are computed, never typed: ``holds`` needs the whole 95 per cent interval on the claim's side,
-``fails`` the whole interval on the other, anything between is ``open``.
+A claim is a function of the ledger.  Verdicts are computed, never typed: ``holds`` needs the whole
+95 per cent interval on the claim's side, ``fails`` the whole interval on the other, anything
+between is ``open``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.summary import Interval, gain, interval, log_errors
+from sobolev_lib.summary import Interval, gain, log_errors
 
 HOLDS, FAILS, PARTLY, OPEN = "holds", "does not hold", "partly", "not settled"
 
@@ -56,15 +57,23 @@ class Claim:
 
 
 def gains_at(records: Sequence[Record], n: int, arm: str = "paper") -> dict[str, Interval]:
-    """Decades of test error that Sobolev training gains over values only, by function; functions without two seeds are left out."""
+    """Decades of test error that Sobolev training gains over values only, by function.
+
+    Functions without two seeds are left out.
+    """
     found = {}
     for name in FUNCTIONS:
         both = [
-            [r for r in records if (r.config["function"], r.config["n"], r.config["method"], r.config["arm"]) == (name, n, method, arm)]
+            [
+                r
+                for r in records
+                if (r.config["function"], r.config["n"], r.config["method"], r.config["arm"])
+                == (name, n, method, arm)
+            ]
             for method in ("values", "sobolev")
         ]
         if len(log_errors(both[0]).keys() & log_errors(both[1]).keys()) > 1:
-            found[name] = gain(*both)
+            found[name] = gain(both[0], both[1])
     return found
 
 
@@ -84,7 +93,10 @@ def _six_of_seven(n: int) -> Callable[[Sequence[Record]], Finding | None]:
         better = [name for name, g in gains.items() if g.sign > 0]
         worse = [name for name, g in gains.items() if g.sign < 0]
         verdict = HOLDS if len(better) >= 6 else FAILS if len(gains) - len(worse) < 6 else OPEN
-        ours = f"smaller error on {len(better)} of {len(gains)} ({_names(better)}); larger on {len(worse)} ({_names(worse)})"
+        ours = (
+            f"smaller error on {len(better)} of {len(gains)} ({_names(better)}); "
+            f"larger on {len(worse)} ({_names(worse)})"
+        )
         return Finding(ours, verdict, min(g.count for g in gains.values()))
 
     return measure
@@ -97,7 +109,8 @@ def _orders_of_magnitude(records: Sequence[Record]) -> Finding | None:
     at_least_one = [name for name, g in gains.items() if g.low >= 1]
     best = max(gains, key=lambda name: gains[name].centre)
     ours = (
-        f"at N = 100 at least one decade for certain on {len(at_least_one)} ({_names(at_least_one)}); "
+        "at N = 100 at least one decade for certain on "
+        f"{len(at_least_one)} ({_names(at_least_one)}); "
         f"most on {FUNCTIONS[best].title}: {gains[best]:.2f} decades"
     )
     verdict = HOLDS if len(at_least_one) >= 6 else PARTLY if at_least_one else FAILS
@@ -112,7 +125,8 @@ def _stronger_with_less_data(records: Sequence[Record]) -> Finding | None:
     weaker = [name for name in FUNCTIONS if few[name].high < many[name].low]
     middle = np.median([few[name].centre - many[name].centre for name in FUNCTIONS])
     ours = (
-        f"gain at N = 20 minus gain at 10,000: median {middle:+.2f} decades; larger at 20 on {len(stronger)} ({_names(stronger)}), "
+        f"gain at N = 20 minus gain at 10,000: median {middle:+.2f} decades; "
+        f"larger at 20 on {len(stronger)} ({_names(stronger)}), "
         f"smaller on {len(weaker)} ({_names(weaker)})"
     )
     verdict = HOLDS if len(stronger) >= 4 else FAILS if len(weaker) >= 4 else OPEN
@@ -135,7 +149,9 @@ def _styblinski_low_data(records: Sequence[Record]) -> Finding | None:
     if None in gains:
         return None
     signs = [g.sign for g in gains if g]
-    verdict = HOLDS if min(signs) > 0 else FAILS if max(signs) < 0 else PARTLY if max(signs) > 0 else OPEN
+    verdict = (
+        HOLDS if min(signs) > 0 else FAILS if max(signs) < 0 else PARTLY if max(signs) > 0 else OPEN
+    )
     ours = "; ".join(f"N = {n}: {g:+.2f} decades" for n, g in zip((20, 100), gains, strict=True))
     return Finding(ours, verdict, min(g.count for g in gains if g))
 
@@ -144,14 +160,70 @@ COMMAND = "python -m sobolev_lib regression --scale paper --seeds 10 --sizes "
 OPEN_CHOICES = "steps, batch and initial weights are ours (the paper gives none)"
 
 CLAIMS: list[Claim] = [
-    Claim("six-20", "4.1, Fig. 2", "N = 20: Sobolev better on six of seven functions", _six_of_seven(20), COMMAND + "20", OPEN_CHOICES),
-    Claim("six-100", "4.1, Fig. 2", "N = 100: Sobolev better on six of seven functions", _six_of_seven(100), COMMAND + "100", OPEN_CHOICES),
-    Claim("gap-10000", "4.1, Fig. 2", "N = 10,000: the effect does not disappear", _six_of_seven(10_000), COMMAND + "10000", OPEN_CHOICES),
-    Claim("orders", "4.1", "errors “orders of magnitude smaller”", _orders_of_magnitude, COMMAND + "100", OPEN_CHOICES),
-    Claim("low-data", "4.1", "the effect is stronger in low-data regimes", _stronger_with_less_data, COMMAND + "20 10000", OPEN_CHOICES),
-    Claim("fig3", "Fig. 3", "Styblinski-Tang: shape captured even with little data", _styblinski_low_data, COMMAND + "20 100", OPEN_CHOICES),
-    Claim("ackley-20", "4.1, Fig. 2", "Ackley, N = 20: regular training is better", _one("ackley", 20, -1), COMMAND + "20", OPEN_CHOICES),
-    Claim("ackley-10000", "4.1", "Ackley, N = 10,000: Sobolev is better", _one("ackley", 10_000, 1), COMMAND + "10000", OPEN_CHOICES),
+    Claim(
+        "six-20",
+        "4.1, Fig. 2",
+        "N = 20: Sobolev better on six of seven functions",
+        _six_of_seven(20),
+        COMMAND + "20",
+        OPEN_CHOICES,
+    ),
+    Claim(
+        "six-100",
+        "4.1, Fig. 2",
+        "N = 100: Sobolev better on six of seven functions",
+        _six_of_seven(100),
+        COMMAND + "100",
+        OPEN_CHOICES,
+    ),
+    Claim(
+        "gap-10000",
+        "4.1, Fig. 2",
+        "N = 10,000: the effect does not disappear",
+        _six_of_seven(10_000),
+        COMMAND + "10000",
+        OPEN_CHOICES,
+    ),
+    Claim(
+        "orders",
+        "4.1",
+        "errors “orders of magnitude smaller”",
+        _orders_of_magnitude,
+        COMMAND + "100",
+        OPEN_CHOICES,
+    ),
+    Claim(
+        "low-data",
+        "4.1",
+        "the effect is stronger in low-data regimes",
+        _stronger_with_less_data,
+        COMMAND + "20 10000",
+        OPEN_CHOICES,
+    ),
+    Claim(
+        "fig3",
+        "Fig. 3",
+        "Styblinski-Tang: shape captured even with little data",
+        _styblinski_low_data,
+        COMMAND + "20 100",
+        OPEN_CHOICES,
+    ),
+    Claim(
+        "ackley-20",
+        "4.1, Fig. 2",
+        "Ackley, N = 20: regular training is better",
+        _one("ackley", 20, -1),
+        COMMAND + "20",
+        OPEN_CHOICES,
+    ),
+    Claim(
+        "ackley-10000",
+        "4.1",
+        "Ackley, N = 10,000: Sobolev is better",
+        _one("ackley", 10_000, 1),
+        COMMAND + "10000",
+        OPEN_CHOICES,
+    ),
 ]
 """Claims of section 4.1."""
 
@@ -165,7 +237,18 @@ def findings(book: Ledger | None = None) -> dict[str, Finding | None]:
 def table(book: Ledger | None = None) -> str:
     """*Paper versus ours* as an HTML table."""
     found = findings(book)
-    head = "".join(f"<th scope='col'>{name}</th>" for name in ("Where", "The paper says", "We measure", "Verdict", "Seeds", "Ours differs in", "Command"))
+    head = "".join(
+        f"<th scope='col'>{name}</th>"
+        for name in (
+            "Where",
+            "The paper says",
+            "We measure",
+            "Verdict",
+            "Seeds",
+            "Ours differs in",
+            "Command",
+        )
+    )
     rows = "".join(_row(claim, found[claim.key]) for claim in CLAIMS)
     return (
         "<div class='claims' tabindex='0' role='region' aria-label='Paper versus ours'>"
@@ -174,6 +257,18 @@ def table(book: Ledger | None = None) -> str:
 
 
 def _row(claim: Claim, finding: Finding | None) -> str:
-    ours, verdict, seeds = (finding.ours, finding.verdict, str(finding.seeds)) if finding else ("not run yet", "—", "0")
-    cells = (claim.where, claim.paper, ours, f"<strong>{verdict}</strong>", seeds, claim.deviations, f"<code>{claim.command}</code>")
+    ours, verdict, seeds = (
+        (finding.ours, finding.verdict, str(finding.seeds))
+        if finding
+        else ("not run yet", "—", "0")
+    )
+    cells = (
+        claim.where,
+        claim.paper,
+        ours,
+        f"<strong>{verdict}</strong>",
+        seeds,
+        claim.deviations,
+        f"<code>{claim.command}</code>",
+    )
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

@@ -1,7 +1,8 @@
 """The seven benchmark functions of section 4.1, with exact gradients.
 
-Formulae and domains are those of the paper's supplement, section 2.  All are written in closed form,
-gradients too, so that the derivative targets of the regression experiment carry no error of their own.
+Formulae and domains are those of the paper's supplement, section 2.  All are written in closed
+form, gradients too, so that the derivative targets of the regression experiment carry no error of
+their own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class BenchmarkFunction:
     formula : str
         LaTeX, in the letters of the supplement.
     value, slope : callable
-        ``value(x, y)`` and ``slope(x, y)`` on tensors of equal shape; ``slope`` returns both partial derivatives.
+        ``value(x, y)`` and ``slope(x, y)`` on tensors of equal shape; ``slope`` returns both
+        partial derivatives.
     """
 
     name: str
@@ -51,7 +53,9 @@ class BenchmarkFunction:
         self._check(x)
         return torch.stack(self.slope(x[..., 0], x[..., 1]), dim=-1)
 
-    def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def sample(
+        self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Draw ``n`` points uniformly from the domain, shape (n, 2).
 
         They are drawn in float64 and rounded, so that every dtype sees the same points.
@@ -77,10 +81,13 @@ def _ackley(x: Tensor, y: Tensor) -> Tensor:
 
 def _ackley_slope(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     radius = torch.sqrt(0.5 * (x**2 + y**2))
-    # The cone's tip has no gradient; 0 is the mean of its directional slopes (autograd gives NaN there).
+    # The cone's tip has no gradient: 0 is the mean of its directional slopes (autograd gives NaN).
     cone = torch.where(radius > 0, 2 * torch.exp(-0.2 * radius) / radius.clamp_min(1e-300), 0.0)
     waves = math.pi * torch.exp(0.5 * (torch.cos(2 * math.pi * x) + torch.cos(2 * math.pi * y)))
-    return cone * x + waves * torch.sin(2 * math.pi * x), cone * y + waves * torch.sin(2 * math.pi * y)
+    return (
+        cone * x + waves * torch.sin(2 * math.pi * x),
+        cone * y + waves * torch.sin(2 * math.pi * y),
+    )
 
 
 def _beale(x: Tensor, y: Tensor) -> Tensor:
@@ -110,7 +117,7 @@ def _bukin(x: Tensor, y: Tensor) -> Tensor:
 
 def _bukin_slope(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     u = y - 0.01 * x**2
-    # On the valley u = 0 the slope is infinite; 0 there keeps a sample that hits it (probability 0) finite.
+    # On the valley u = 0 the slope is infinite; 0 keeps a sample that hits it (improbable) finite.
     root = torch.where(u != 0, 50 * torch.sign(u) / torch.sqrt(torch.abs(u)).clamp_min(1e-300), 0.0)
     return -0.02 * x * root + 0.01 * torch.sign(x + 10), root
 
@@ -146,7 +153,8 @@ FUNCTIONS: dict[str, BenchmarkFunction] = {
     for f in (
         BenchmarkFunction(
             "ackley", "Ackley", ((-5.0, 5.0), (-5.0, 5.0)),
-            r"-20\exp\left(-0.2\sqrt{0.5(x^2+y^2)}\right)-\exp\left(0.5(\cos 2\pi x+\cos 2\pi y)\right)+e+20",
+            r"-20\exp\left(-0.2\sqrt{0.5(x^2+y^2)}\right)"
+            r"-\exp\left(0.5(\cos 2\pi x+\cos 2\pi y)\right)+e+20",
             _ackley, _ackley_slope,
         ),
         BenchmarkFunction(

@@ -89,7 +89,8 @@ class Kriging:
             for k, column in enumerate(dy.numpy(force=True).T):
                 self.model.set_training_derivatives(points, column[:, None], k)
         with warnings.catch_warnings():
-            # Values to first order depend on one direction: a second component has nothing to explain.
+            # Values to first order depend on one direction: a second component has nothing to
+            # explain.
             warnings.filterwarnings("ignore", "y residual is constant", UserWarning)
             self.model.train()
 

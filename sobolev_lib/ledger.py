@@ -1,8 +1,9 @@
 """Ledger of finished runs: one plain-text line a run, the only road from an experiment to a page.
 
-``data/ledger/EXPERIMENT.jsonl`` holds one JSON object a line, sorted by configuration and seed, so that a new record is one new line in a
-diff.  A file is replaced as a whole (written beside, flushed, renamed), under a lock: whoever is killed, at whatever moment, leaves either the
-old file or the new one.
+``data/ledger/EXPERIMENT.jsonl`` holds one JSON object a line, sorted by configuration and seed, so
+that a new record is one new line in a diff.  A file is replaced as a whole (written beside,
+flushed, renamed), under a lock: whoever is killed, at whatever moment, leaves either the old file
+or the new one.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Record:
     deviations : list of str
         Where the run differs from the paper, or decides what it leaves open.
     commit, versions, device, seconds, peak_memory, date
-        Where it comes from: git commit, library versions, device, wall seconds, peak memory of the process in bytes, day (UTC).
+        Where it comes from: git commit, library versions, device, wall seconds, peak memory of the
+        process in bytes, day (UTC).
     """
 
     experiment: str
@@ -76,12 +78,15 @@ class Record:
         return key(self.config, self.scale, self.seed)
 
     def line(self) -> str:
-        """Return the record as one line of JSON; NaN and infinity are refused (they are not JSON)."""
+        """Return the record as one line of JSON; NaN and infinity, not being JSON, are refused."""
         return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
 
 
 def key(config: Mapping[str, Any], scale: str, seed: int) -> str:
-    """Identity of a run: canonical JSON of configuration and scale, then the seed, so that the lines sort by both."""
+    """Identity of a run: canonical JSON of its configuration, its scale, then the seed.
+
+    The lines sort by configuration and seed.
+    """
     return f"{json.dumps(dict(config), sort_keys=True)} {scale} {seed:09d}"
 
 
@@ -117,9 +122,13 @@ class Ledger:
         if not self.path.exists():
             return []
         lines = self.path.read_text(encoding="utf-8").split("\n")
-        return [self._parse(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        return [
+            self._parse(number, line) for number, line in enumerate(lines, start=1) if line.strip()
+        ]
 
-    def find(self, scale: str | None = None, seed: int | None = None, **config: Any) -> list[Record]:
+    def find(
+        self, scale: str | None = None, seed: int | None = None, **config: Any
+    ) -> list[Record]:
         """Records whose configuration has these entries (a list or tuple: any of them)."""
 
         def matches(record: Record) -> bool:
@@ -136,7 +145,12 @@ class Ledger:
         return {record.key for record in self.read()}
 
     def append(self, records: Iterable[Record]) -> int:
-        """Add records, sorted in; one whose identity is there already is left out.  Returns the number added.
+        """Add records, sorted in; one whose identity is there already is left out.
+
+        Returns
+        -------
+        int
+            Number of records added.
 
         Raises
         ------
@@ -148,11 +162,17 @@ class Ledger:
         new = list(records)
         for record in new:
             if record.experiment != self.experiment:
-                raise ValueError(f"record of experiment {record.experiment!r} in the ledger of {self.experiment!r}")
+                raise ValueError(
+                    f"record of experiment {record.experiment!r} "
+                    f"in the ledger of {self.experiment!r}"
+                )
             try:
                 record.line()
             except ValueError as error:
-                raise ValueError(f"metrics of seed {record.seed}, {record.config}: {error}; store null for a run that diverged") from error
+                raise ValueError(
+                    f"metrics of seed {record.seed}, {record.config}: {error}; "
+                    "store null for a run that diverged"
+                ) from error
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_suffix(".lock")):
@@ -163,7 +183,8 @@ class Ledger:
                 self._replace([known[name] for name in sorted(known)])
         except OSError as error:
             raise LedgerError(
-                f"cannot write {self.path}: {error}. Make the folder writable, or set SOBOLEV_DATA to one that is."
+                f"cannot write {self.path}: {error}. "
+                "Make the folder writable, or set SOBOLEV_DATA to one that is."
             ) from error
         return len(known) - before
 
@@ -188,7 +209,8 @@ class Ledger:
         except (ValueError, TypeError) as error:
             raise LedgerError(
                 f"{self.path}, line {number} is not a record ({error}). "
-                f"Restore the file (git checkout -- {self.path.name}) or delete that line: its run will be done again."
+                f"Restore the file (git checkout -- {self.path.name}) or delete that line: "
+                "its run will be done again."
             ) from error
 
 
@@ -198,7 +220,10 @@ def _fits(value: Any, wanted: Any) -> bool:
 
 @functools.cache
 def provenance() -> dict[str, Any]:
-    """Commit (with "+" if tracked files of the library differ from it), versions and day, as a record holds them."""
+    """Commit, versions and day, as a record holds them.
+
+    The commit has a "+" if tracked files of the library differ from it.
+    """
     return {
         "commit": _commit(),
         "versions": {
@@ -222,14 +247,17 @@ def device_name(device: torch.device | str = "cpu") -> str:
     """Name of the device for the record."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.machine()}, {torch.get_num_threads()} thread{'s'[: torch.get_num_threads() - 1]})"
+    threads = torch.get_num_threads()
+    return f"cpu ({platform.machine()}, {threads} thread{'s'[: threads - 1]})"
 
 
 def _commit() -> str:
     root = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, check=False
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     head = git("rev-parse", "--short=12", "HEAD")

@@ -1,8 +1,9 @@
 """The regression experiment of section 4.1: Fig. 2 (right), Fig. 3 and Fig. 5-11.
 
-Two-hidden-layer networks learn the seven functions of :mod:`sobolev_lib.functions` from N points, on values only or on values and gradients.
-A *setting* is one configuration without its seed; settings that share everything that shapes the computation (N, steps, batch,
-activation, ...) are trained together as one :class:`~sobolev_lib.stack.MLPStack`, seed by seed.
+Two-hidden-layer networks learn the seven functions of :mod:`sobolev_lib.functions` from N points,
+on values only or on values and gradients.  A *setting* is one configuration without its seed;
+settings that share everything that shapes the computation (N, steps, batch, activation, ...) are
+trained together as one :class:`~sobolev_lib.stack.MLPStack`, seed by seed.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ METHODS = ("values", "sobolev")
 TEST_POINTS = 10_000
 
 DEVIATIONS = {
-    "steps": "The paper gives no number of steps: {steps} here, the same for every function, size and method.",
+    "steps": "The paper gives no number of steps: {steps} here, "
+    "the same for every function, size and method.",
     "batch": "The paper gives no batch size: {batch} here (all points where there are no more).",
-    "initialization": "The paper gives no initialisation: {initialization} (default of the paper's library) here.",
+    "initialization": "The paper gives no initialisation: "
+    "{initialization} (default of the paper's library) here.",
     "seeds": "The paper does not say how many runs a bar shows: each record here is one seed.",
     "test": "Test points are drawn once per function, and shared by all seeds, sizes and methods.",
 }
@@ -56,7 +59,8 @@ class Setting:
     arm : str
         Name of the variant; "paper" is the paper's own.
     steps, batch : int
-        Number of Adam steps, and points per step (drawn without replacement within an epoch; at most the training set).
+        Number of Adam steps, and points per step (drawn without replacement within an epoch; at
+        most the training set).
     learning_rate : float
         Adam's; 3e-5 in the paper.
     schedule : {"constant", "cosine"}
@@ -68,11 +72,13 @@ class Setting:
     scaled_bandwidth : bool
         Bandwidth in units of the spread of each layer's pre-activations.
     normalized : bool
-        Train on z-scored inputs and targets (statistics of the training points); errors are always reported in raw units.
+        Train on z-scored inputs and targets (statistics of the training points); errors are always
+        reported in raw units.
     initialization : {"sonnet", "torch"}
         See :class:`~sobolev_lib.stack.MLPStack`.
     points_factor : int
-        Training points per n: 3 in the arm "equal_information" (a value and a gradient are three numbers in the plane).
+        Training points per n: 3 in the arm "equal_information" (a value and a gradient are three
+        numbers in the plane).
     """
 
     function: str
@@ -118,14 +124,26 @@ class Setting:
         """Where this setting decides what the paper leaves open, or departs from it."""
         notes = [text.format(**asdict(self)) for text in DEVIATIONS.values()]
         paper = Setting(self.function, self.n, self.method)
-        for name in ("learning_rate", "schedule", "activation", "bandwidth", "normalized", "points_factor"):
+        for name in (
+            "learning_rate",
+            "schedule",
+            "activation",
+            "bandwidth",
+            "normalized",
+            "points_factor",
+        ):
             if getattr(self, name) != getattr(paper, name):
-                notes.append(f"{name} is {getattr(self, name)}; the paper has {getattr(paper, name)}.")
+                notes.append(
+                    f"{name} is {getattr(self, name)}; the paper has {getattr(paper, name)}."
+                )
         return notes
 
 
 FAST: dict[str, Any] = {"normalized": True, "learning_rate": 1e-3, "steps": 6_000}
-"""What the arms beside the paper's share: z-scored data and a rate at which six thousand steps are enough to compare."""
+"""What the arms beside the paper's share: z-scored data and a higher rate.
+
+At that rate six thousand steps are enough to compare.
+"""
 
 ARMS: dict[str, list[dict[str, Any]]] = {
     "paper": [{}],
@@ -147,7 +165,10 @@ ARMS: dict[str, list[dict[str, Any]]] = {
     "small_batch": [{"batch": 20}],
     "paper_torch_initialization": [{"initialization": "torch"}],
 }
-"""Variants of the experiment: what each changes in a :class:`Setting`.  A list: an arm can hold several."""
+"""Variants of the experiment: what each changes in a :class:`Setting`.
+
+A list: an arm can hold several.
+"""
 
 
 def settings(
@@ -171,7 +192,8 @@ def settings(
     return [
         Setting(name, n, method, arm=arm, **{**variant, **changes})
         for variant, n, method, name in itertools.product(ARMS[arm], sizes, methods, names)
-        if method == "sobolev" or "bandwidth" not in variant  # the kernel does nothing to values alone
+        # The kernel does nothing to values alone.
+        if method == "sobolev" or "bandwidth" not in variant
     ]
 
 
@@ -180,7 +202,9 @@ def training_points(setting: Setting, seed: int) -> Tensor:
 
     Larger sets contain the smaller ones, both methods see the same points, and so do all arms.
     """
-    return functions.get(setting.function).sample(setting.points, _generator("train", setting.function, seed), torch.float64)
+    return functions.get(setting.function).sample(
+        setting.points, _generator("train", setting.function, seed), torch.float64
+    )
 
 
 def test_points(name: str) -> Tensor:
@@ -189,13 +213,13 @@ def test_points(name: str) -> Tensor:
 
 
 def _generator(*words: str | int) -> torch.Generator:
-    """Return a generator whose stream depends on the words only (crc32: the same on every machine)."""
+    """Return a generator whose stream depends on the words only (crc32: equal on all machines)."""
     return torch.Generator().manual_seed(zlib.crc32(repr(words).encode()))
 
 
 @dataclass
 class Problem:
-    """Data of the members of one stack: training and test points with their targets, and the units."""
+    """Data of the members of one stack: training and test points, their targets, and the units."""
 
     x: Tensor  # (E, N, 2) in training units, y (E, N, 1), dy (E, N, 2)
     y: Tensor
@@ -209,8 +233,8 @@ class Problem:
         """Draw the data of these members for a seed."""
         parts = [cls._one(setting, seed) for setting in members]
         columns = [torch.stack(column).to(device) for column in zip(*parts, strict=True)]
-        single = [column.float() for column in columns]
-        return cls(*single[:3], tuple(single[3:6]), columns[6], columns[7])  # type: ignore[arg-type]
+        x, y, dy, *test = (column.float() for column in columns[:6])
+        return cls(x, y, dy, (test[0], test[1], test[2]), columns[6], columns[7])
 
     @staticmethod
     def _one(setting: Setting, seed: int) -> tuple[Tensor, ...]:
@@ -229,7 +253,10 @@ class Problem:
         )  # fmt: skip
 
     def errors(self, stack: MLPStack, chunk: int = 1_000) -> dict[str, list[float]]:
-        """Test and training errors of each member in raw units: means over points, gradients summed over components."""
+        """Test and training errors of each member in raw units.
+
+        They are means over points; those of gradients are summed over components.
+        """
         found: dict[str, list[float]] = {}
         for prefix, (x, y, dy) in (("test", self.test), ("train", (self.x, self.y, self.dy))):
             value, slope = torch.zeros(stack.members), torch.zeros(stack.members)
@@ -237,7 +264,9 @@ class Problem:
                 for part in range(0, x.shape[1], chunk):
                     here = slice(part, part + chunk)
                     misfit = (stack(x[:, here]) - y[:, here]) * self.scale_y.view(-1, 1, 1).float()
-                    tilt = (stack.gradient(x[:, here]) - dy[:, here]) * (self.scale_y[:, None] / self.scale_x)[:, None].float()
+                    tilt = (stack.gradient(x[:, here]) - dy[:, here]) * (
+                        self.scale_y[:, None] / self.scale_x
+                    )[:, None].float()
                     value += misfit.double().square().sum(dim=(1, 2)).cpu()
                     slope += tilt.double().square().sum(dim=(1, 2)).cpu()
             found[f"{prefix}_mse"] = (value / x.shape[1]).tolist()
@@ -246,7 +275,10 @@ class Problem:
 
 
 def checkpoints(steps: int, per_decade: int = 8) -> list[int]:
-    """Steps at which the errors are measured: 0, then evenly in the logarithm from 10, the last one included."""
+    """Steps at which the errors are measured: 0, then evenly in the logarithm from 10.
+
+    The last step is included.
+    """
     decades = math.log10(max(steps, 10) / 10)
     marks = {round(10 * 10 ** (k / per_decade)) for k in range(int(decades * per_decade) + 1)}
     return sorted({0, steps, *(m for m in marks if m < steps)})
@@ -281,17 +313,29 @@ class Training:
         self.setting = self.members[0]
         self.problem = Problem.of(self.members, seed, self.device)
         self.stack = _stack(self.members, seed).to(self.device)
-        self.weight = torch.tensor([float(s.method == "sobolev") for s in self.members], device=self.device)
-        self.optimizer = torch.optim.Adam(self.stack.parameters(), lr=self.setting.learning_rate, fused=True)
+        self.weight = torch.tensor(
+            [float(s.method == "sobolev") for s in self.members], device=self.device
+        )
+        self.optimizer = torch.optim.Adam(
+            self.stack.parameters(), lr=self.setting.learning_rate, fused=True
+        )
         self.step, self.seconds = 0, 0.0
         self.curve: dict[str, list[Any]] = {"steps": []}
-        self._epoch, self._shuffled = -1, ()
-        name = f"{zlib.crc32(repr((self.setting.program, [(s.function, s.method) for s in self.members])).encode()):08x}"
-        self.path = Path(folder) / f"{self.setting.arm}-{self.setting.n}-{name}-{seed}.safetensors" if folder else None
+        self._epoch = -1
+        self._shuffled: tuple[Tensor, ...] = ()
+        who = [(s.function, s.method) for s in self.members]
+        name = f"{zlib.crc32(repr((self.setting.program, who)).encode()):08x}"
+        self.path = (
+            Path(folder) / f"{self.setting.arm}-{self.setting.n}-{name}-{seed}.safetensors"
+            if folder
+            else None
+        )
         if self.path and self.path.exists():
             self._load()
 
-    def run(self, progress: Callable[[int], object] | None = None, until: int | None = None) -> None:
+    def run(
+        self, progress: Callable[[int], object] | None = None, until: int | None = None
+    ) -> None:
         """Train to the last step (or ``until``), measuring at the checkpoints."""
         last = self.setting.steps if until is None else min(until, self.setting.steps)
         marks = set(checkpoints(self.setting.steps))
@@ -323,19 +367,29 @@ class Training:
 
     def _rate(self, step: int) -> float:
         rate = self.setting.learning_rate
-        return rate if self.setting.schedule == "constant" else rate * (1 + math.cos(math.pi * step / self.setting.steps)) / 2
+        return (
+            rate
+            if self.setting.schedule == "constant"
+            else rate * (1 + math.cos(math.pi * step / self.setting.steps)) / 2
+        )
 
-    def _batch(self, step: int) -> tuple[Tensor, ...]:
-        """Points and targets of a step: a slice of the epoch's shuffle, the same places for all members; or everything."""
-        data, n, size = (self.problem.x, self.problem.y, self.problem.dy), self.setting.points, self.setting.batch
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Points and targets of a step.
+
+        A slice of the epoch's shuffle, the same places for all members; or everything.
+        """
+        data = (self.problem.x, self.problem.y, self.problem.dy)
+        n, size = self.setting.points, self.setting.batch
         if size >= n:
             return data
         epoch, place = divmod(step, n // size)
         if self._epoch != epoch:
             # From the epoch's number alone: a resumed run sees the same batches.
-            order = torch.randperm(n, generator=_generator("batches", self.seed, epoch)).to(self.device)
+            source = _generator("batches", self.seed, epoch)
+            order = torch.randperm(n, generator=source).to(self.device)
             self._epoch, self._shuffled = epoch, tuple(t.index_select(1, order) for t in data)
-        return tuple(t[:, place * size : (place + 1) * size] for t in self._shuffled)
+        x, y, dy = (t[:, place * size : (place + 1) * size] for t in self._shuffled)
+        return x, y, dy
 
     def _measure(self) -> None:
         self.curve["steps"].append(self.step)
@@ -343,22 +397,38 @@ class Training:
             self.curve.setdefault(name, []).append(values)
 
     def records(self) -> list[ledger.Record]:
-        """Return the records of the members; the curves are rounded to four digits, the final errors are not."""
+        """Return the records of the members.
+
+        The curves are rounded to four digits, the final errors are not.
+        """
         memory, device = ledger.peak_memory(self.device), ledger.device_name(self.device)
         return [
             ledger.Record(
-                EXPERIMENT, config(setting), self.seed, self._metrics(i), "paper" if setting.steps >= 1_000 else "small",
-                setting.deviations(), device=device, seconds=round(self.seconds / len(self.members), 2), peak_memory=memory,
+                EXPERIMENT,
+                config(setting),
+                self.seed,
+                self._metrics(i),
+                "paper" if setting.steps >= 1_000 else "small",
+                setting.deviations(),
+                device=device,
+                seconds=round(self.seconds / len(self.members), 2),
+                peak_memory=memory,
                 **ledger.provenance(),
             )
             for i, setting in enumerate(self.members)
-        ]  # fmt: skip
+        ]
 
     def _metrics(self, i: int) -> dict[str, Any]:
         names = [name for name in self.curve if name != "steps"]
         series = {name: [values[i] for values in self.curve[name]] for name in names}
         final = {name: _number(values[-1]) for name, values in series.items()}
-        return {**final, "curve": {"steps": self.curve["steps"], **{k: [_number(v, 4) for v in s] for k, s in series.items()}}}
+        return {
+            **final,
+            "curve": {
+                "steps": self.curve["steps"],
+                **{k: [_number(v, 4) for v in s] for k, s in series.items()},
+            },
+        }
 
     def _save(self) -> None:
         """Write the whole state beside the old one, then swap them."""
@@ -368,7 +438,11 @@ class Training:
         for index, parameter in enumerate(self.stack.parameters()):
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{index}.{name}"] = torch.as_tensor(value)
-        meta = {"step": str(self.step), "seconds": str(self.seconds), "curve": json.dumps(self.curve)}
+        meta = {
+            "step": str(self.step),
+            "seconds": str(self.seconds),
+            "curve": json.dumps(self.curve),
+        }
         part = self.path.with_suffix(".part")
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, part, meta)
         os.replace(part, self.path)
@@ -378,10 +452,13 @@ class Training:
         try:
             with safe_open(self.path, framework="pt", device=str(self.device)) as file:
                 meta = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.step, self.seconds, self.curve = int(meta["step"]), float(meta["seconds"]), json.loads(meta["curve"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+            self.curve = json.loads(meta["curve"])
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"state {self.path} cannot be read ({error}); delete it to train that stack anew") from error
+            raise ValueError(
+                f"state {self.path} cannot be read ({error}); delete it to train that stack anew"
+            ) from error
         self.stack.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("stack.")})
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
@@ -392,12 +469,18 @@ class Training:
 
 
 def _stack(members: Sequence[Setting], seed: int) -> MLPStack:
-    """Untrained networks; the initial weights of a seed are the same for all functions and methods."""
+    """Untrained networks; a seed's initial weights are the same for all functions and methods."""
     setting = members[0]
     return MLPStack(
-        len(members), 2, (256, 256), setting.activation, kink_bandwidth=setting.bandwidth, scale_bandwidth=setting.scaled_bandwidth,
-        initialization=setting.initialization, generator=[_generator("weights", seed) for _ in members],
-    )  # fmt: skip
+        len(members),
+        2,
+        (256, 256),
+        setting.activation,
+        kink_bandwidth=setting.bandwidth,
+        scale_bandwidth=setting.scaled_bandwidth,
+        initialization=setting.initialization,
+        generator=[_generator("weights", seed) for _ in members],
+    )
 
 
 def _number(value: float, digits: int | None = None) -> float | None:
@@ -411,10 +494,13 @@ def config(setting: Setting) -> dict[str, Any]:
     return asdict(setting)
 
 
-def jobs(chosen: Iterable[Setting], seeds: Iterable[int], done: set[str]) -> list[tuple[list[Setting], int]]:
-    """Group settings into stacks, one job per program and seed, without the runs whose identity is in ``done``.
+def jobs(
+    chosen: Iterable[Setting], seeds: Iterable[int], done: set[str]
+) -> list[tuple[list[Setting], int]]:
+    """Group settings into stacks: one job per program and seed.
 
-    A stack whose records are partly there is trained whole, so that its members' numbers do not depend on the history.
+    Runs whose identity is in ``done`` are left out.  A stack whose records are partly there is
+    trained whole, so that its members' numbers do not depend on the history.
     """
     groups: dict[tuple[Any, ...], list[Setting]] = {}
     for setting in chosen:
@@ -429,10 +515,17 @@ def jobs(chosen: Iterable[Setting], seeds: Iterable[int], done: set[str]) -> lis
 
 
 def train(
-    members: Sequence[Setting], seed: int, device: str = "cpu", folder: str | os.PathLike[str] | None = None,
-    progress: Callable[[int], object] | None = None, save_every: float = 60.0,
-) -> list[ledger.Record]:  # fmt: skip
-    """Train the members of one program for one seed, resuming from ``folder`` if a state is there; return their records."""
+    members: Sequence[Setting],
+    seed: int,
+    device: str = "cpu",
+    folder: str | os.PathLike[str] | None = None,
+    progress: Callable[[int], object] | None = None,
+    save_every: float = 60.0,
+) -> list[ledger.Record]:
+    """Train the members of one program for one seed and return their records.
+
+    Training resumes from ``folder`` if a state is there.
+    """
     training = Training(members, seed, device, folder, save_every)
     training.run(progress)
     return training.records()
@@ -448,7 +541,9 @@ def sweep(
     quiet: bool = False,
     save_every: float = 60.0,
 ) -> int:
-    """Train every setting for every seed and enter the records, without those that are there already.
+    """Train every setting for every seed and enter the records.
+
+    Those that are there already are not trained again.
 
     Parameters
     ----------
@@ -457,7 +552,8 @@ def sweep(
     seeds : sequence of int
         Seeds.
     book : Ledger, optional
-        Where to enter records; the default ledger of the experiment unless given.  Only this process writes it.
+        Where to enter records; the default ledger of the experiment unless given.  Only this
+        process writes it.
     device : str
         Where to train.
     folder : path, optional
@@ -484,7 +580,10 @@ def sweep(
             for members, seed in todo:
                 entered += book.append(train(members, seed, device, folder, _Tick(bar), save_every))
             return entered
-        waiting = {executor.submit(train, members, seed, device, folder, None, save_every): members[0].steps for members, seed in todo}
+        waiting = {}
+        for members, seed in todo:
+            job = executor.submit(train, members, seed, device, folder, None, save_every)
+            waiting[job] = members[0].steps
         for future in as_completed(waiting):
             entered += book.append(future.result())
             bar.update(waiting[future])
@@ -492,7 +591,10 @@ def sweep(
 
 
 class _Tick:
-    """Move a progress bar to the step that a job has reached; the first call shows what a resumed job had done."""
+    """Move a progress bar to the step that a job has reached.
+
+    The first call shows what a resumed job had done.
+    """
 
     def __init__(self, bar: Any) -> None:
         self.bar, self.done = bar, 0

@@ -1,33 +1,40 @@
 r"""Many small networks trained together, with the Sobolev gradient in closed form.
 
-A stack holds ``E`` multilayer perceptrons of one shape and one scalar output each.  Every layer is one batched
-matrix product, so that a whole figure (functions x methods x seeds) is one program.
+A stack holds ``E`` multilayer perceptrons of one shape and one scalar output each.  Every layer is
+one batched matrix product, so that a whole figure (functions x methods x seeds) is one program.
 
-For a network with layers :math:`z_l = W_l a_{l-1} + b_l,\; a_l = \phi(z_l),\; m = W_L a_{L-1} + b_L` the loss of
-section 4.1 needs the gradient, with respect to the parameters, of
+For a network with layers
+:math:`z_l = W_l a_{l-1} + b_l,\; a_l = \phi(z_l),\; m = W_L a_{L-1} + b_L`
+the loss of section 4.1 needs the gradient, with respect to the parameters, of
 
 .. math:: \sum_b e_b\, m(x_b) + r_b \cdot \nabla m(x_b),
 
-where :math:`e_b` and :math:`r_b` are the residuals of the value and of the input gradient (constants here, times 2/B).
-With :math:`s_l = \phi'(z_l)` and the backpropagated slopes :math:`g_l = \partial m / \partial z_l`, define the combined
-forward signal :math:`u_0 = e\,x + r,\; u_l = s_l \odot (W_l u_{l-1} + e\, b_l)`.  For a piecewise-linear :math:`\phi`
+where :math:`e_b` and :math:`r_b` are the residuals of the value and of the input gradient
+(constants here, times 2/B).  With :math:`s_l = \phi'(z_l)` and the backpropagated slopes
+:math:`g_l = \partial m / \partial z_l`, define the combined forward signal
+:math:`u_0 = e\,x + r,\; u_l = s_l \odot (W_l u_{l-1} + e\, b_l)`.  For a piecewise-linear
+:math:`\phi`
 
 .. math:: \partial W_l = g_l^\top u_{l-1}, \qquad \partial b_l = g_l^\top e,
 
-because :math:`u_l = e\,a_l + t_l` with :math:`t_l` the forward-mode tangent along :math:`r`.  That is four large products
-a layer (forward, slopes, combined signal, weights) against three for values alone.
+because :math:`u_l = e\,a_l + t_l` with :math:`t_l` the forward-mode tangent along :math:`r`.  That
+is four large products a layer (forward, slopes, combined signal, weights) against three for values
+alone.
 
-The last hidden layer needs no combined signal.  The output is a scalar, so :math:`g_{L-1} = s_{L-1} \odot W_L` for every sample, and
-with :math:`P = s_{L-1}^\top u_{L-2}` and :math:`p = s_{L-1}^\top e` (sums over the batch)
+The last hidden layer needs no combined signal.  The output is a scalar, so
+:math:`g_{L-1} = s_{L-1} \odot W_L` for every sample, and with :math:`P = s_{L-1}^\top u_{L-2}` and
+:math:`p = s_{L-1}^\top e` (sums over the batch)
 
 .. math:: \partial W_{L-1} = \mathrm{diag}(W_L)\, P, \qquad
           \partial W_L = \sum_b u_{L-1} = (W_{L-1} \odot P)\,\mathbf 1 + b_{L-1} \odot p .
 
-With ``n`` hidden layers that leaves :math:`4(n-1) - 1` large products against :math:`3(n-1)`: for two hidden layers, as in section 4.1, three
-against three.  Chapter *What a derivative costs* proves it.
+With ``n`` hidden layers that leaves :math:`4(n-1) - 1` large products against :math:`3(n-1)`: for
+two hidden layers, as in section 4.1, three against three.  Chapter *What a derivative costs* proves
+it.
 
-Where :math:`\phi'' \ne 0` (smooth activations, or the kernel of :mod:`sobolev_lib.kinks` standing in for the Dirac delta of a kink)
-the slopes depend on the parameters too, and a second backward signal
+Where :math:`\phi'' \ne 0` (smooth activations, or the kernel of :mod:`sobolev_lib.kinks` standing
+in for the Dirac delta of a kink) the slopes depend on the parameters too, and a second backward
+signal
 
 .. math:: \delta_l = s_l \odot (W_{l+1}^\top \delta_{l+1})
                     + \phi''(z_l) \odot (W_{l+1}^\top g_{l+1}) \odot (W_l t_{l-1})
@@ -54,10 +61,11 @@ from sobolev_lib import kinks
 class Activation:
     """An activation with what its Sobolev gradient needs.
 
-    ``value(z)`` is the activation, ``pull(g, z)`` is ``g * value'(z)`` and ``curvature(g, z)`` is ``g * value''(z)``, each in as few passes over memory
-    as PyTorch offers; ``curvature`` is ``None`` where the second derivative is zero almost everywhere.  Piecewise-linear activations, whose
-    slope can be read from their value as well as from ``z``, also work in place: ``value_``, ``pull_`` (on ``g``) and ``slope_`` (a value
-    becomes its slope).
+    ``value(z)`` is the activation, ``pull(g, z)`` is ``g * value'(z)`` and ``curvature(g, z)`` is
+    ``g * value''(z)``, each in as few passes over memory as PyTorch offers; ``curvature`` is
+    ``None`` where the second derivative is zero almost everywhere.  Piecewise-linear activations,
+    whose slope can be read from their value as well as from ``z``, also work in place: ``value_``,
+    ``pull_`` (on ``g``) and ``slope_`` (a value becomes its slope).
     """
 
     value: Callable[[Tensor], Tensor]
@@ -100,9 +108,14 @@ ACTIVATIONS: dict[str, Activation] = {
         pull_=lambda g, a: aten.leaky_relu_backward.grad_input(g, a, SLOPE, False, grad_input=g),
         slope_=lambda a: aten.leaky_relu_backward(torch.ones_like(a), a, SLOPE, False),
     ),
-    "silu": Activation(F.silu, lambda g, z: aten.silu_backward(g, z), nn.SiLU, curvature=_silu_curvature),
+    "silu": Activation(
+        F.silu, lambda g, z: aten.silu_backward(g, z), nn.SiLU, curvature=_silu_curvature
+    ),
     "tanh": Activation(
-        torch.tanh, lambda g, z: aten.tanh_backward(g, torch.tanh(z)), nn.Tanh, curvature=_tanh_curvature
+        torch.tanh,
+        lambda g, z: aten.tanh_backward(g, torch.tanh(z)),
+        nn.Tanh,
+        curvature=_tanh_curvature,
     ),
     "softplus": Activation(
         F.softplus,
@@ -128,27 +141,32 @@ class MLPStack(nn.Module):
     activation : str
         A key of :data:`ACTIVATIONS`.
     kink_bandwidth : float, optional
-        Width of the kernel that stands in for the derivative of a kink's step (:mod:`sobolev_lib.kinks`); only for piecewise-linear
-        activations.  ``None``: the kinks are not seen, as in autograd.
+        Width of the kernel that stands in for the derivative of a kink's step
+        (:mod:`sobolev_lib.kinks`); only for piecewise-linear activations.  ``None``: the kinks are
+        not seen, as in autograd.
     scale_bandwidth : bool
-        Multiply the bandwidth by the spread (standard deviation) of each member's pre-activations in that layer, a running estimate kept in
-        the buffers ``spread_<layer>``.
+        Multiply the bandwidth by the spread (standard deviation) of each member's pre-activations
+        in that layer, a running estimate kept in the buffers ``spread_<layer>``.
     initialization : {"torch", "sonnet"}
-        ``"torch"``: as :class:`torch.nn.Linear`, uniform weights and biases in ``±1/sqrt(fan_in)``.  ``"sonnet"``: the default of the library
-        that the paper used, weights normal with standard deviation ``1/sqrt(fan_in)`` truncated at two of it, biases zero.
+        ``"torch"``: as :class:`torch.nn.Linear`, uniform weights and biases in
+        ``±1/sqrt(fan_in)``.  ``"sonnet"``: the default of the library that the paper used, weights
+        normal with standard deviation ``1/sqrt(fan_in)`` truncated at two of it, biases zero.
     generator : torch.Generator or sequence of torch.Generator, optional
-        Source of the initial weights.  A sequence gives each member its own, so that a member does not depend on its neighbours.
+        Source of the initial weights.  A sequence gives each member its own, so that a member does
+        not depend on its neighbours.
     device, dtype : optional
         As for :class:`torch.nn.Linear`.
 
     Raises
     ------
     ValueError
-        If a size is not positive, the activation or initialisation unknown, or the bandwidth not positive or given to a smooth activation.
+        If a size is not positive, the activation or initialisation unknown, or the bandwidth not
+        positive or given to a smooth activation.
 
     Notes
     -----
-    Parameters are ``weights[l]`` (E, out, in) and ``biases[l]`` (E, out).  The state dict is an ordinary one.
+    Parameters are ``weights[l]`` (E, out, in) and ``biases[l]`` (E, out).  The state dict is an
+    ordinary one.
     """
 
     def __init__(
@@ -178,7 +196,9 @@ class MLPStack(nn.Module):
         self._last_plan: tuple[Tensor, tuple[Any, ...], tuple[Tensor, Plan]] | None = None
         for layer in range(len(self.hidden) if scale_bandwidth else 0):
             # 0 = "not measured yet": the first training step sets it.
-            self.register_buffer(f"spread_{layer}", torch.zeros(members, 1, 1, device=device, dtype=dtype))
+            self.register_buffer(
+                f"spread_{layer}", torch.zeros(members, 1, 1, device=device, dtype=dtype)
+            )
 
     @property
     def rule(self) -> Activation:
@@ -200,9 +220,10 @@ class MLPStack(nn.Module):
         return _affine(a, self.weights[-1], self.biases[-1])
 
     def gradient(self, x: Tensor) -> Tensor:
-        """Input gradients (E, B, d) at ``x``, (B, d) shared or (E, B, d); differentiable with respect to the parameters.
+        """Input gradients (E, B, d) at ``x``, (B, d) shared or (E, B, d).
 
-        The derivative of a kink is not seen through this function; :meth:`losses` sees it if ``kink_bandwidth`` is set.
+        They are differentiable with respect to the parameters.  The derivative of a kink is not
+        seen through this function; :meth:`losses` sees it if ``kink_bandwidth`` is set.
         """
         a, z = self._points(x), []
         for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
@@ -251,28 +272,35 @@ class MLPStack(nn.Module):
         dy : Tensor, optional
             Gradients, (B, d) or (E, B, d); needed unless every weight is 0.
         derivative_weight : float or Tensor
-            w, one for all or (E,).  Members with weight 0 are trained on values only, at the cost of values only.
+            w, one for all or (E,).  Members with weight 0 are trained on values only, at the cost
+            of values only.
 
         Returns
         -------
         Tensor
-            Losses (E,); ``losses(...).sum().backward()`` fills the gradients of all members at once.
+            Losses (E,); ``losses(...).sum().backward()`` fills the gradients of all members at
+            once.
 
         Raises
         ------
         ValueError
-            If a shape does not fit (both shapes are named), the batch is empty, a weight is negative, or ``dy`` is missing.
+            If a shape does not fit (both shapes are named), the batch is empty, a weight is
+            negative, or ``dy`` is missing.
         TypeError
             If a dtype is not that of the parameters.
         """
         return self._evaluate(x, y, dy, derivative_weight)[0]
 
     def terms(
-        self, x: Tensor, y: Tensor, dy: Tensor | None = None, derivative_weight: float | Tensor = 1.0
+        self,
+        x: Tensor,
+        y: Tensor,
+        dy: Tensor | None = None,
+        derivative_weight: float | Tensor = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Value and derivative part of :meth:`losses`, each (E,), detached, the derivative part unweighted.
+        """Value and derivative part of :meth:`losses`, each (E,), detached.
 
-        The derivative part is 0, and costs nothing, for members of weight 0.
+        The derivative part is unweighted.  It is 0, and costs nothing, for members of weight 0.
         """
         with torch.no_grad():
             _, value, derivative = self._evaluate(x, y, dy, derivative_weight)
@@ -287,14 +315,19 @@ class MLPStack(nn.Module):
         if dy is not None:
             dy = self._targets("dy", dy, (x.shape[1], self.in_features))
         elif any(sobolev for _, sobolev in plan):
-            raise ValueError("dy is None but derivative_weight is not 0; give gradients of x's shape")
+            raise ValueError(
+                "dy is None but derivative_weight is not 0; give gradients of x's shape"
+            )
         total, value, derivative = _ClosedForm.apply(
             self, plan, x, y, dy, weight, *self.weights, *self.biases
         )
         return total, value, derivative
 
     def _curvatures(self, chosen: Index) -> Curvatures | None:
-        """Product with the activation's second derivative for each hidden layer: a smooth one's own, or the kernel of a kink."""
+        """Product with the activation's second derivative for each hidden layer.
+
+        It is a smooth activation's own, or the kernel of a kink.
+        """
         layers = range(len(self.hidden))
         if self.rule.curvature is not None:
             return [self.rule.curvature for _ in layers]
@@ -314,20 +347,27 @@ class MLPStack(nn.Module):
                     old = spread[chosen]
                     spread[chosen] = torch.where(old > 0, 0.9 * old + 0.1 * now, now)
                 bandwidth = bandwidth * spread[chosen]
-            # kinks.kernel(z, bandwidth) * g in fewer passes: the logistic kernel is s(1 - s) / h with s = sigmoid(-|z| / h).
+            # kinks.kernel(z, bandwidth) * g in fewer passes: the logistic kernel is s(1 - s) / h
+            # with s = sigmoid(-|z| / h).
             s = z.abs().mul_(-1 / bandwidth).sigmoid_()
             return aten.sigmoid_backward(g, s).mul_(jump / bandwidth)
 
         return curvature
 
     def _points(self, x: Tensor) -> Tensor:
-        if x.shape[-1:] != (self.in_features,) or x.ndim not in (2, 3) or (x.ndim == 3 and len(x) != self.members):
+        if (
+            x.shape[-1:] != (self.in_features,)
+            or x.ndim not in (2, 3)
+            or (x.ndim == 3 and len(x) != self.members)
+        ):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; needed is (B, {self.in_features}) "
                 f"or ({self.members}, B, {self.in_features})"
             )
         if x.shape[-2] == 0:
-            raise ValueError(f"x has shape {tuple(x.shape)}: the batch is empty; at least one point is needed")
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}: the batch is empty; at least one point is needed"
+            )
         self._check_type("x", x)
         return x if x.ndim == 3 else x.expand(self.members, -1, -1)
 
@@ -342,12 +382,17 @@ class MLPStack(nn.Module):
     def _check_type(self, name: str, t: Tensor) -> None:
         own = self.weights[0]
         if t.dtype != own.dtype:
-            raise TypeError(f"{name} has dtype {t.dtype}; the stack has {own.dtype}: convert with .to({own.dtype})")
+            raise TypeError(
+                f"{name} has dtype {t.dtype}; the stack has {own.dtype}: "
+                f"convert with .to({own.dtype})"
+            )
         if t.device != own.device:
-            raise ValueError(f"{name} is on {t.device}; the stack is on {own.device}: move one of them")
+            raise ValueError(
+                f"{name} is on {t.device}; the stack is on {own.device}: move one of them"
+            )
 
     def _planned(self, weight: float | Tensor) -> tuple[Tensor, Plan]:
-        """Weights (E,) and who matches what; remembered for a tensor that is given again, unchanged.
+        """Weights (E,) and who matches what; remembered for a tensor given again unchanged.
 
         Reading a tensor makes the CPU wait for a GPU: once is enough.
         """
@@ -355,7 +400,11 @@ class MLPStack(nn.Module):
             return self._plan(weight)
         own = self.weights[0]
         state = (weight._version, own.device, own.dtype)
-        if self._last_plan is None or self._last_plan[0] is not weight or self._last_plan[1] != state:
+        if (
+            self._last_plan is None
+            or self._last_plan[0] is not weight
+            or self._last_plan[1] != state
+        ):
             self._last_plan = (weight, state, self._plan(weight))
         return self._last_plan[2]
 
@@ -372,9 +421,13 @@ class MLPStack(nn.Module):
         own = self.weights[0]
         w = torch.as_tensor(weight, dtype=own.dtype)  # a number is checked on the CPU
         if w.ndim > 1 or (w.ndim == 1 and len(w) != self.members):
-            raise ValueError(f"derivative_weight has shape {tuple(w.shape)}; needed is () or ({self.members},)")
+            raise ValueError(
+                f"derivative_weight has shape {tuple(w.shape)}; needed is () or ({self.members},)"
+            )
         if not bool(((w >= 0) & torch.isfinite(w)).all()):
-            raise ValueError(f"derivative_weight is {w.tolist()}; weights must be finite and not negative")
+            raise ValueError(
+                f"derivative_weight is {w.tolist()}; weights must be finite and not negative"
+            )
         return w.to(own.device).expand(self.members)
 
 
@@ -384,7 +437,10 @@ Curvatures = Sequence[Callable[[Tensor, Tensor], Tensor]]
 
 
 class _ClosedForm(torch.autograd.Function):
-    """Losses of all members with all parameter gradients computed on the way (see the module's docstring)."""
+    """Losses of all members, with all parameter gradients computed on the way.
+
+    See the module's docstring.
+    """
 
     @staticmethod
     def forward(ctx, stack, plan, x, y, dy, weight, *parameters):  # type: ignore[no-untyped-def]
@@ -426,12 +482,15 @@ class _ClosedForm(torch.autograd.Function):
 class _Values:
     """Signals of some members on one batch that match values: three large products a layer.
 
-    With piecewise-linear activations the pre-activations are overwritten: their sign is that of the activations.
+    With piecewise-linear activations the pre-activations are overwritten: their sign is that of
+    the activations.
     """
 
     in_place = True
 
-    def __init__(self, rule: Activation, weights: list[Tensor], biases: list[Tensor], x: Tensor, y: Tensor) -> None:
+    def __init__(
+        self, rule: Activation, weights: list[Tensor], biases: list[Tensor], x: Tensor, y: Tensor
+    ) -> None:
         self.rule, self.weights, self.biases = rule, weights, biases
         self.z: list[Tensor] = []  # z_1 .. z_{L-1}; or a_1 .. a_{L-1} where they serve as well
         self.a = [x]  # a_0 .. a_{L-1}
@@ -445,7 +504,7 @@ class _Values:
         self.pull_ = rule.pull_ or rule.pull
 
     def gradients(self, curvatures: Curvatures | None) -> list[Tensor]:
-        """Parameter gradients of the loss, weights first, then biases: those of sum_b e_b m(x_b)."""
+        """Parameter gradients of the loss, weights, then biases: those of sum_b e_b m(x_b)."""
         slopes, offsets = [torch.bmm(self.e.mT, self.a[-1])], [self.e.sum(dim=1)]
         signal = self.e
         for layer in reversed(range(len(self.z))):
@@ -459,7 +518,10 @@ class _Sobolev(_Values):
     """Signals of members that match values and input gradients."""
 
     def match(self, dy: Tensor, weight: Tensor) -> None:
-        """Compare the input gradient with its target; ``weight`` is that of the derivative part, one a member."""
+        """Compare the input gradient with its target.
+
+        ``weight`` is that of the derivative part, one a member.
+        """
         self.misfit = self.slopes().sub_(dy)  # (E, B, d)
         self.r = self.misfit * (weight.view(-1, 1, 1) * (2 / self.error.shape[1]))
 
@@ -484,7 +546,10 @@ class _Slopes(_Sobolev):
         return arriving
 
     def gradients(self, curvatures: Curvatures | None) -> list[Tensor]:
-        """Parameter gradients: those of sum_b e_b m + r_b . grad m, which are g_l^T u_{l-1} and g_l^T e."""
+        """Parameter gradients: those of sum_b e_b m + r_b . grad m.
+
+        They are g_l^T u_{l-1} and g_l^T e.
+        """
         u = torch.addcmul(self.r, self.a[0], self.e)
         slopes, offsets = [], []
         for layer, g in enumerate(self.g):
@@ -519,7 +584,10 @@ class _MovingSlopes(_Sobolev):
         return self.arriving.pop(0)
 
     def gradients(self, curvatures: Curvatures | None) -> list[Tensor]:
-        """Parameter gradients: those of sum_b e_b m + r_b . grad m, which are g_l^T t_{l-1} + delta_l^T a_{l-1}."""
+        """Parameter gradients: those of sum_b e_b m + r_b . grad m.
+
+        They are g_l^T t_{l-1} + delta_l^T a_{l-1}.
+        """
         assert curvatures is not None
         t, bend = [self.r], []
         for layer, curvature in enumerate(curvatures):
@@ -530,8 +598,12 @@ class _MovingSlopes(_Sobolev):
         offsets = [self.e.sum(dim=1)]
         delta = self.e  # the value's residual enters here: delta_l contains e g_l
         for layer in reversed(range(len(self.z))):
-            delta = self.pull_(torch.bmm(delta, self.weights[layer + 1]), self.z[layer]).add_(bend[layer])
-            slopes.insert(0, torch.bmm(self.g[layer].mT, t[layer]).baddbmm_(delta.mT, self.a[layer]))
+            delta = self.pull_(torch.bmm(delta, self.weights[layer + 1]), self.z[layer]).add_(
+                bend[layer]
+            )
+            slopes.insert(
+                0, torch.bmm(self.g[layer].mT, t[layer]).baddbmm_(delta.mT, self.a[layer])
+            )
             offsets.insert(0, delta.sum(dim=1))
         return slopes + offsets
 
@@ -545,7 +617,10 @@ def _affine(a: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def _as_slice(mask: Tensor, device: torch.device) -> Index | None:
-    """Index of the members in ``mask``: a slice where they are neighbours (no copy), else their numbers."""
+    """Index of the members in ``mask``.
+
+    A slice where they are neighbours (no copy), else their numbers.
+    """
     numbers = mask.nonzero().flatten()
     if len(numbers) == 0:
         return None
@@ -560,9 +635,13 @@ def _check_configuration(
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     if not hidden or min(hidden) < 1:
-        raise ValueError(f"hidden is {tuple(hidden)}; at least one layer of width 1 or more is needed")
+        raise ValueError(
+            f"hidden is {tuple(hidden)}; at least one layer of width 1 or more is needed"
+        )
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+        raise ValueError(
+            f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}"
+        )
     if bandwidth is None:
         return
     if not (math.isfinite(bandwidth) and bandwidth > 0):
@@ -577,7 +656,10 @@ def _initialize(
     scheme: str,
     generator: torch.Generator | Sequence[torch.Generator] | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Initial weights and biases, drawn in float64 so that every dtype starts from the same numbers."""
+    """Initial weights and biases.
+
+    They are drawn in float64, so that every dtype starts from the same numbers.
+    """
     if scheme not in ("torch", "sonnet"):
         raise ValueError(f"initialization is {scheme!r}; it must be 'torch' or 'sonnet'")
     if generator is None or isinstance(generator, torch.Generator):
@@ -585,10 +667,19 @@ def _initialize(
     else:
         sources = list(generator)
         if len(sources) != members:
-            raise ValueError(f"generator has {len(sources)} entries; the stack has {members} members")
-    networks = [[_draw(n_in, n_out, scheme, source) for n_in, n_out in itertools.pairwise(sizes)] for source in sources]
-    weights = [torch.stack([network[layer][0] for network in networks]) for layer in range(len(sizes) - 1)]
-    biases = [torch.stack([network[layer][1] for network in networks]) for layer in range(len(sizes) - 1)]
+            raise ValueError(
+                f"generator has {len(sources)} entries; the stack has {members} members"
+            )
+    networks = [
+        [_draw(n_in, n_out, scheme, source) for n_in, n_out in itertools.pairwise(sizes)]
+        for source in sources
+    ]
+    weights = [
+        torch.stack([network[layer][0] for network in networks]) for layer in range(len(sizes) - 1)
+    ]
+    biases = [
+        torch.stack([network[layer][1] for network in networks]) for layer in range(len(sizes) - 1)
+    ]
     default = torch.get_default_dtype()
     return [w.to(default) for w in weights], [b.to(default) for b in biases]
 

@@ -1,8 +1,9 @@
 """From seeds to a number with its interval.
 
-Errors of trained networks spread over decades and have outliers, so they are compared by their logarithm, and their centre is the
-interquartile mean (the mean of the middle half): less moved by one bad seed than the mean, less jumpy than the median.  Intervals are
-percentile bootstrap intervals over seeds (Efron 1979; for few runs of learning algorithms see Agarwal et al. 2021).
+Errors of trained networks spread over decades and have outliers, so they are compared by their
+logarithm, and their centre is the interquartile mean (the mean of the middle half): less moved by
+one bad seed than the mean, less jumpy than the median.  Intervals are percentile bootstrap
+intervals over seeds (Efron 1979; for few runs of learning algorithms see Agarwal et al. 2021).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Interval:
     count: int
 
     def map(self, function: Callable[[float], float]) -> Interval:
-        """Apply an increasing function to the three numbers, for example the way back from the logarithm."""
+        """Apply an increasing function to the three numbers, e.g. the way back from a logarithm."""
         return Interval(function(self.centre), function(self.low), function(self.high), self.count)
 
     @property
@@ -66,9 +67,14 @@ def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
     """
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or len(array) < 2:
-        raise ValueError(f"values has shape {array.shape}; one number for each of at least 2 seeds is needed")
+        raise ValueError(
+            f"values has shape {array.shape}; one number for each of at least 2 seeds is needed"
+        )
     if not np.isfinite(array).all():
-        raise ValueError(f"values has {int((~np.isfinite(array)).sum())} entries that are not finite; leave diverged runs out and say so")
+        raise ValueError(
+            f"values has {int((~np.isfinite(array)).sum())} entries that are not finite; "
+            "leave diverged runs out and say so"
+        )
     centre = float(interquartile_mean(array))
     drawn = np.random.default_rng(seed).integers(len(array), size=(RESAMPLES, len(array)))
     low, high = np.quantile(interquartile_mean(array[drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -77,7 +83,9 @@ def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
 
 def log_errors(records: Sequence[Record], metric: str = "test_mse") -> dict[int, float]:
     """Decimal logarithm of a metric by seed; diverged runs (null) are left out."""
-    return {r.seed: float(np.log10(r.metrics[metric])) for r in records if r.metrics[metric] is not None}
+    return {
+        r.seed: float(np.log10(r.metrics[metric])) for r in records if r.metrics[metric] is not None
+    }
 
 
 def error(records: Sequence[Record], metric: str = "test_mse") -> Interval:
@@ -86,9 +94,10 @@ def error(records: Sequence[Record], metric: str = "test_mse") -> Interval:
 
 
 def gain(baseline: Sequence[Record], other: Sequence[Record], metric: str = "test_mse") -> Interval:
-    """Decades by which ``other`` is better than ``baseline``, seed by seed: positive = smaller error.
+    """Decades by which ``other`` is better than ``baseline``, seed by seed.
 
-    Both were trained on the same points from the same initial weights (for equal seeds), so the difference is paired.
+    Positive means a smaller error.  Both were trained on the same points from the same initial
+    weights (for equal seeds), so the difference is paired.
 
     Raises
     ------

@@ -1,7 +1,8 @@
-"""What the networks learned, on grids: the data of Fig. 3 and Fig. 5-11, and of the page's explorer.
+"""What the networks learned, on grids: data of Fig. 3 and Fig. 5-11, and of the page's explorer.
 
-A trained network of section 4.1 has 67 thousand weights; what a figure needs of it is a coarse grid of values and of gradients.  ``collect`` reads
-the states that a sweep left behind and writes the grids of all seeds, and the weights of the first one.
+A trained network of section 4.1 has 67 thousand weights; what a figure needs of it is a coarse
+grid of values and of gradients.  ``collect`` reads the states that a sweep left behind and writes
+the grids of all seeds, and the weights of the first one.
 """
 
 from __future__ import annotations
@@ -22,11 +23,16 @@ VALUE_POINTS, ARROW_POINTS = 33, 13
 
 
 def grid(name: str, points: int, centres: bool = False) -> Tensor:
-    """Grid of a function's domain (points, points, 2) in float64; the first index is y, the second x.
+    """Grid of a function's domain (points, points, 2) in float64.
 
-    It includes the edges of the domain, or holds the centres of equal cells.
+    The first index is y, the second x.  It includes the edges of the domain, or holds the centres
+    of equal cells.
     """
-    places = (torch.arange(points, dtype=torch.float64) + 0.5) / points if centres else torch.linspace(0, 1, points, dtype=torch.float64)
+    places = (
+        (torch.arange(points, dtype=torch.float64) + 0.5) / points
+        if centres
+        else torch.linspace(0, 1, points, dtype=torch.float64)
+    )
     x, y = (low + (high - low) * places for low, high in functions.get(name).domain)
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
@@ -51,14 +57,16 @@ def learned(training: regression.Training) -> list[tuple[np.ndarray, np.ndarray]
     """Values (33, 33) and gradients (13, 13, 2) of each member of a training, in raw units."""
     if training.setting.normalized:
         raise ValueError("normalized is True; grids are made for raw networks only")
-    here = {"dtype": torch.float32, "device": training.device}
     points = [
-        torch.stack([place(s.function).reshape(-1, 2) for s in training.members]).to(**here)
+        torch.stack([place(s.function).reshape(-1, 2) for s in training.members]).to(
+            training.device, torch.float32
+        )
         for place in (value_grid, arrow_grid)
     ]
     with torch.no_grad():
         values = training.stack(points[0]).cpu().numpy().reshape(-1, VALUE_POINTS, VALUE_POINTS)
-        slopes = training.stack.gradient(points[1]).cpu().numpy().reshape(-1, ARROW_POINTS, ARROW_POINTS, 2)
+        slopes = training.stack.gradient(points[1]).cpu().numpy()
+        slopes = slopes.reshape(-1, ARROW_POINTS, ARROW_POINTS, 2)
     return list(zip(values, slopes, strict=True))
 
 
@@ -68,7 +76,10 @@ def collect(
     sizes: Sequence[int] = (20, 100, 10_000),
     seeds: Sequence[int] = range(10),
 ) -> list[Path]:
-    """Write ``grids.npz`` (all finished stacks of the paper's arm) and ``weights-N.safetensors`` (the first seed).
+    """Write ``grids.npz`` and ``weights-N.safetensors``.
+
+    The grids are those of all finished stacks of the paper's arm, the weights those of the first
+    seed.
 
     Parameters
     ----------
@@ -98,9 +109,13 @@ def collect(
                 grids[f"{name}/values"], grids[f"{name}/gradient"] = values, slopes
             if seed == seeds[0]:
                 written.append(out / f"weights-{n}.safetensors")
-                save_file(_weights(training), written[-1], {"experiment": regression.EXPERIMENT, "n": str(n), "seed": str(seed)})
+                save_file(
+                    _weights(training),
+                    written[-1],
+                    {"experiment": regression.EXPERIMENT, "n": str(n), "seed": str(seed)},
+                )
     written.append(out / "grids.npz")
-    np.savez_compressed(written[-1], **grids)
+    np.savez_compressed(written[-1], **grids)  # type: ignore[arg-type] # names are not allow_pickle
     return written
 
 
@@ -118,7 +133,9 @@ def default_folder() -> Path:
     return ledger.default_folder().parent / regression.EXPERIMENT
 
 
-def load(folder: str | os.PathLike[str] | None = None) -> dict[tuple[str, int, str, int], tuple[np.ndarray, np.ndarray]]:
+def load(
+    folder: str | os.PathLike[str] | None = None,
+) -> dict[tuple[str, int, str, int], tuple[np.ndarray, np.ndarray]]:
     """Grids by (function, n, method, seed): values (33, 33) and gradients (13, 13, 2).
 
     Raises
@@ -129,27 +146,43 @@ def load(folder: str | os.PathLike[str] | None = None) -> dict[tuple[str, int, s
     path = (Path(folder) if folder else default_folder()) / "grids.npz"
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; it is part of the repository, or made by training (python -m sobolev_lib regression --scale paper) "
-            "and sobolev_lib.surfaces.collect"
+            f"{path} is missing; it is part of the repository, or made by training "
+            "(python -m sobolev_lib regression --scale paper) and sobolev_lib.surfaces.collect"
         )
     found = {}
     with np.load(path, allow_pickle=False) as file:
         for name in file.files:
             if name.endswith("/values"):
                 function, n, method, seed, _ = name.split("/")
-                found[function, int(n), method, int(seed)] = (file[name], file[name[: -len("values")] + "gradient"])
+                found[function, int(n), method, int(seed)] = (
+                    file[name],
+                    file[name[: -len("values")] + "gradient"],
+                )
     return found
 
 
-def network(function: str, n: int, method: str, folder: str | os.PathLike[str] | None = None) -> torch.nn.Sequential:
+def network(
+    function: str, n: int, method: str, folder: str | os.PathLike[str] | None = None
+) -> torch.nn.Sequential:
     """Trained network of the paper's arm (first seed), from its committed weights."""
     tensors = load_file((Path(folder) if folder else default_folder()) / f"weights-{n}.safetensors")
     prefix = f"{function}/{method}/"
-    state = {name[len(prefix) :]: torch.from_numpy(value) for name, value in tensors.items() if name.startswith(prefix)}
+    state = {
+        name[len(prefix) :]: torch.from_numpy(value)
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
     if not state:
-        raise ValueError(f"no network for function {function!r} and method {method!r}; there are {sorted({k.rsplit('/', 1)[0] for k in tensors})}")
+        known = sorted({k.rsplit("/", 1)[0] for k in tensors})
+        raise ValueError(
+            f"no network for function {function!r} and method {method!r}; there are {known}"
+        )
     model = torch.nn.Sequential(
-        torch.nn.Linear(2, 256), torch.nn.ReLU(), torch.nn.Linear(256, 256), torch.nn.ReLU(), torch.nn.Linear(256, 1)
+        torch.nn.Linear(2, 256),
+        torch.nn.ReLU(),
+        torch.nn.Linear(256, 256),
+        torch.nn.ReLU(),
+        torch.nn.Linear(256, 1),
     )
     model.load_state_dict(state)
     return model

@@ -15,7 +15,9 @@ def records(gain_by_size, seeds=6):
             for seed in range(seeds):
                 for method, power in (("values", 0.0), ("sobolev", -gain - 0.01 * seed)):
                     config = {"function": name, "n": n, "method": method, "arm": "paper"}
-                    made.append(Record("regression", config, seed, {"test_mse": 10.0**power}, "paper"))
+                    made.append(
+                        Record("regression", config, seed, {"test_mse": 10.0**power}, "paper")
+                    )
     return made
 
 
@@ -37,9 +39,15 @@ def test_the_papers_own_story_holds(tmp_path):
 def test_the_opposite_story_fails(tmp_path):
     found = verdicts(tmp_path, {20: [0.5] + [-0.5] * 6, 100: [-0.5] * 7, 10_000: [-0.2] * 7})
     assert found == {
-        "six-20": claims.FAILS, "six-100": claims.FAILS, "gap-10000": claims.FAILS, "orders": claims.FAILS,
-        "low-data": claims.FAILS, "fig3": claims.FAILS, "ackley-20": claims.FAILS, "ackley-10000": claims.FAILS,
-    }  # fmt: skip
+        "six-20": claims.FAILS,
+        "six-100": claims.FAILS,
+        "gap-10000": claims.FAILS,
+        "orders": claims.FAILS,
+        "low-data": claims.FAILS,
+        "fig3": claims.FAILS,
+        "ackley-20": claims.FAILS,
+        "ackley-10000": claims.FAILS,
+    }
 
 
 def test_an_interval_around_zero_is_not_settled(tmp_path):
@@ -47,7 +55,11 @@ def test_an_interval_around_zero_is_not_settled(tmp_path):
     noisy = records({20: [0.0] * 7})
     book.append([r for r in noisy if r.config["method"] == "values"])
     book.append(
-        [Record("regression", r.config, r.seed, {"test_mse": 10.0 ** (-1) ** r.seed}, "paper") for r in noisy if r.config["method"] == "sobolev"]
+        [
+            Record("regression", r.config, r.seed, {"test_mse": 10.0 ** (-1) ** r.seed}, "paper")
+            for r in noisy
+            if r.config["method"] == "sobolev"
+        ]
     )
     assert claims.findings(book)["six-20"].verdict == claims.OPEN
 

@@ -1,4 +1,4 @@
-"""Cost: all ways compute the same gradient, the counts are those the theory says, memory is seen."""
+"""Cost: all ways compute the same gradient, counts are those the theory says, memory is seen."""
 
 import pytest
 import torch

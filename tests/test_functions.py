@@ -5,7 +5,8 @@ import torch
 
 from sobolev_lib.functions import FUNCTIONS, get
 
-# Known minima (Jamil & Yang 2013 and the standard tables); Styblinski-Tang's holds for each coordinate twice.
+# Known minima (Jamil & Yang 2013 and the standard tables); Styblinski-Tang's holds for each
+# coordinate twice.
 MINIMA = {
     "ackley": ((0.0, 0.0), 0.0),
     "beale": ((3.0, 0.5), 0.0),

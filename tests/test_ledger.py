@@ -10,7 +10,13 @@ from sobolev_lib.ledger import Ledger, LedgerError, Record, provenance
 
 
 def record(seed=0, n=20, **changes):
-    entries = {"experiment": "trial", "config": {"n": n, "method": "values"}, "seed": seed, "metrics": {"test_mse": 1.5 + seed}, "scale": "small"}
+    entries = {
+        "experiment": "trial",
+        "config": {"n": n, "method": "values"},
+        "seed": seed,
+        "metrics": {"test_mse": 1.5 + seed},
+        "scale": "small",
+    }
     return Record(**{**entries, **changes})
 
 
@@ -20,7 +26,9 @@ def test_records_come_back_sorted_and_once(tmp_path):
     assert book.append([record(11), record(2)]) == 2
     assert book.append([record(2, metrics={"test_mse": 99.0}), record(0, n=5)]) == 1
     assert [(r.config["n"], r.seed) for r in book.read()] == [(20, 2), (20, 11), (5, 0)]
-    assert book.find(seed=2)[0].metrics == {"test_mse": 3.5}, "the record that was there first stays"
+    assert book.find(seed=2)[0].metrics == {"test_mse": 3.5}, (
+        "the record that was there first stays"
+    )
     lines = book.path.read_text().splitlines()
     assert all(json.loads(line)["experiment"] == "trial" for line in lines)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["trial.jsonl", "trial.lock"]
@@ -40,7 +48,15 @@ def test_writers_do_not_lose_each_others_records(tmp_path):
     assert [r.seed for r in Ledger("trial", tmp_path).read()] == list(range(24))
 
 
-@pytest.mark.parametrize("line", ['{"experiment": "trial"', '{"experiment": "trial", "colour": 1}', "[]", '{"experiment": "trial"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"experiment": "trial"',
+        '{"experiment": "trial", "colour": 1}',
+        "[]",
+        '{"experiment": "trial"}',
+    ],
+)
 def test_damaged_line_is_named_and_the_file_left_alone(tmp_path, line):
     book = Ledger("trial", tmp_path)
     book.append([record()])
@@ -91,4 +107,8 @@ def test_default_folder_is_settable(tmp_path, monkeypatch):
 
 def test_provenance():
     entries = provenance()
-    assert entries["commit"] and set(entries["versions"]) == {"python", "torch", "numpy"} and len(entries["date"]) == 10
+    assert (
+        entries["commit"]
+        and set(entries["versions"]) == {"python", "torch", "numpy"}
+        and len(entries["date"]) == 10
+    )

@@ -29,7 +29,9 @@ def numbers(records):
 def test_paper_arm_is_the_papers_setting():
     chosen = settings("paper")
     assert len(chosen) == 7 * 3 * 2
-    assert {s.learning_rate for s in chosen} == {3e-5} and {s.activation for s in chosen} == {"relu"}
+    assert {s.learning_rate for s in chosen} == {3e-5} and {s.activation for s in chosen} == {
+        "relu"
+    }
     assert not any(s.normalized or s.bandwidth for s in chosen)
     assert Training(pair(), 0).stack.hidden == (256, 256)
 
@@ -37,7 +39,9 @@ def test_paper_arm_is_the_papers_setting():
 def test_points_are_nested_shared_by_methods_and_differ_between_seeds():
     small, large = (regression.training_points(Setting("beale", n, "values"), 4) for n in (20, 100))
     assert torch.equal(small, large[:20])
-    assert torch.equal(small, regression.training_points(Setting("beale", 20, "sobolev", arm="schedule"), 4))
+    assert torch.equal(
+        small, regression.training_points(Setting("beale", 20, "sobolev", arm="schedule"), 4)
+    )
     assert not torch.equal(small, regression.training_points(Setting("beale", 20, "values"), 5))
     tripled = regression.training_points(Setting("beale", 20, "values", points_factor=3), 4)
     assert torch.equal(tripled, large[:60])
@@ -58,8 +62,12 @@ def test_errors_are_in_raw_units(normalized):
     raw = regression.test_points("booth").requires_grad_()
     predicted = network((raw - mean) / std) * spread + middle
     (slope,) = torch.autograd.grad(predicted.sum(), raw)
-    assert found["test_mse"][0] == pytest.approx(((predicted - f(raw)) ** 2).mean().item(), rel=1e-4)
-    assert found["test_gradient_mse"][0] == pytest.approx(((slope - f.gradient(raw)) ** 2).sum(1).mean().item(), rel=1e-4)
+    assert found["test_mse"][0] == pytest.approx(
+        ((predicted - f(raw)) ** 2).mean().item(), rel=1e-4
+    )
+    assert found["test_gradient_mse"][0] == pytest.approx(
+        ((slope - f.gradient(raw)) ** 2).sum(1).mean().item(), rel=1e-4
+    )
 
 
 def test_both_methods_start_from_the_same_network():
@@ -74,7 +82,9 @@ def test_one_step_is_adam_on_the_papers_loss():
     x = training.problem.x[0].clone().requires_grad_()
     m = network(x)
     (slope,) = torch.autograd.grad(m.sum(), x, create_graph=True)
-    loss = ((m - training.problem.y[0]) ** 2).mean() + ((slope - training.problem.dy[0]) ** 2).sum(1).mean()
+    loss = ((m - training.problem.y[0]) ** 2).mean() + ((slope - training.problem.dy[0]) ** 2).sum(
+        1
+    ).mean()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-5)
     loss.backward()
     optimizer.step()
@@ -91,7 +101,15 @@ def test_same_seed_same_record_and_other_seed_other_record():
 
 @pytest.mark.parametrize("n", [20, 250])
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path, n):
-    chosen = pair(n, steps=60, activation="relu", bandwidth=0.2, scaled_bandwidth=True, schedule="cosine", normalized=True)
+    chosen = pair(
+        n,
+        steps=60,
+        activation="relu",
+        bandwidth=0.2,
+        scaled_bandwidth=True,
+        schedule="cosine",
+        normalized=True,
+    )
     whole = regression.train(chosen, 5)
     Training(chosen, 5, folder=tmp_path).run(until=23)
     resumed = Training(chosen, 5, folder=tmp_path)
@@ -118,9 +136,16 @@ def test_sweep_enters_each_run_once_and_takes_an_executor(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         assert sweep(pair(steps=5), [0, 1], book, executor=pool, quiet=True) == 4
     assert sweep(pair(steps=5), [0, 1, 2], book, quiet=True) == 2
-    assert {(r.seed, r.config["method"]) for r in book.read()} == {(s, m) for s in range(3) for m in regression.METHODS}
+    assert {(r.seed, r.config["method"]) for r in book.read()} == {
+        (s, m) for s in range(3) for m in regression.METHODS
+    }
     entry = book.read()[0]
-    assert entry.scale == "small" and entry.deviations and entry.seconds >= 0 and entry.peak_memory > 1e6
+    assert (
+        entry.scale == "small"
+        and entry.deviations
+        and entry.seconds >= 0
+        and entry.peak_memory > 1e6
+    )
     assert entry.metrics["curve"]["steps"] == [0, 5]
 
 
@@ -135,7 +160,13 @@ def test_diverged_run_is_null():
 def test_bad_settings():
     with pytest.raises(ValueError, match="function is 'both'"):
         Setting("both", 20, "values")
-    for bad in ({"method": "gradients"}, {"n": 0}, {"schedule": "linear"}, {"learning_rate": 0.0}, {"steps": 0}):
+    for bad in (
+        {"method": "gradients"},
+        {"n": 0},
+        {"schedule": "linear"},
+        {"learning_rate": 0.0},
+        {"steps": 0},
+    ):
         with pytest.raises(ValueError, match=next(iter(bad))):
             Setting(**{"function": "booth", "n": 20, "method": "values", **bad})
     with pytest.raises(ValueError, match="arm is 'papers'"):
@@ -152,13 +183,38 @@ def test_damaged_state_is_named(tmp_path):
         Training(pair(steps=2), 0, folder=tmp_path)
 
 
-SWEEP = ["regression", "--functions", "booth", "mccormick", "--sizes", "20", "--seeds", "3", "--steps", "250", "--quiet"]
+SWEEP = [
+    "regression",
+    "--functions",
+    "booth",
+    "mccormick",
+    "--sizes",
+    "20",
+    "--seeds",
+    "3",
+    "--steps",
+    "250",
+    "--quiet",
+]
 
 
 def run_until_killed(folder, seconds):
-    """Start the sweep, kill it with SIGKILL after some seconds; return whether it had ended by itself."""
-    words = [sys.executable, "-m", "sobolev_lib", *SWEEP, "--ledger", str(folder / "ledger"), "--states", str(folder / "states"), "--save-every", "0"]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    """Start the sweep, kill it (SIGKILL) after some seconds; return whether it had ended."""
+    words = [
+        sys.executable,
+        "-m",
+        "sobolev_lib",
+        *SWEEP,
+        "--ledger",
+        str(folder / "ledger"),
+        "--states",
+        str(folder / "states"),
+        "--save-every",
+        "0",
+    ]
+    process = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     try:
         return process.wait(timeout=seconds) == 0
     except subprocess.TimeoutExpired:
@@ -174,8 +230,11 @@ def test_kill_minus_nine_loses_and_repeats_nothing(tmp_path):
     alone = time.monotonic() - started
     kills = 0
     for attempt in range(12):
-        # Long enough to start (most of the time is the import), short enough to be killed at work a few times.
-        if run_until_killed(tmp_path / "cut", 120 if attempt > 4 else alone * chance.uniform(0.4, 0.9)):
+        # Long enough to start (most of the time is the import), short enough to be killed at work
+        # a few times.
+        if run_until_killed(
+            tmp_path / "cut", 120 if attempt > 4 else alone * chance.uniform(0.4, 0.9)
+        ):
             break
         kills += 1
     assert kills >= 1, "never killed: the test did not test"

@@ -11,7 +11,11 @@ from sobolev_lib.functions import FUNCTIONS
 def test_grid_covers_the_domain_with_y_first():
     points = surfaces.grid("bukin", 5)
     assert points.shape == (5, 5, 2)
-    assert points[0, 0].tolist() == [-15, -3] and points[0, -1].tolist() == [-5, -3] and points[-1, 0].tolist() == [-15, 3]
+    assert (
+        points[0, 0].tolist() == [-15, -3]
+        and points[0, -1].tolist() == [-5, -3]
+        and points[-1, 0].tolist() == [-15, 3]
+    )
 
 
 def test_truth():
@@ -28,14 +32,18 @@ def test_collect_and_load(tmp_path, monkeypatch):
     monkeypatch.setattr(regression, "ARMS", short)
     for seed in (0, 1):
         regression.train(regression.settings("paper", [20]), seed, folder=tmp_path / "states")
-    written = surfaces.collect(tmp_path / "states", tmp_path / "out", sizes=[20, 100], seeds=[0, 1, 2])
+    written = surfaces.collect(
+        tmp_path / "states", tmp_path / "out", sizes=[20, 100], seeds=[0, 1, 2]
+    )
     assert [p.name for p in written] == ["weights-20.safetensors", "grids.npz"]
     found = surfaces.load(tmp_path / "out")
     assert len(found) == 7 * 2 * 2 and ("beale", 20, "sobolev", 1) in found
     model = surfaces.network("beale", 20, "sobolev", tmp_path / "out")
     x = surfaces.arrow_grid("beale").reshape(-1, 2).float().requires_grad_()
     (slope,) = torch.autograd.grad(model(x).sum(), x)
-    np.testing.assert_allclose(found["beale", 20, "sobolev", 0][1].reshape(-1, 2), slope.numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        found["beale", 20, "sobolev", 0][1].reshape(-1, 2), slope.numpy(), rtol=1e-3, atol=1e-4
+    )
     with pytest.raises(ValueError, match="no network for function 'x'"):
         surfaces.network("x", 20, "sobolev", tmp_path / "out")
 
