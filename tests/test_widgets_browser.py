@@ -44,7 +44,7 @@ def open_widget(site, built_page):
 
     def find(name, css, **view):
         for path in sorted((site / "book").glob("*.html")):
-            if f'"sobolev_lib.widgets.{name}"' in path.read_text(encoding="utf-8"):
+            if f'"_anywidget_id": "sobolev_lib.widgets.{name}"' in path.read_text("utf-8"):
                 page = built_page(path.stem, **view)
                 section = page.locator(f"section.{css}").first
                 section.wait_for()
@@ -89,6 +89,7 @@ def test_fit_trains_pauses_and_resets(open_widget, view):
     page.wait_for_timeout(300)
     assert canvas.evaluate(PIXELS) == paused
 
+    page.emulate_media(reduced_motion="reduce")  # the rest as fast as it can
     page.keyboard.press("Enter")
     finish(page, section)
     trained = numbers(section)

@@ -326,7 +326,7 @@ function render({ model, el }) {
   };
   const tick = (time) => {
     // a few steps a frame, so that the eye can follow; all that fit where motion is not wanted
-    const until = performance.now() + 10;
+    const until = performance.now() + (calm.matches ? 40 : 10);
     let step = run.nets.values.step;
     for (let k = 0; step < model.get("steps") && performance.now() < until; k++) {
       if (k === STEPS_A_FRAME && !calm.matches) break;
