@@ -286,19 +286,36 @@ def errors_of(
 
 
 def learning_curves(
-    n: int, arm: str = "paper", metric: str = "test_mse", book: Ledger | None = None
+    n: int,
+    lines: Mapping[str, Mapping[str, Any]] | None = None,
+    metric: str = "test_mse",
+    book: Ledger | None = None,
 ) -> Figure:
-    """Error against training steps: interquartile mean over seeds, and band of the middle half."""
+    """Error against training steps: interquartile mean over seeds, and band of the middle half.
+
+    Parameters
+    ----------
+    n : int
+        Number of training points.
+    lines : mapping, optional
+        A key of the style's colours to what selects the records of its line; the two methods of the
+        paper's arm unless given.
+    metric : str
+        A curve of the records: "test_mse", "train_mse", "test_gradient_mse", "train_gradient_mse".
+    book : Ledger, optional
+        The experiment's ledger unless given.
+    """
+    lines = PAPER_LINES if lines is None else lines
     fig, axes = style.figure(2, 4, width="wide", height=4.6)
     for ax, name in zip(axes.flat, FUNCTIONS, strict=False):
-        for method in ("values", "sobolev"):
-            records = _all(book).find_in(function=name, n=n, method=method, arm=arm)
+        for colour, where in lines.items():
+            records = _all(book).find_in(function=name, n=n, **where)
             if len(records) > 1:
-                _curve(ax, records, metric, method)
+                _curve(ax, records, metric, colour)
         ax.set_title(FUNCTIONS[name].title)
         ax.set_xscale("log")
         _log_axis(ax)
-    _key(axes.flat[-1], ["values", "sobolev"], f"N = {_name(n)}.\nBand: middle half of the seeds.")
+    _key(axes.flat[-1], list(lines), f"N = {_name(n)}.\nBand: middle half of the seeds.")
     for ax in axes[:, 0]:
         ax.set_ylabel(
             ("Test" if metric.startswith("test") else "Training")
@@ -307,6 +324,37 @@ def learning_curves(
     for ax in (*axes[1, :3], axes[0, 3]):
         ax.set_xlabel("Adam steps")
     return fig
+
+
+PAPER_LINES: dict[str, dict[str, Any]] = {
+    "values": {"arm": "paper", "method": "values"},
+    "sobolev": {"arm": "paper", "method": "sobolev"},
+}
+"""The two methods at the paper's setting."""
+
+KERNEL_LINES: dict[str, dict[str, Any]] = {
+    "sobolev": {"arm": "schedule", "method": "sobolev"},
+    "kernel": {"arm": "activation", "activation": "relu", "method": "sobolev"},
+    "smooth": {"arm": "activation", "activation": "silu", "method": "sobolev"},
+}
+"""Sobolev training with plain ReLU, with the kink kernel, and with SiLU; all else equal."""
+
+def growth(
+    n: int, where: Mapping[str, Any], metric: str = "train_gradient_mse", book: Ledger | None = None
+) -> dict[str, Interval]:
+    """Growth of a curve after its lowest point, beyond a tenth, in decades: by function.
+
+    For each seed the last value over 1.1 times the smallest one before it; above 0 the error that
+    was being minimised has grown by more than 10 per cent.
+    """
+    found = {}
+    for name in FUNCTIONS:
+        records = _all(book).find_in(function=name, n=n, **where)
+        curves = [r.metrics["curve"][metric] for r in records]
+        curves = [curve for curve in curves if None not in curve]
+        if len(curves) > 1:
+            found[name] = interval([float(np.log10(c[-1] / (1.1 * min(c)))) for c in curves])
+    return found
 
 
 ARM_ROWS: dict[str, dict[str, Any]] = {
