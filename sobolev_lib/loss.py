@@ -127,8 +127,8 @@ class SobolevLoss(nn.Module):
         "l2" (squared difference), "l1", "huber" (delta 1), or a callable of (prediction, target)
         that returns either one number for each component (the shape of the prediction) or one for
         each sample, (B,).
-        With `sobolev_lib.kinks` use "l2" for the derivatives: the kernel averages the residual on both
-        sides of a kink, which is exact for squares only.
+        With `sobolev_lib.kinks` use "l2" for the derivatives: the kernel averages the residual on
+        both sides of a kink, which is exact for squares only.
     rescale : bool
         For a unit vector of R^d, :math:`E\langle g, v\rangle^2 = |g|^2 / d`. So a projected L2
         term of order j is, in the mean, the whole one divided by out * prod(in)**(j - 1). True

@@ -339,6 +339,7 @@ KERNEL_LINES: dict[str, dict[str, Any]] = {
 }
 """Sobolev training with plain ReLU, with the kink kernel, and with SiLU; all else equal."""
 
+
 def growth(
     n: int, where: Mapping[str, Any], metric: str = "train_gradient_mse", book: Ledger | None = None
 ) -> dict[str, Interval]:
