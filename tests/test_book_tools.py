@@ -23,6 +23,7 @@ def rooms(monkeypatch):
         ("*Sobolev Training* and d**2", "*Sobolev Training* and d**2"),
         ("| a | b |\n| c | d |", "| a | b |\n| c | d |"),
         (">>> f(*a, |b|)", ">>> f(*a, |b|)"),
+        (">>> f()  # doctest: +SKIP\n1", ">>> f()\n1"),
         (".. math::\n\n    |t|\n    |x|\n\nor |x|", ".. math::\n\n    |t|\n    |x|\n\nor \\|x|"),
         ("So::\n\n    f(*in)\n\n(*in)", "So::\n\n    f(*in)\n\n(\\*in)"),
     ],

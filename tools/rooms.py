@@ -22,6 +22,7 @@ KEPT = r"""
 # What docutils would misread: the star of a shape such as (B, *in), the bar of an absolute value.
 MISREAD = r"(?<=[( ])\*(?=in\b|\w+[,)]) | (?<!\w)\|(?=\S)"
 SIGN = re.compile(f"{KEPT} | {MISREAD}", re.VERBOSE | re.MULTILINE | re.DOTALL)
+DOCTEST_FLAG = re.compile(r"[ ]*# doctest:.*$", re.MULTILINE)
 PACKAGE = "sobolev_lib"
 PLACE = "% ROOMS"
 ORDER = (
@@ -92,6 +93,7 @@ def body() -> str:
 
 def escaped(text: str) -> str:
     """Return a docstring with a backslash before every sign that docutils would misread."""
+    text = DOCTEST_FLAG.sub("", text)  # for the machine; codeautolink cannot match such a line
     return SIGN.sub(lambda found: found["kept"] or "\\" + found[0], text)
 
 
