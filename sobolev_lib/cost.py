@@ -32,7 +32,7 @@ SIZES = ((1, 100), (1, 4096), (28, 100), (8, 1024))
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained: networks of ``depth`` hidden layers of ``width`` units, ``n`` points each."""
+    """What is trained: networks of ``depth`` layers of ``width`` units, on ``n`` points each."""
 
     members: int
     n: int
@@ -89,11 +89,15 @@ class Way:
         """Compute the gradient of the sum of the members' losses."""
         raise NotImplementedError
 
+    def update(self) -> None:
+        """Take Adam's step along the gradient."""
+        self.optimizer.step()
+
     def step(self) -> None:
         """Take one whole step."""
         self.optimizer.zero_grad()
         self.gradient()
-        self.optimizer.step()
+        self.update()
 
     def flat_gradient(self) -> Tensor:
         """Gradient in one vector: member by member, layer by layer, weights before biases."""
@@ -179,6 +183,20 @@ class Loop(Way):
         return torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
 
 
+class SeparateLoop(Loop):
+    """Double backward, one network after another, each with its own Adam with PyTorch's defaults."""
+
+    def prepare(self) -> None:
+        """Make a plain module and an optimiser of each member."""
+        super().prepare()
+        self.optimizers = [torch.optim.Adam(n.parameters(), lr=1e-5) for n in self.networks]
+
+    def update(self) -> None:
+        """Take the step of every optimiser."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
 class LoopValues(Loop):
     """Values only, one network after another."""
 
@@ -262,7 +280,7 @@ class CompiledFunctional(Functional):
 
 
 class CompiledGradient(Functional):
-    """``torch.func`` under ``torch.compile``: the loss's gradient by the parameters in one graph."""
+    """``torch.func`` under ``torch.compile``: loss and gradient by the parameters in one graph."""
 
     def prepare(self) -> None:
         """Compile the gradient; the first call does the work."""
@@ -296,6 +314,7 @@ WAYS: dict[str, type[Way]] = {
     "sobolev_silu": Smooth,
     "autograd_values_loop": LoopValues,
     "autograd_loop": Loop,
+    "autograd_separate_loop": SeparateLoop,
     "autograd_silu_loop": SmoothLoop,
     "autograd_stack": DoubleBackward,
     "func_reverse": Functional,
@@ -472,7 +491,7 @@ def _one(chosen: Way, clock: Callable[[], float]) -> tuple[float, float]:
     start = now()
     chosen.gradient()
     middle = now()
-    chosen.optimizer.step()
+    chosen.update()
     return middle - start, now() - start
 
 

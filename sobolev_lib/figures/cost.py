@@ -1,0 +1,240 @@
+"""Figures of the chapter on cost: products, times, memory, and what equal time buys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sobolev_lib import cost
+from sobolev_lib.figures import style
+from sobolev_lib.functions import FUNCTIONS
+from sobolev_lib.ledger import Ledger, Record
+from sobolev_lib.regression import EXPERIMENT as REGRESSION
+from sobolev_lib.summary import Interval, interval
+
+WAYS: dict[str, tuple[str, str]] = {
+    "values": ("Values only, stack", "values"),
+    "sobolev": ("Sobolev, stack", "sobolev"),
+    "sobolev_compiled": ("Sobolev, stack, compiled", "sobolev"),
+    "sobolev_kernel": ("Sobolev, kink kernel, stack", "kernel"),
+    "sobolev_silu": ("Sobolev, SiLU, stack", "smooth"),
+    "autograd_values_loop": ("Values only, loop", "values"),
+    "autograd_stack": ("Sobolev, autograd, stack", "truth"),
+    "autograd_loop": ("Sobolev, autograd, loop", "truth"),
+    "autograd_separate_loop": ("Sobolev, autograd, loop, E optimisers", "truth"),
+    "autograd_silu_loop": ("Sobolev, SiLU, autograd, loop", "smooth"),
+    "func_compiled": ("Sobolev, torch.func, compiled", "truth"),
+    "func_compiled_gradient": ("Sobolev, torch.func, all compiled", "truth"),
+    "func_reverse": ("Sobolev, torch.func, reverse", "truth"),
+    "func_forward": ("Sobolev, torch.func, forward", "truth"),
+}
+"""Label and colour of each way."""
+
+
+def records(book: Ledger | None = None, **config: Any) -> list[Record]:
+    """Records of the benchmark with this configuration.
+
+    Raises
+    ------
+    LookupError
+        If there are none; the command that makes them is named.
+    """
+    found = (book or Ledger(cost.EXPERIMENT)).find(**config)
+    if not found:
+        wanted = ", ".join(f"{k} = {v}" for k, v in config.items())
+        raise LookupError(
+            f"no record of the benchmark with {wanted}: run tests/benchmarks/step_cost.py --ledger"
+        )
+    return found
+
+
+def metric(
+    variant: str,
+    members: int,
+    n: int,
+    name: str = "step_ratio",
+    book: Ledger | None = None,
+    **config: Any,
+) -> float:
+    """One number of the benchmark, of one thread on the CPU unless ``config`` says otherwise."""
+    config = {"threads": 1, "device": "cpu", **config}
+    found = records(book, variant=variant, members=members, n=n, **config)
+    return float(found[0].metrics[name])
+
+
+def steps(threads: int = 1, device: str = "cpu", book: Ledger | None = None) -> Figure:
+    """Time of a whole step relative to a step on values alone: medians, smallest and largest."""
+    found = records(book, threads=threads, device=device)
+    present = {r.config["variant"] for r in found}
+    names = [name for name in WAYS if name in present]
+    fig, axes = style.figure(
+        1, len(cost.SIZES), width="wide", height=0.6 + 0.29 * len(names), sharey=True
+    )
+    for ax, (members, n) in zip(axes, cost.SIZES, strict=True):
+        ax.axvline(1, color=style.COLOURS["values"], linewidth=1)
+        here = {
+            r.config["variant"]: r.metrics
+            for r in found
+            if (r.config["members"], r.config["n"]) == (members, n)
+        }
+        for place, name in enumerate(names):
+            if name in here:
+                _ratio(ax, place, here[name], WAYS[name][1])
+        ax.set_title(f"{members} x {n:,}".replace(",", "\u2009"))
+        ax.set_xscale("log")
+        ax.set_xlim(0.55, 6.5)
+        ax.set_xticks([1, 2, 4], labels=["1", "2", "4"])
+        ax.minorticks_off()
+    axes[0].set_yticks(range(len(names)), labels=[WAYS[name][0] for name in names])
+    axes[0].invert_yaxis()
+    fig.supxlabel(
+        "Time of a step / time of a step on values alone (networks x points above)", fontsize=9
+    )
+    return fig
+
+
+def _ratio(ax: Axes, place: int, metrics: Mapping[str, Any], method: str) -> None:
+    centre = metrics["step_ratio"]
+    colour = style.COLOURS[method]
+    ends = np.clip([metrics["step_ratio_min"], metrics["step_ratio_max"]], 0.56, 6.4)
+    ax.plot(ends, [place, place], color=colour, linewidth=1.2)
+    ax.plot([centre], [place], color=colour, marker=style.MARKERS[method] or "o")
+    ax.annotate(
+        f"{centre:.2f}", (centre, place), xytext=(0, 4), textcoords="offset points",
+        ha="center", va="bottom", fontsize=7, color=style.TEXT_COLOURS[method],
+    )  # fmt: skip
+
+
+def products_by_depth(counts: Mapping[str, Sequence[float]], depths: Sequence[int]) -> Figure:
+    """Large products of a step over those of values alone, against the number of hidden layers.
+
+    Parameters
+    ----------
+    counts : mapping
+        Way to its counts, one for each depth; "values" must be among them.
+    depths : sequence of int
+        Numbers of hidden layers.
+    """
+    fig, ax = style.figure(width="narrow", height=3.2)
+    base = np.asarray(counts["values"], dtype=float)
+    methods = {"values": "values", "sobolev": "sobolev", "sobolev_kernel": "kernel"}
+    lines = [
+        style.curve(ax, depths, np.asarray(counts[name], dtype=float) / base, method)
+        for name, method in methods.items()
+    ]
+    auto = np.asarray(counts["autograd_loop"], dtype=float) / base
+    lines += ax.plot(depths, auto, "x:", color=style.COLOURS["truth"], label="Sobolev, autograd")
+    ax.axhline(4 / 3, color="#999999", linewidth=0.8, linestyle=(0, (2, 2)))
+    ax.text(depths[0], 4 / 3 + 0.02, "4/3", fontsize=8, color="#555555")
+    ax.set(xlabel="Hidden layers", ylabel="Large products / values only", xticks=list(depths))
+    ax.set_xlim(depths[0] - 0.2, depths[-1] + 2.6)
+    ax.set_ylim(0.9, 2.15)
+    style.label_ends(ax, lines)
+    return fig
+
+
+def memory(members: int = 1, n: int = 4096, book: Ledger | None = None) -> Figure:
+    """Most memory a gradient holds, in units of one layer's signals (points x width numbers)."""
+    found = {
+        r.config["variant"]: r
+        for r in records(book, members=members, n=n, threads=1, device="cpu")
+        if r.metrics["peak_bytes"] is not None
+    }
+    names = [name for name in WAYS if name in found]
+    fig, ax = style.figure(width="text", height=0.7 + 0.24 * len(names))
+    for place, name in enumerate(names):
+        method = WAYS[name][1]
+        size = layers(found[name])
+        ax.barh(place, size, color=style.COLOURS[method], height=0.7)
+        ax.text(size + 0.15, place, f"{size:.1f}", va="center", fontsize=8)
+    ax.set_yticks(range(len(names)), labels=[WAYS[name][0] for name in names])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("Peak memory of one gradient (signals of one hidden layer = 1)")
+    return fig
+
+
+def layers(record: Record) -> float:
+    """Peak memory of a record in units of one hidden layer's signals in single precision."""
+    config = record.config
+    return float(record.metrics["peak_bytes"]) / (
+        4 * config["members"] * config["n"] * config["width"]
+    )
+
+
+def equal_time(
+    n: int, prices: Mapping[str, float], arm: str = "paper", book: Ledger | None = None
+) -> Figure:
+    """Decades gained by Sobolev training when its steps are charged at different prices.
+
+    Parameters
+    ----------
+    n : int
+        Number of training points.
+    prices : mapping
+        Label to the price p of a Sobolev step, in steps on values: it gets 1/p of the steps.
+    arm : str
+        Arm of the regression experiment.
+    """
+    fig, ax = style.figure(width="text", height=3.4)
+    ax.axhline(0, color="#777777", linewidth=1)
+    shades = ("#E8A679", "#B85100", "#5E2A00")
+    markers = ("o", "s", "D")
+    for k, (label, price) in enumerate(prices.items()):
+        shift = 0.22 * (k - (len(prices) - 1) / 2)
+        for place, name in enumerate(FUNCTIONS):
+            found = gain_at_price(name, n, price, arm, book)
+            if found is None:
+                continue
+            x = place + shift
+            ax.plot([x, x], [found.low, found.high], color=shades[k % 3], linewidth=1.4)
+            ax.plot([x], [found.centre], color=shades[k % 3], marker=markers[k % 3])
+        ax.plot([], [], color=shades[k % 3], marker=markers[k % 3], linestyle="", label=label)
+    ax.set_xticks(
+        range(len(FUNCTIONS)), labels=[f.title.replace("-", "-\n") for f in FUNCTIONS.values()]
+    )
+    ax.tick_params(axis="x", labelsize=8)
+    ax.set_ylabel(f"Decades gained, N = {n}")
+    ax.legend(loc="best")
+    return fig
+
+
+def gain_at_price(
+    function: str, n: int, price: float, arm: str = "paper", book: Ledger | None = None
+) -> Interval | None:
+    """Decades by which Sobolev training is better when its steps cost ``price`` steps on values.
+
+    Values only get all steps of the record, Sobolev training 1/price of them, read from the
+    learning curves (straight lines between checkpoints, both axes logarithmic).  None with fewer
+    than two seeds.
+
+    Raises
+    ------
+    ValueError
+        If the price is below 1.
+    """
+    if price < 1:
+        raise ValueError(f"price is {price}; a Sobolev step costs at least one step on values")
+    book = book or Ledger(REGRESSION)
+    errors: dict[str, dict[int, float]] = {}
+    for method, charged in (("values", 1.0), ("sobolev", price)):
+        found = book.find(function=function, n=n, method=method, arm=arm)
+        errors[method] = {
+            r.seed: _error_at(r, charged) for r in found if r.metrics["test_mse"] is not None
+        }
+    seeds = sorted(errors["values"].keys() & errors["sobolev"].keys())
+    if len(seeds) < 2:
+        return None
+    return interval([errors["values"][s] - errors["sobolev"][s] for s in seeds])
+
+
+def _error_at(record: Record, price: float) -> float:
+    curve = record.metrics["curve"]
+    done = np.array(curve["steps"], dtype=float)
+    logs = np.log10(np.array(curve["test_mse"], dtype=float))
+    later = done > 0
+    return float(np.interp(np.log(done[-1] / price), np.log(done[later]), logs[later]))
