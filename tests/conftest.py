@@ -30,6 +30,7 @@ import pytest
 from book_files import DESKTOP, ROOT
 
 SITE = ROOT / "_build" / "html"
+PATIENCE = 120_000  # ms: only a hang takes that long, even on a machine with much else to do
 PAGE_FIXTURES = {"site", "server", "browser", "built_page"}
 FLAGS = [
     "--disable-gpu",
@@ -175,6 +176,7 @@ def built_page(site, server, browser):
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme
         )
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         log = Log()
         log.attach(context, page)
