@@ -135,18 +135,6 @@ class Smooth(ClosedForm):
     activation = "silu"
 
 
-class CompiledClosedForm(ClosedForm):
-    """The closed form under ``torch.compile``."""
-
-    def prepare(self) -> None:
-        """Wrap the losses; the first call compiles."""
-        self.losses = torch.compile(self.stack.losses)
-
-    def gradient(self) -> None:
-        """Compute the gradient through the compiled losses."""
-        self.losses(self.x, self.y, self.dy, self.weight).sum().backward()
-
-
 class DoubleBackward(Way):
     """Double backward of autograd through the batched stack."""
 
@@ -184,7 +172,7 @@ class Loop(Way):
 
 
 class SeparateLoop(Loop):
-    """Double backward, one network after another, each with its own Adam with PyTorch's defaults."""
+    """Double backward, one network after another, each with an Adam of its own."""
 
     def prepare(self) -> None:
         """Make a plain module and an optimiser of each member."""
@@ -309,7 +297,6 @@ def double_backward(network: nn.Module, x: Tensor, y: Tensor, dy: Tensor) -> Ten
 WAYS: dict[str, type[Way]] = {
     "values": Values,
     "sobolev": ClosedForm,
-    "sobolev_compiled": CompiledClosedForm,
     "sobolev_kernel": Kernel,
     "sobolev_silu": Smooth,
     "autograd_values_loop": LoopValues,

@@ -11,15 +11,14 @@ from matplotlib.figure import Figure
 
 from sobolev_lib import cost
 from sobolev_lib.figures import style
+from sobolev_lib.figures.regression import select
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.regression import EXPERIMENT as REGRESSION
 from sobolev_lib.summary import Interval, interval
 
 WAYS: dict[str, tuple[str, str]] = {
     "values": ("Values only, stack", "values"),
     "sobolev": ("Sobolev, stack", "sobolev"),
-    "sobolev_compiled": ("Sobolev, stack, compiled", "sobolev"),
     "sobolev_kernel": ("Sobolev, kink kernel, stack", "kernel"),
     "sobolev_silu": ("Sobolev, SiLU, stack", "smooth"),
     "autograd_values_loop": ("Values only, loop", "values"),
@@ -106,6 +105,7 @@ def _ratio(ax: Axes, place: int, metrics: Mapping[str, Any], method: str) -> Non
     ax.annotate(
         f"{centre:.2f}", (centre, place), xytext=(0, 4), textcoords="offset points",
         ha="center", va="bottom", fontsize=7, color=style.TEXT_COLOURS[method],
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
     )  # fmt: skip
 
 
@@ -219,10 +219,9 @@ def gain_at_price(
     """
     if price < 1:
         raise ValueError(f"price is {price}; a Sobolev step costs at least one step on values")
-    book = book or Ledger(REGRESSION)
     errors: dict[str, dict[int, float]] = {}
     for method, charged in (("values", 1.0), ("sobolev", price)):
-        found = book.find(function=function, n=n, method=method, arm=arm)
+        found = select(function, n, method, arm, book)
         errors[method] = {
             r.seed: _error_at(r, charged) for r in found if r.metrics["test_mse"] is not None
         }
