@@ -81,11 +81,17 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
         """Keep the tests' output free of one line per request."""
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    # A browser opens several connections at once; the default of 5 drops some when the machine is
+    # busy, and a dropped one is tried again only after seconds, then minutes.
+    request_queue_size = 128
+
+
 @pytest.fixture(scope="session")
 def server(site) -> Iterator[str]:
     """Address of a web server on this machine that serves the built book."""
     handler = functools.partial(_QuietHandler, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+    with _Server(("127.0.0.1", 0), handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{httpd.server_port}"
