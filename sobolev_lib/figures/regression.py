@@ -368,7 +368,7 @@ ARM_ROWS: dict[str, dict[str, Any]] = {
     "… tanh": {"arm": "activation", "activation": "tanh"},
     "… softplus": {"arm": "activation", "activation": "softplus"},
     "… values only, 3N values": {"arm": "equal_information", "method": "values"},
-    "Kriging": {"arm": "kriging"},
+    "Kriging (SMT; with gradients: GEKPLS)": {"arm": "kriging"},
 }
 """Rows of :func:`arms`: what selects the records of each."""
 
@@ -379,8 +379,9 @@ def arms(
     metric: str = "test_mse",
     book: Ledger | None = None,
 ) -> Figure:
-    """Test errors of both methods in every arm: one panel a function, one row an arm."""
+    """Test errors of both methods in every arm: one panel a function, one row an arm with records."""
     rows = ARM_ROWS if rows is None else rows
+    rows = {k: where for k, where in rows.items() if _all(book).find_in(n=n, **where)}
     fig, axes = style.figure(2, 4, width="wide", height=6.4, sharey=True)
     for ax, name in zip(axes.flat, FUNCTIONS, strict=False):
         for place, where in enumerate(rows.values()):
