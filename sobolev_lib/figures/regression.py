@@ -379,7 +379,7 @@ def arms(
     metric: str = "test_mse",
     book: Ledger | None = None,
 ) -> Figure:
-    """Test errors of both methods in every arm: one panel a function, one row an arm with records."""
+    """Test errors of both methods: one panel a function, one row an arm that has records."""
     rows = ARM_ROWS if rows is None else rows
     rows = {k: where for k, where in rows.items() if _all(book).find_in(n=n, **where)}
     fig, axes = style.figure(2, 4, width="wide", height=6.4, sharey=True)
