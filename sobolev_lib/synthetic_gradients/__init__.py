@@ -1,0 +1,11 @@
+"""Synthetic gradients: train the parts of a network without waiting for the true gradient.
+
+Section 4.3 and SM 4 of the paper.  :func:`decouple` cuts a network and puts a module at every split;
+:mod:`.modules` holds the modules, :mod:`.networks` the paper's networks, :mod:`.images` the data,
+:mod:`.training` the experiment behind Table 1.
+"""
+
+from sobolev_lib.synthetic_gradients.decoupling import MODES, Decoupled, Step, cut, decouple
+from sobolev_lib.synthetic_gradients.modules import KINDS, Objective, Prediction
+
+__all__ = ["KINDS", "MODES", "Decoupled", "Objective", "Prediction", "Step", "cut", "decouple"]

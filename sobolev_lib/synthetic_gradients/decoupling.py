@@ -1,0 +1,396 @@
+"""Cut a network at splits; let synthetic gradients train what lies below each (section 4.3).
+
+One step of a batch, for segments f_1, ..., f_K with activations h_k = f_k(h_{k-1}):
+
+1. The forward pass, cut at every split: h_k is handed on as a constant.
+2. Module k predicts the gradient at h_k (:mod:`.modules`).
+3. Segment k < K gets its parameter gradients from module k's prediction, the last one from the loss.
+4. Where a module is trained on true gradients (or they are measured), the true signal runs down the
+   chain beside that, to activations only: no parameter ever meets it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sobolev_lib.synthetic_gradients import modules as sg
+from sobolev_lib.synthetic_gradients.modules import Module, Objective, Prediction
+
+MODES = ("backprop", *sg.KINDS)
+"""What :func:`decouple` knows: full backpropagation and the kinds of module."""
+
+TARGETS = ("true", "bootstrapped")
+
+Architecture = Callable[[tuple[int, ...], int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened in one step.
+
+    Parameters
+    ----------
+    loss : Tensor
+        Cross entropy of each example (B,).
+    logits : Tensor
+        Outputs of the main network (B, classes).
+    module_losses : list of Tensor
+        Loss of each module, from the input upwards.
+    cosines : list of Tensor
+        Mean over examples of the cosine between synthetic and true gradient, by split; empty
+        unless measured, and for modes without a prediction.
+    scales : list of Tensor
+        Norm of the synthetic gradient over that of the true one (whole batch), by split; as above.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    module_losses: list[Tensor] = field(default_factory=list)
+    cosines: list[Tensor] = field(default_factory=list)
+    scales: list[Tensor] = field(default_factory=list)
+
+
+class Decoupled(nn.Module):
+    """A network in segments with a synthetic gradient module at every split.
+
+    Made by :func:`decouple`.  Called, it is the network itself.
+
+    Parameters
+    ----------
+    segments : sequence of nn.Module
+        K segments.
+    synthesizers : sequence of Module
+        One for each of the K - 1 splits; none for full backpropagation.
+    mode : str
+        One of :data:`MODES`.
+    targets : {"true", "bootstrapped"}
+        What modules are trained on: the gradient of the loss (section 4.3), or, as in Jaderberg et
+        al. (2016), the next module's prediction sent back through the segment between them.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[nn.Module],
+        synthesizers: Sequence[Module],
+        mode: str,
+        targets: str = "true",
+    ) -> None:
+        super().__init__()
+        if targets not in TARGETS:
+            raise ValueError(f"targets is {targets!r}; it must be one of {', '.join(TARGETS)}")
+        self.segments = nn.ModuleList(segments)
+        self.synthesizers = nn.ModuleList(synthesizers)
+        self.mode, self.targets = mode, targets
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of x (B, *in)."""
+        for segment in self.segments:
+            x = segment(x)
+        return x
+
+    def main_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the main network."""
+        return list(self.segments.parameters())
+
+    def module_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the modules."""
+        return list(self.synthesizers.parameters())
+
+    @property
+    def needs_true_gradients(self) -> bool:
+        """Whether a module is trained on them."""
+        return self.targets == "true" and any(m.needs_gradient for m in self.synthesizers)
+
+    def accumulate(self, x: Tensor, y: Tensor, measure: bool = False) -> Step:
+        """Add a batch's gradients to ``.grad`` of all parameters, as ``loss.backward()`` does.
+
+        The main network's are those of the mean cross entropy, with synthetic gradients in the
+        place of true ones below a split; each module's are those of its own loss.
+
+        Parameters
+        ----------
+        x : Tensor
+            Inputs (B, *in).
+        y : Tensor
+            Labels (B,), of dtype int64.
+        measure : bool
+            Compare synthetic with true gradients, even where no module needs the latter.
+
+        Raises
+        ------
+        ValueError
+            Empty batch, wrong shape of y, or labels outside the classes.
+        """
+        _check_batch(x, y)
+        if self.mode == "backprop":
+            logits = self(x)
+            loss = cross_entropy(logits, y)
+            loss.mean().backward()
+            return Step(loss.detach(), logits.detach())
+        inputs, outputs = self._forward(x)
+        loss = cross_entropy(outputs[-1], y)
+        predictions = [m(h, y) for m, h in zip(self.synthesizers, outputs, strict=False)]
+        true: list[Tensor | None] = [None] * len(predictions)
+        if self.needs_true_gradients or measure:
+            true = list(self._true_gradients(inputs, outputs, loss))
+        cosines, scales = _compare(predictions, true) if measure else ([], [])
+        arrived = self._send(inputs, outputs, loss, predictions)
+        targets = true if self.targets == "true" else arrived
+        logp = functional.log_softmax(outputs[-1].detach(), dim=1)
+        losses = [
+            own
+            for module, said, g in zip(self.synthesizers, predictions, targets, strict=True)
+            if (own := module.loss(said, loss.detach(), g, logp)) is not None
+        ]
+        if losses:
+            torch.stack(losses).sum().backward()
+        return Step(
+            loss.detach(), outputs[-1].detach(), [e.detach() for e in losses], cosines, scales
+        )
+
+    def true_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """dL_b/dh_b at each split, (B, *shape) each, for a batch as :meth:`accumulate` takes it."""
+        _check_batch(x, y)
+        inputs, outputs = self._forward(x)
+        return self._true_gradients(inputs, outputs, cross_entropy(outputs[-1], y))
+
+    def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Inputs of the segments (leaves from the second on) and their outputs."""
+        inputs, outputs = [x], []
+        for segment in self.segments:
+            outputs.append(segment(inputs[-1]))
+            inputs.append(outputs[-1].detach().requires_grad_())
+        return inputs[:-1], outputs
+
+    def _true_gradients(
+        self, inputs: list[Tensor], outputs: list[Tensor], loss: Tensor
+    ) -> list[Tensor]:
+        # Of the sum of losses, so that row b is the gradient of example b's own loss (but for what
+        # batch normalisation mixes between examples). Keeps the graphs for `_send`.
+        (g,) = torch.autograd.grad(loss.sum(), inputs[-1], retain_graph=True)
+        found = [g]
+        for leaf, h in zip(inputs[-2:0:-1], outputs[-2:0:-1], strict=True):
+            (g,) = torch.autograd.grad(h, leaf, g, retain_graph=True)
+            found.append(g)
+        return found[::-1]
+
+    def _send(
+        self,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        loss: Tensor,
+        predictions: list[Prediction],
+    ) -> list[Tensor | None]:
+        """Send gradients into the segments; return what arrives at the splits, per example."""
+        count = len(loss)
+        loss.mean().backward()
+        for h, said in zip(outputs, predictions, strict=False):
+            if said.gradient is not None:
+                h.backward(said.gradient.detach().to(h.dtype) / count)
+        return [None if leaf.grad is None else leaf.grad * count for leaf in inputs[1:]]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross entropy of each example (B,), in float32 at least; the log loss of section 4.3.
+
+    Raises
+    ------
+    ValueError
+        Labels outside 0 ... classes - 1.
+    """
+    classes = logits.shape[1]
+    if y.device.type == "cpu" and ((y < 0) | (y >= classes)).any():  # on a GPU the check would wait
+        bad = y[(y < 0) | (y >= classes)][0].item()
+        raise ValueError(f"y holds the label {bad}; the network has classes 0 to {classes - 1}")
+    return functional.cross_entropy(sg.wide(logits), y, reduction="none")
+
+
+def _check_batch(x: Tensor, y: Tensor) -> None:
+    if y.dim() != 1 or len(x) != len(y):
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; one label for each example is "
+            "needed, y of shape (B,)"
+        )
+    if y.dtype != torch.int64:
+        raise TypeError(f"y has dtype {y.dtype}; labels must be torch.int64")
+    if not len(x):
+        raise ValueError("the batch is empty")
+
+
+def _compare(
+    predictions: list[Prediction], true: list[Tensor | None]
+) -> tuple[list[Tensor], list[Tensor]]:
+    cosines, scales = [], []
+    for said, g in zip(predictions, true, strict=True):
+        if said.gradient is None or g is None:
+            continue
+        a, b = sg.wide(said.gradient.detach()).flatten(1), sg.wide(g.detach()).flatten(1)
+        cosines.append(cosine(a, b).mean())
+        scales.append(a.norm() / b.norm().clamp_min(torch.finfo(b.dtype).tiny))
+    return cosines, scales
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine between rows of a and b (B, d); 0 where one of them is 0, however small the rest.
+
+    ``torch.nn.functional.cosine_similarity`` takes lengths below 1e-8 for 1e-8, and true
+    gradients get that short once an example is learnt.
+    """
+    unit = [v / v.norm(dim=1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny) for v in (a, b)]
+    return (unit[0] * unit[1]).sum(dim=1)
+
+
+def cut(network: nn.Module, splits: Sequence[str]) -> list[nn.Sequential]:
+    """Cut a network after the named children into segments, in the order of its children.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Its forward pass calls its children one after the other (``nn.Sequential`` does).
+    splits : sequence of str
+        Names of children.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, repeated, out of order, or that of the last child.
+    """
+    names = [name for name, _ in network.named_children()]
+    unknown = [name for name in splits if name not in names]
+    if unknown:
+        raise ValueError(f"splits names {unknown}; the network has the children {names}")
+    places = [names.index(name) for name in splits]
+    if not places or places != sorted(set(places)):
+        raise ValueError(
+            f"splits is {list(splits)}; at least one name is needed, each once, from input to output"
+        )
+    if places[-1] == len(names) - 1:
+        raise ValueError(f"splits names {splits[-1]!r}, the last child: nothing is left above it")
+    ends = [0, *(p + 1 for p in places), len(names)]
+    children = list(network.named_children())
+    return [nn.Sequential(OrderedDict(children[a:b])) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def decouple(
+    network: nn.Module,
+    splits: Sequence[str],
+    module: str = "sobolev",
+    *,
+    example: Tensor,
+    classes: int | None = None,
+    objective: Objective | None = None,
+    targets: str = "true",
+    architecture: Architecture | None = None,
+    hidden: int | None = None,
+    pooled: bool = False,
+    bandwidth: float | None = None,
+    differentiation: str = "auto",
+) -> Decoupled:
+    """Decouple a network at splits with synthetic gradient modules (section 4.3, Table 1).
+
+    Parameters
+    ----------
+    network : nn.Module
+        An ``nn.Sequential``, or a module whose forward pass calls its children one after the
+        other.  Its children are used, not copied.
+    splits : sequence of str
+        Names of the children after which to cut, from input to output.
+    module : str
+        One of :data:`MODES`: "backprop", "noprop", "direct", "vfbn", "critic", "sobolev",
+        "local_ce".
+    example : Tensor
+        A batch of inputs (B, *in), for the shapes at the splits.  Values do not matter.
+    classes : int, optional
+        Number of classes; that of the network's output unless given.
+    objective : Objective, optional
+        Losses of the modules.
+    targets : {"true", "bootstrapped"}
+        See :class:`Decoupled`.
+    architecture : callable, optional
+        ``architecture(shape, classes)`` returns the network of a module: an ``nn.Sequential``
+        from h to logits, or for "direct" a module of (h, y) that returns a gradient of the shape
+        of h.
+    hidden, pooled, bandwidth, differentiation
+        Of the default architectures, see :func:`.modules.build`.
+
+    Raises
+    ------
+    ValueError
+        Unknown mode, wrong names of splits, a shape without a default architecture, or a network
+        that is not the sequence of its children.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from sobolev_lib.synthetic_gradients import decouple
+    >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> net = decouple(network, ["1"], module="sobolev", example=torch.zeros(2, 4))
+    >>> step = net.accumulate(torch.randn(5, 4), torch.tensor([0, 2, 1, 1, 0]))
+    >>> step.loss.shape, len(step.module_losses)
+    (torch.Size([5]), 1)
+    """
+    if module not in MODES:
+        raise ValueError(f"module is {module!r}; it must be one of {', '.join(MODES)}")
+    segments = cut(network, splits)
+    shapes, outputs = _shapes(network, segments, example)
+    classes = classes or outputs
+    if module == "backprop":
+        return Decoupled(segments, [], module, targets)
+    if architecture is not None:
+        made = [
+            _wrap(module, architecture(shape, classes), objective, differentiation)
+            for shape in shapes
+        ]
+    else:
+        made = [
+            sg.build(module, shape, classes, objective, hidden, pooled, bandwidth, differentiation)
+            for shape in shapes
+        ]
+    first = next(network.parameters())
+    net = Decoupled(segments, made, module, targets)
+    net.synthesizers.to(device=first.device, dtype=first.dtype)
+    return net
+
+
+def _wrap(
+    kind: str, network: nn.Module, objective: Objective | None, differentiation: str
+) -> Module:
+    if kind == "noprop":
+        return Module(kind, None, objective)
+    if kind == "direct":
+        return Module(kind, network, objective)
+    if not isinstance(network, nn.Sequential):
+        network = nn.Sequential(network)
+    return Module(kind, sg.LossModel(network, differentiation), objective)
+
+
+def _shapes(
+    network: nn.Module, segments: Sequence[nn.Module], example: Tensor
+) -> tuple[list[tuple[int, ...]], int]:
+    """Shapes at the splits, and number of outputs; batch statistics are left alone."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            value, shapes = example, []
+            for segment in segments:
+                value = segment(value)
+                shapes.append(tuple(value.shape[1:]))
+            whole = network(example)
+    finally:
+        network.train(training)
+    if whole.shape != value.shape or not torch.equal(whole, value):
+        raise ValueError(
+            "network does not call its children one after the other (its output differs from "
+            "theirs): write it as nn.Sequential"
+        )
+    if value.dim() != 2:
+        raise ValueError(f"network's output has shape {tuple(value.shape)}; (B, classes) is needed")
+    return shapes[:-1], value.shape[1]
