@@ -11,9 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sobolev_lib import kinks
-from sobolev_lib.synthetic_gradients import MODES, Decoupled, Objective, cut, decouple, decoupling
+from sobolev_lib.synthetic_gradients import (
+    MODES,
+    Decoupled,
+    Objective,
+    cut,
+    decouple,
+    decoupling,
+    networks,
+)
 from sobolev_lib.synthetic_gradients import modules as sg
-from sobolev_lib.synthetic_gradients import networks
 
 F64 = torch.float64
 
@@ -539,9 +546,9 @@ def test_wrong_words():
         networks.cifar_net(image_size=20)
     with pytest.raises(ValueError, match="stem is 'tiny'"):
         networks.resnet50(stem="tiny")
+    module = sg.build("sobolev", (6,), 4).double()
+    h, y = batch()
     with pytest.raises(ValueError, match="true_gradient is needed"):
-        module = sg.build("sobolev", (6,), 4).double()
-        h, y = batch()
         module.loss(module(h, y), torch.zeros(9), None)
 
 

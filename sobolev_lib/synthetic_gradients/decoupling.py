@@ -4,16 +4,18 @@ One step of a batch, for segments f_1, ..., f_K with activations h_k = f_k(h_{k-
 
 1. The forward pass, cut at every split: h_k is handed on as a constant.
 2. Module k predicts the gradient at h_k (:mod:`.modules`).
-3. Segment k < K gets its parameter gradients from module k's prediction, the last one from the loss.
-4. Where a module is trained on true gradients (or they are measured), the true signal runs down the
-   chain beside that, to activations only: no parameter ever meets it.
+3. Segment k < K gets its parameter gradients from module k's prediction, the last from the loss.
+4. Where a module is trained on true gradients (or they are measured), the true signal runs down
+   the chain beside that, to activations only: no parameter ever meets it.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +137,8 @@ class Decoupled(nn.Module):
             return Step(loss.detach(), logits.detach())
         inputs, outputs = self._forward(x)
         loss = cross_entropy(outputs[-1], y)
-        predictions = [m(h, y) for m, h in zip(self.synthesizers, outputs, strict=False)]
+        pairs = zip(self.synthesizers, outputs, strict=False)
+        predictions = [module(h, y) for module, h in pairs]
         true: list[Tensor | None] = [None] * len(predictions)
         if self.needs_true_gradients or measure:
             true = list(self._true_gradients(inputs, outputs, loss))
@@ -146,7 +149,7 @@ class Decoupled(nn.Module):
         losses = [
             own
             for module, said, g in zip(self.synthesizers, predictions, targets, strict=True)
-            if (own := module.loss(said, loss.detach(), g, logp)) is not None
+            if (own := cast(Module, module).loss(said, loss.detach(), g, logp)) is not None
         ]
         if losses:
             torch.stack(losses).sum().backward()
@@ -268,13 +271,14 @@ def cut(network: nn.Module, splits: Sequence[str]) -> list[nn.Sequential]:
     places = [names.index(name) for name in splits]
     if not places or places != sorted(set(places)):
         raise ValueError(
-            f"splits is {list(splits)}; at least one name is needed, each once, from input to output"
+            f"splits is {list(splits)}; at least one name is needed, each once, from input to "
+            "output"
         )
     if places[-1] == len(names) - 1:
         raise ValueError(f"splits names {splits[-1]!r}, the last child: nothing is left above it")
     ends = [0, *(p + 1 for p in places), len(names)]
     children = list(network.named_children())
-    return [nn.Sequential(OrderedDict(children[a:b])) for a, b in zip(ends, ends[1:], strict=False)]
+    return [nn.Sequential(OrderedDict(children[a:b])) for a, b in itertools.pairwise(ends)]
 
 
 def decouple(

@@ -21,6 +21,7 @@ local_ce    dm/dh                 m: the labels alone (the control, not the pape
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ class LossModel(nn.Module):
     def forward(
         self, h: Tensor, y: Tensor, differentiable: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """m (B,), dm/dh (B, *shape) and log p(h) (B, classes).
+        """Return m (B,), dm/dh (B, *shape) and log p(h) (B, classes).
 
         Parameters
         ----------
@@ -321,14 +322,12 @@ def direct(shape: tuple[int, ...], classes: int, hidden: int | None = None) -> D
     if len(shape) == 1:
         units = hidden or 64
         sizes = (shape[0], units, units, shape[0])
-        return DirectGradient(
-            [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)], classes
-        )
+        return DirectGradient([nn.Linear(a, b) for a, b in itertools.pairwise(sizes)], classes)
     _check_map(shape)
     units = hidden or 128
     sizes = (shape[0], units, units, shape[0])
     return DirectGradient(
-        [nn.Conv2d(a, b, 3, padding=1) for a, b in zip(sizes, sizes[1:], strict=False)], classes
+        [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(sizes)], classes
     )
 
 

@@ -15,6 +15,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ class Setting:
 
     @property
     def scale(self) -> str:
-        """ "paper" for the paper's networks at their full size, "small" for the others."""
+        """Return "paper" for the paper's networks at their full size, "small" for the others."""
         full = {"cifar": (64, 32), "resnet50": (64, 128)}.get(self.network)
         big = full is not None and self.width >= full[0] and self.image_size >= full[1]
         return "paper" if big and self.train_images is None and self.epochs > 1 else "small"
@@ -372,7 +373,7 @@ class Training:
         self._put_on_device()
         net = build(setting, self.data, seed).to(self.device)
         if setting.network != "mlp":
-            net = net.to(memory_format=torch.channels_last)
+            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = net
         self.step, self.seconds = 0, 0.0
         self.curve: dict[str, list[Any]] = {"steps": [], "cosine": [], "scale": [], "loss": []}
@@ -430,8 +431,9 @@ class Training:
         for segment in self.net.segments:
             segment.compile()
         for module in self.net.synthesizers:
-            if module.network is not None and getattr(module.network, "explicit", True):
-                module.network.compile()
+            network = getattr(module, "network", None)
+            if network is not None and getattr(network, "explicit", True):
+                network.compile()
 
     def run(
         self, progress: Callable[[Training], object] | None = None, until: int | None = None
@@ -520,8 +522,10 @@ class Training:
         self.step += 1
 
     def _synchronize(self) -> None:
-        """Average over processes: main gradients and batch statistics, module gradients unless
-        Hogwild."""
+        """Average main gradients and batch statistics over processes, and module gradients too.
+
+        Hogwild modules have no such meeting.
+        """
         if self.workers == 1:
             return
         chosen = list(self.net.main_parameters())
@@ -596,6 +600,7 @@ class Training:
         )
 
     def save(self) -> None:
+        """Write the whole state beside the old one, then swap them."""
         if self.path is None or self.rank:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -658,12 +663,27 @@ def config(setting: Setting) -> dict[str, Any]:
     return {**asdict(setting), "splits": list(setting.splits)}
 
 
+def train(
+    setting: Setting,
+    seed: int,
+    device: str = "cpu",
+    folder: str | os.PathLike[str] | None = None,
+    save_every: float = 60.0,
+    compiled: bool = False,
+) -> ledger.Record:
+    """Train one setting for one seed and return its record; see :class:`Training`."""
+    run = Training(setting, seed, None, device, folder, save_every, compiled)
+    run.run()
+    return run.record()
+
+
 def sweep(
     chosen: Sequence[Setting],
     seeds: Sequence[int],
     book: ledger.Ledger | None = None,
     device: str = "cpu",
     folder: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
     quiet: bool = False,
     save_every: float = 60.0,
     compiled: bool = False,
@@ -678,13 +698,15 @@ def sweep(
     seeds : sequence of int
         Seeds; all settings of a seed come before the next seed.
     book : Ledger, optional
-        The experiment's ledger unless given.
+        The experiment's ledger unless given.  Only this process writes it.
     device, folder, save_every, compiled
         See :class:`Training`.
+    executor : concurrent.futures.Executor, optional
+        Runs the jobs; in this process, one after the other, unless given.
     quiet : bool
         No progress bar.
     seconds : float, optional
-        Stop after that time, with the state of the run in hand saved: for machines on loan.
+        Without an executor: stop after that time, with the state of the run in hand saved.
 
     Returns
     -------
@@ -693,11 +715,17 @@ def sweep(
     """
     ledger.provenance()  # now: the checkout may move on while this runs
     book = book or ledger.Ledger(EXPERIMENT)
+    done = book.keys()
+    todo = [
+        (setting, seed)
+        for seed, setting in itertools.product(seeds, chosen)
+        if ledger.key(config(setting), setting.scale, seed) not in done
+    ]
+    if executor is not None:
+        return _spread(todo, book, executor, quiet, device, folder, save_every, compiled)
     began, entered = time.monotonic(), 0
     loaded: dict[tuple[str, int], images.ImageData] = {}
-    for seed, setting in itertools.product(seeds, chosen):
-        if ledger.key(config(setting), setting.scale, seed) in book.keys():
-            continue
+    for setting, seed in todo:
         where = (setting.data, setting.image_size)
         if where not in loaded:
             loaded[where] = images.load(*where)
@@ -708,6 +736,21 @@ def sweep(
             entered += book.append([run.record()])
             if run.path:
                 run.path.unlink(missing_ok=True)
+    return entered
+
+
+def _spread(
+    todo: Sequence[tuple[Setting, int]],
+    book: ledger.Ledger,
+    executor: Executor,
+    quiet: bool,
+    *options: Any,
+) -> int:
+    """Jobs return records; only this process writes."""
+    waiting = [executor.submit(train, setting, seed, *options) for setting, seed in todo]
+    entered = 0
+    for job in tqdm(as_completed(waiting), total=len(waiting), unit="run", disable=quiet):
+        entered += book.append([job.result()])
     return entered
 
 
