@@ -23,12 +23,64 @@ def _close_figures():
     plt.close("all")
 
 
+TABLE_1 = ["backprop", "noprop", "direct", "vfbn", "critic", "sobolev", "local_ce", "kernel"]
+REGRESSION = ["values", "sobolev", "kernel", "equal_information", "smooth", "kriging", "truth"]
+
+
 def test_each_method_has_every_attribute():
     for table in (LABELS, TEXT_COLOURS, style.MARKERS, style.DASHES):
         assert set(table) == set(COLOURS)
-    assert len(set(COLOURS.values())) == len(COLOURS)
-    marks = [mark for method, mark in style.MARKERS.items() if method != "truth"]
-    assert len(set(marks)) == len(marks)
+    assert set(TABLE_1) | set(REGRESSION) == set(COLOURS)
+    assert len(set(LABELS.values())) == len(LABELS)
+
+
+@pytest.mark.parametrize("together", [TABLE_1, REGRESSION])
+def test_methods_that_share_figures_differ_in_colour_and_mark(together):
+    assert len({COLOURS[method] for method in together}) == len(together)
+    assert len({style.MARKERS[method] for method in together}) == len(together)
+
+
+def test_methods_of_one_colour_have_one_text_colour():
+    """`label_ends` knows a line by its colour alone."""
+    assert len(set(zip(COLOURS.values(), TEXT_COLOURS.values(), strict=True))) == len(
+        set(COLOURS.values())
+    )
+
+
+def _seen(colour, weakness):
+    """Lightness and colour as a dichromat sees them: Machado et al. 2009, severity 1, CIE Lab."""
+    matrices = {
+        "protan": [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ],
+        "deutan": [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ],
+        "none": np.eye(3),
+    }
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(matrices[weakness]) @ linear, 0, 1)
+    to_xyz = [
+        [0.4124, 0.3576, 0.1805],
+        [0.2126, 0.7152, 0.0722],
+        [0.0193, 0.1192, 0.9505],
+    ]
+    x, y, z = np.cbrt(np.array(to_xyz) @ linear / [0.9505, 1.0, 1.089] + 1e-9)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("weakness", ["none", "protan", "deutan"])
+@pytest.mark.parametrize("together", [TABLE_1, REGRESSION])
+def test_colours_of_one_figure_can_be_told_apart(together, weakness):
+    seen = [_seen(COLOURS[method], weakness) for method in together]
+    for i, a in enumerate(seen):
+        for j in range(i):
+            assert np.linalg.norm(a - seen[j]) > 8, (together[i], together[j])
 
 
 def test_contrast_against_known_values():

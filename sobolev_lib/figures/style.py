@@ -53,7 +53,9 @@ __all__ = [
     "use_style",
 ]
 
-#: Colour of each method, for lines, marks and bands.
+#: Colour of each method, for lines, marks and bands.  The rows of Table 1 (from "backprop" on, with
+#: "sobolev" and "kernel") are a second set.  They never share a figure with the methods whose
+#: colours they take; a critic, which is trained on values only, takes that of "values".
 COLOURS: dict[str, str] = {
     "values": "#0072B2",
     "sobolev": "#D55E00",
@@ -62,6 +64,12 @@ COLOURS: dict[str, str] = {
     "smooth": "#E69F00",
     "kriging": "#56B4E9",
     "truth": "#555555",
+    "backprop": "#222222",
+    "noprop": "#888888",
+    "direct": "#CC79A7",
+    "vfbn": "#E69F00",
+    "critic": "#0072B2",
+    "local_ce": "#56B4E9",
 }
 
 #: The same hues, darkened until text on white has a contrast of at least 4.5 (WCAG AA).
@@ -73,6 +81,12 @@ TEXT_COLOURS: dict[str, str] = {
     "smooth": "#8F6300",
     "kriging": "#1B77AC",
     "truth": "#555555",
+    "backprop": "#222222",
+    "noprop": "#707070",
+    "direct": "#A34F7E",
+    "vfbn": "#8F6300",
+    "critic": "#0072B2",
+    "local_ce": "#1B77AC",
 }
 
 #: Name of each method as the reader sees it.
@@ -84,6 +98,12 @@ LABELS: dict[str, str] = {
     "smooth": "Smooth activation",
     "kriging": "Kriging",
     "truth": "Truth",
+    "backprop": "Backpropagation",
+    "noprop": "Noprop",
+    "direct": "Direct SG",
+    "vfbn": "VFBN",
+    "critic": "Critic",
+    "local_ce": "Local CE",
 }
 
 #: Mark of each method: colour is never the only difference.
@@ -95,6 +115,12 @@ MARKERS: dict[str, str] = {
     "smooth": "v",
     "kriging": "P",
     "truth": "",
+    "backprop": "*",
+    "noprop": "X",
+    "direct": "^",
+    "vfbn": "v",
+    "critic": "o",
+    "local_ce": "P",
 }
 
 #: Dash pattern of each method.
@@ -106,6 +132,12 @@ DASHES: dict[str, Any] = {
     "smooth": (0, (1.2, 1.2)),
     "kriging": (0, (6, 2)),
     "truth": (0, (4, 2)),
+    "backprop": (0, (4, 2)),
+    "noprop": (0, (1, 1.6)),
+    "direct": (0, (3, 1.2, 1, 1.2)),
+    "vfbn": (0, (1.2, 1.2)),
+    "critic": "-",
+    "local_ce": (0, (6, 2)),
 }
 
 #: Widths in inches: a figure beside nothing, a small one, a wide table of panels.
@@ -114,6 +146,7 @@ WIDTHS: dict[str, float] = {"narrow": 4.6, "text": 6.8, "wide": 8.6}
 #: Colour map of a scalar field (a surface, a density); monotone in lightness.
 FIELD_CMAP = "viridis"
 
+_CYCLE = ("values", "sobolev", "kernel", "equal_information", "smooth", "kriging")
 _INK = "#222222"
 _GRID = "#D9D9D9"
 
@@ -125,7 +158,7 @@ _RC: dict[str, Any] = {
     "axes.labelcolor": _INK,
     "axes.labelsize": 10,
     "axes.linewidth": 0.8,
-    "axes.prop_cycle": cycler(color=[c for m, c in COLOURS.items() if m != "truth"]),
+    "axes.prop_cycle": cycler(color=[COLOURS[method] for method in _CYCLE]),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
