@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -28,6 +29,7 @@ from sobolev_lib.ledger import Ledger, Record
 from sobolev_lib.summary import Interval, interval
 from sobolev_lib.synthetic_gradients import images, networks, throughput, training
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
+from sobolev_lib.synthetic_gradients.modules import Prediction
 
 FEWEST = 3
 """Seeds below which there is no interval and no verdict."""
@@ -876,6 +878,9 @@ class Probe:
     own : list of float
         Mean cosine of the true gradient with the part of it that an example owes to its own loss:
         batch normalisation adds a part that other examples' losses send.
+    pull : list of float
+        Cosine of the gradient of the module's loss in its parameters with the gradient of
+        the cross entropy of p(h) on the labels: 1 where it is trained as a local classifier.
     size : list of float
         Mean norm of the true gradient of an example.
     """
@@ -884,6 +889,7 @@ class Probe:
     right: list[float]
     cosine: list[float]
     own: list[float]
+    pull: list[float]
     size: list[float]
 
 
@@ -957,10 +963,24 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
             (
                 *(share.double().mean().item() for share in shares),
                 *(cosine(*pair).mean().item() for pair in pairs),
+                _pull(module, said, true_loss, g, functional.log_softmax(h[-1], dim=1)),
                 g.flatten(1).norm(dim=1).mean().item(),
             )
         )
     return Probe(*(list(column) for column in zip(*found, strict=True)))
+
+
+def _pull(module: Any, said: Prediction, true_loss: Tensor, g: Tensor, logp: Tensor) -> float:
+    assert said.loss is not None
+    own = module.loss(said, true_loss, g, logp)
+    sides = [
+        torch.autograd.grad(
+            value, list(module.parameters()), retain_graph=True, materialize_grads=True
+        )
+        for value in (own, said.loss.mean())
+    ]
+    a, b = (torch.cat([part.flatten() for part in side])[None] for side in sides)
+    return cosine(a, b).item()
 
 
 def probes(run: training.Training, times: int = 12, batch: int = 128) -> list[tuple[int, Probe]]:
@@ -1004,7 +1024,7 @@ def toy_images(
     """
     source = torch.Generator().manual_seed(seed)
     coarse = torch.rand(classes, 3, size // 4, size // 4, generator=source)
-    patterns = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
+    patterns = functional.interpolate(coarse, size=size, mode="bilinear")
     total = count + count // 2
     y = torch.randint(classes, (total,), generator=source)
     noise = torch.randn(total, 3, size, size, generator=source)

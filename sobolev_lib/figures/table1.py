@@ -390,7 +390,7 @@ def probed(found: Mapping[str, Sequence[tuple[int, Probe]]], split: int = 0) -> 
         Which split, from the input.
     """
     labels = {
-        "above": "Share with m > L",
+        "pull": "Module's loss against labels, cosine",
         "right": "Module's own accuracy",
         "cosine": "Cosine, synthetic and true",
         "own": "Cosine, own part and true",
