@@ -32,6 +32,16 @@ def start(device: torch.device | str) -> bool:
     return True
 
 
+def agree(flag: bool) -> bool:
+    """Whether any process says so; all get the same answer."""
+    if world()[1] == 1:
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    said = torch.tensor(float(flag), device=device)
+    dist.all_reduce(said, op=dist.ReduceOp.MAX)
+    return bool(said.item())
+
+
 def average(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor by its mean over all processes, in one message."""
     _, count = world()
@@ -81,6 +91,10 @@ def share(parameters: Iterable[nn.Parameter], path: str | os.PathLike[str]) -> N
     if count > 1:
         dist.barrier()
     memory = torch.from_file(str(path), shared=True, size=total, dtype=torch.float32)
+    if count > 1:
+        dist.barrier()
+    if rank == 0:
+        Path(path).unlink()  # the mappings keep the memory; nothing is left behind
     place = 0
     for p in chosen:
         p.data = memory[place : place + p.numel()].view(p.shape)

@@ -222,11 +222,11 @@ def fetch(url: str, known_hash: str, folder: str | os.PathLike[str]) -> Path:
         ) from error
 
 
-def _resuming(url: str, output_file: str, pupil: Any) -> None:
+def _resuming(url: str, output_file: str, _: Any) -> None:
     """Downloader for pooch that keeps what an interrupted download had got."""
     import requests
 
-    part = Path(pupil.path) / (url.rsplit("/", 1)[1] + ".part")
+    part = Path(output_file).parent / (url.rsplit("/", 1)[1] + ".part")
     have = part.stat().st_size if part.exists() else 0
     wanted = {"Range": f"bytes={have}-"} if have else {}
     with requests.get(url, headers=wanted, stream=True, timeout=30) as answer:

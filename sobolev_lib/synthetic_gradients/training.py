@@ -453,7 +453,7 @@ class Training:
                 began = time.perf_counter()
                 stop = min(last, (self.step // self.per_epoch + 1) * self.per_epoch)
                 while self.step < stop and time.monotonic() - saved <= self.save_every:
-                    self._one(measure=self.step % every == 0)
+                    self.one(measure=self.step % every == 0)
                 self._wait()
                 self.seconds += time.perf_counter() - began
                 if self.step % self.per_epoch == 0 and (
@@ -504,7 +504,8 @@ class Training:
         part = min((done + 1 / self.steps) / warm, 1.0) if done < warm else (1 - done) / (1 - warm)
         return self.setting.learning_rate * part
 
-    def _one(self, measure: bool) -> None:
+    def one(self, measure: bool = False) -> None:
+        """One step: batch, gradients, both optimisers."""
         self.net.train()
         x, y = self.batch(self.step)
         self.main.param_groups[0]["lr"] = self._rate()
@@ -763,7 +764,7 @@ def _run(run: Training, quiet: bool, began: float, seconds: float | None) -> boo
         unit_scale=True, disable=quiet,
     ) as bar:  # fmt: skip
         while run.step < run.steps:
-            if seconds is not None and time.monotonic() - began > seconds:
+            if seconds is not None and hogwild.agree(time.monotonic() - began > seconds):
                 run.save()
                 return False
             before = run.step

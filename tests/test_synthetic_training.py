@@ -1,0 +1,565 @@
+"""Training with synthetic gradients: settings, images, resume, several processes, command line."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from sobolev_lib import __main__ as command
+from sobolev_lib.ledger import Ledger
+from sobolev_lib.synthetic_gradients import decouple, hogwild, images, throughput, training
+from sobolev_lib.synthetic_gradients.training import ROWS, Setting, Training, settings
+
+TINY = {"epochs": 2, "train_images": 96, "batch": 32}
+
+
+def tiny(row: str = "sobolev", **changes) -> Setting:
+    return settings("digits", [row], **{**TINY, **changes})[0]
+
+
+def fake_images(count: int = 48, size: int = 8) -> images.ImageData:
+    return throughput.stand_in(picture(), count=count)
+
+
+def picture(row: str = "sobolev", **changes) -> Setting:
+    """CIFAR's network, tiny, on random images, augmented."""
+    base = {"width": 4, "hidden": 5, "image_size": 8, "epochs": 2, "batch": 16}
+    return settings("cifar10_reduced", [row], **{**base, **changes})[0]
+
+
+def weights(run: Training) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in run.net.state_dict().items()}
+
+
+# Settings and rows.
+
+
+def test_every_row_of_every_arm_is_found_again():
+    for arm in training.ARMS:
+        for row in ROWS:
+            setting = settings(arm, [row])[0]
+            stored = json.loads(json.dumps(training.config(setting)))
+            assert training.row_of(stored) == row
+            assert Setting(**stored) == setting
+    odd = training.config(tiny("sobolev", gradient_weight=0.37))
+    assert training.row_of(odd) == ""
+
+
+def test_deviations_say_what_was_changed():
+    text = " ".join(picture(bandwidth=0.1).deviations("folder of images, 16 px"))
+    for words in ("Width 4", "8 instead of 32 px", "JPEG", "L1, sum", "bandwidth is 0.1"):
+        assert words in text
+    assert "Width" not in " ".join(settings("cifar10", ["sobolev"])[0].deviations())
+    assert settings("cifar10", ["sobolev"])[0].scale == "paper"
+    assert picture().scale == tiny().scale == "small"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"module": "critics"}, "module is 'critics'"),
+        ({"network": "vgg"}, "network is 'vgg'"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0"),
+        ({"workers": 3, "batch": 32}, "3 workers must divide it"),
+        ({"reduction": "max"}, "reduction is 'max'"),
+    ],
+)
+def test_wrong_settings(changes, says):
+    with pytest.raises(ValueError, match=says):
+        Setting(**changes)
+
+
+def test_unknown_arm_and_row():
+    with pytest.raises(ValueError, match="arm is 'mnist'"):
+        settings("mnist")
+    with pytest.raises(ValueError, match="sobelov"):
+        settings("digits", ["sobelov"])
+
+
+# Training.
+
+
+@pytest.mark.parametrize("row", ["backprop", "noprop", "direct", "sobolev", "sobolev_kernel"])
+@pytest.mark.parametrize("at", [1, 4])
+def test_resumed_training_gives_the_same_weights(row, at, tmp_path):
+    data, setting = fake_images(), picture(row)
+    whole = Training(setting, 3, data)
+    whole.run()
+    first = Training(setting, 3, data, folder=tmp_path)
+    first.run(until=at)
+    second = Training(setting, 3, data, folder=tmp_path)
+    assert second.step == at
+    second.run()
+    assert whole.step == second.step == 6
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(second.net.state_dict()[name], value, rtol=0, atol=0)
+    same = ("top1", "test_loss", "cosine", "gradient_scale", "curve", "tests")
+    assert {k: whole.metrics()[k] for k in same} == {k: second.metrics()[k] for k in same}
+
+
+def test_same_seed_same_record_other_seed_another():
+    def result(seed: int) -> dict:
+        record = training.train(tiny(), seed)
+        record.metrics.pop("images_per_second")
+        return record.metrics
+
+    assert result(1) == result(1) != result(2)
+
+
+def test_all_modes_of_a_seed_start_from_the_same_main_weights():
+    data = images.digits()
+    first = [training.build(tiny(row), data, 5).segments.state_dict() for row in ROWS]
+    for other in first[1:]:
+        for name, value in first[0].items():
+            torch.testing.assert_close(other[name], value, rtol=0, atol=0)
+    another = training.build(tiny(), data, 6).segments.state_dict()
+    assert not torch.equal(first[0]["0.layer1.0.weight"], another["0.layer1.0.weight"])
+
+
+def test_global_random_state_is_left_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    training.train(tiny(), 0)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+
+
+def test_an_epoch_shows_every_image_once():
+    data = fake_images()
+    data.train_x[:] = torch.arange(48, dtype=torch.uint8).view(48, 1, 1, 1)
+    run = Training(picture(augmented=False), 0, data)
+    for epoch in range(2):
+        seen = []
+        for step in range(3):
+            x, _ = run.batch(3 * epoch + step)
+            seen += (x[:, 0, 0, 0] * 74 + 127.5).round().int().tolist()
+        assert sorted(seen) == list(range(48))
+
+
+def test_learning_rate_rises_then_falls_to_nothing():
+    run = Training(tiny(epochs=10), 0)
+    rates = []
+    for step in range(run.steps):
+        run.step = step
+        rates.append(run._rate())
+    top = run.setting.learning_rate
+    assert max(rates) == pytest.approx(top, rel=1e-6)
+    assert 0 < rates[0] < 0.3 * top
+    assert 0 < rates[-1] < 0.1 * top
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(
+        rates[peak:], reverse=True
+    )
+
+
+def test_sobolev_learns_the_digits_and_noprop_does_not():
+    top = {
+        row: training.train(settings("digits", [row], epochs=8)[0], 0).metrics["top1"]
+        for row in ("noprop", "sobolev")
+    }
+    assert top["sobolev"] > 90 > 70 > top["noprop"]
+
+
+def test_scores_by_hand():
+    logits = torch.tensor([[9.0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6]])
+    top1, top5, loss = training._scores(logits, torch.tensor([0, 1])).tolist()
+    assert (top1, top5) == (1, 1)
+    wanted = nn.functional.cross_entropy(logits, torch.tensor([0, 1]), reduction="sum")
+    assert loss == pytest.approx(wanted.item())
+
+
+def test_out_of_memory_suggests_a_batch(monkeypatch):
+    run = Training(tiny(), 0)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run.net, "accumulate", full)
+    with pytest.raises(RuntimeError, match="batch = 32; try batch = 16"):
+        run.run()
+
+
+def test_damaged_state_is_named(tmp_path):
+    run = Training(tiny(), 0, folder=tmp_path)
+    run.run(until=1)
+    run.path.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="delete it to train that run anew"):
+        Training(tiny(), 0, folder=tmp_path)
+
+
+def test_too_few_images():
+    with pytest.raises(ValueError, match="only 20 training images"):
+        Training(tiny(train_images=20), 0)
+    with pytest.raises(ValueError, match="train_images is 9999"):
+        Training(tiny(train_images=9_999), 0)
+
+
+def test_sweep_resumes_and_leaves_nothing(tmp_path):
+    book = Ledger("synthetic_gradients", tmp_path / "ledger")
+    chosen = [tiny("backprop"), tiny("critic")]
+    assert training.sweep(chosen[:1], [0], book, quiet=True) == 1
+    states = tmp_path / "states"
+    assert training.sweep(chosen, [0, 1], book, folder=states, quiet=True, seconds=0.0) == 0
+    assert training.sweep(chosen, [0, 1], book, folder=states, quiet=True) == 3
+    assert not list(states.glob("*.safetensors"))
+    assert training.sweep(chosen, [0, 1], book, quiet=True) == 0
+    with ThreadPoolExecutor(1) as pool:
+        assert training.sweep(chosen, [2], book, executor=pool, quiet=True) == 2
+    rows = [(training.row_of(r.config), r.seed) for r in book.read()]
+    assert sorted(rows) == [(row, seed) for row in ("backprop", "critic") for seed in range(3)]
+    assert all(r.deviations and r.versions["torch"] for r in book.read())
+
+
+# Images.
+
+
+def folder_of_images(root, part="val", flat=False):
+    """Two classes, plain colours, other sizes than wanted."""
+    source = np.random.default_rng(0)
+    for place, count in (("train", 3), (part, 2)):
+        lines = []
+        for k, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                pixels = source.integers(100, 120, (20, 24 + 4 * i, 3), dtype=np.uint8)
+                pixels[..., k] += 100
+                file = f"{name}{i}.png"
+                held = flat and place == part
+                home = root / place / ("images" if held else name)
+                home.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(home / file)
+                lines.append(f"{file}\t{name}\t0\t0\t63\t63\n")
+        if flat and place == part:
+            (root / place / "val_annotations.txt").write_text("".join(lines))
+    return root
+
+
+@pytest.mark.parametrize(("part", "flat"), [("val", False), ("test", False), ("val", True)])
+def test_folders_are_prepared(tmp_path, part, flat):
+    source = folder_of_images(tmp_path / "source", part, flat)
+    images.prepare_folder(source, "pets", 10, tmp_path / "out", workers=1)
+    data = images.load("pets", 10, tmp_path / "out")
+    assert data.train_x.shape == (6, 3, 10, 10) and data.train_x.dtype == torch.uint8
+    assert data.train_y.tolist() == [0, 0, 0, 1, 1, 1] and data.test_y.tolist() == [0, 0, 1, 1]
+    assert data.classes == 2
+    bright = data.train_x.float().mean(dim=(2, 3)).argmax(dim=1)
+    assert bright.tolist() == data.train_y.tolist()
+    x = images.normalize(data.train_x, data)
+    assert x.mean(dim=(0, 2, 3)).abs().max() < 1e-3
+    assert (x.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-3
+
+
+def test_folder_errors(tmp_path):
+    with pytest.raises(images.DataError, match="train/CLASS/"):
+        images.prepare_folder(tmp_path, "pets", 8, tmp_path)
+    (tmp_path / "source/train/cat").mkdir(parents=True)
+    (tmp_path / "source/val/cat").mkdir(parents=True)
+    with pytest.raises(images.DataError, match="holds no images"):
+        images.prepare_folder(tmp_path / "source", "pets", 8, tmp_path / "out", 1)
+    (tmp_path / "source/train/cat/a.jpg").write_bytes(b"not a picture")
+    with pytest.raises(images.DataError, match=r"a\.jpg is not an image"):
+        images.prepare_folder(tmp_path / "source", "pets", 8, tmp_path / "out", 1)
+
+
+def test_missing_and_damaged_arrays(tmp_path):
+    with pytest.raises(images.DataError, match="sobolev_lib images imagenet --size 64 --source"):
+        images.load("imagenet", 64, tmp_path)
+    with pytest.raises(images.DataError, match=r"sobolev_lib images cifar10 --size 32$"):
+        images.load("cifar10", 32, tmp_path)
+    source = folder_of_images(tmp_path / "source")
+    images.prepare_folder(source, "pets", 8, tmp_path, 1)
+    (tmp_path / "pets-8-test-x.npy").write_bytes(b"short")
+    with pytest.raises(images.DataError, match="cannot be read"):
+        images.load("pets", 8, tmp_path)
+
+
+def cifar_archive(path, rows: int = 3):
+    """A small archive with the official layout."""
+    source, kept = np.random.default_rng(1), {}
+    with tarfile.open(path, "w:gz") as tar:
+        for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
+            block = source.integers(0, 256, (rows, 3073), dtype=np.uint8)
+            block[:, 0] %= 10
+            kept[name] = block
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            info.size = block.nbytes
+            tar.addfile(info, io.BytesIO(block.tobytes()))
+    return kept
+
+
+def test_the_official_archive_keeps_every_byte(tmp_path):
+    kept = cifar_archive(tmp_path / "cifar.tar.gz")
+    images.prepare_cifar10(32, tmp_path / "cifar.tar.gz", tmp_path)
+    data = images.load("cifar10", 32, tmp_path)
+    assert data.train_x.shape == (15, 3, 32, 32) and data.classes == 10
+    block = kept["data_batch_2.bin"]
+    np.testing.assert_array_equal(data.train_x[3:6].reshape(3, -1).numpy(), block[:, 1:])
+    np.testing.assert_array_equal(data.test_y.numpy(), kept["test_batch.bin"][:, 0])
+    images.prepare_cifar10(16, tmp_path / "cifar.tar.gz", tmp_path)
+    small = images.load("cifar10", 16, tmp_path)
+    assert small.test_x.shape == (3, 3, 16, 16)
+    gap = small.test_x.float().mean() - data.test_x.float().mean()
+    assert abs(gap) < 3
+
+
+def test_damaged_archive(tmp_path):
+    (tmp_path / "cifar.tar.gz").write_bytes(b"no archive")
+    with pytest.raises(images.DataError, match="not the official binary archive"):
+        images.prepare_cifar10(32, tmp_path / "cifar.tar.gz", tmp_path)
+
+
+class _Ranges(http.server.BaseHTTPRequestHandler):
+    content = bytes(range(256)) * 8_000
+    asked: list[str | None] = []  # noqa: RUF012
+
+    def do_GET(self):
+        start = 0
+        wanted = self.headers.get("Range")
+        type(self).asked.append(wanted)
+        if wanted:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(self.content) - start))
+        self.end_headers()
+        self.wfile.write(self.content[start:])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    _Ranges.asked = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Ranges) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}/file.bin"
+        running.shutdown()
+
+
+def test_download_is_checked_and_goes_on_where_it_was(server, tmp_path):
+    known = "md5:" + hashlib.md5(_Ranges.content).hexdigest()
+    (tmp_path / "file.bin.part").write_bytes(_Ranges.content[:1234])
+    path = images.fetch(server, known, tmp_path)
+    assert path.read_bytes() == _Ranges.content
+    assert _Ranges.asked == ["bytes=1234-"] and not (tmp_path / "file.bin.part").exists()
+    assert images.fetch(server, known, tmp_path) == path and len(_Ranges.asked) == 1
+    with pytest.raises(images.DataError, match="hash"):
+        images.fetch(server, "md5:" + "0" * 32, tmp_path / "other")
+
+
+def test_offline_says_what_to_put_where(tmp_path):
+    with pytest.raises(images.DataError, match=r"put it at .*file\.bin"):
+        images.fetch("http://127.0.0.1:9/file.bin", "md5:" + "0" * 32, tmp_path)
+
+
+def test_augmented_images_are_crops_and_flips():
+    x = torch.randn(64, 3, 8, 8)
+    out = images.augment(x, torch.Generator().manual_seed(0), 2)
+    assert out.shape == x.shape
+    padded = nn.functional.pad(x, [2] * 4)
+    seen = set()
+    for i in range(64):
+        found = [
+            (top, left, flip)
+            for top in range(5)
+            for left in range(5)
+            for flip in (False, True)
+            if torch.equal(
+                out[i],
+                (lambda crop, flip: crop.flip(2) if flip else crop)(
+                    padded[i, :, top : top + 8, left : left + 8], flip
+                ),
+            )
+        ]
+        assert len(found) == 1
+        seen.update(found)
+    assert {f for *_, f in seen} == {False, True} and len(seen) > 30
+
+
+def test_digits_need_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(images.DataError, match="pip install"):
+        images.digits()
+
+
+# Several processes.
+
+
+def plain_net() -> nn.Module:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+    return decouple(network, ["1"], "sobolev", example=torch.zeros(1, 6, dtype=torch.float64))
+
+
+def _halves(rank: int, port: int, folder: str) -> None:
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2"
+    )
+    torch.set_num_threads(1)
+    assert hogwild.start("cpu")
+    net = plain_net()
+    torch.manual_seed(1)
+    x, y = torch.randn(10, 6, dtype=torch.float64), torch.randint(4, (10,))
+    net.accumulate(x[5 * rank : 5 * rank + 5], y[5 * rank : 5 * rank + 5])
+    hogwild.average([p.grad for p in net.parameters()])
+    assert hogwild.agree(rank == 1) and not hogwild.agree(False)
+    torch.distributed.destroy_process_group()
+    if rank == 0:
+        np.savez(f"{folder}/halves.npz", *[p.grad.numpy() for p in net.parameters()])
+
+
+def _run_two(function, *arguments) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(function, args=(port, *arguments), nprocs=2)
+
+
+def test_two_halves_of_a_batch_make_its_step(tmp_path):
+    _run_two(_halves, str(tmp_path))
+    net = plain_net()
+    torch.manual_seed(1)
+    x, y = torch.randn(10, 6, dtype=torch.float64), torch.randint(4, (10,))
+    net.accumulate(x, y)
+    with np.load(tmp_path / "halves.npz", allow_pickle=False) as stored:
+        for name, p in zip(stored.files, net.parameters(), strict=True):
+            # the message is float32
+            torch.testing.assert_close(torch.from_numpy(stored[name]), p.grad, rtol=1e-5, atol=1e-7)
+
+
+def _two_trainings(rank: int, port: int, shared: bool, folder: str) -> None:
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2"
+    )
+    os.environ["TORCHELASTIC_RUN_ID"] = f"test-{port}"
+    torch.set_num_threads(1)
+    hogwild.start("cpu")
+    run = Training(replace(tiny(epochs=8), workers=2, hogwild=shared), 0)
+    before = {k: v.clone() for k, v in run.net.state_dict().items()}
+    run.run()
+    torch.distributed.barrier()
+    moved = [not torch.equal(v, before[k]) for k, v in run.net.state_dict().items()]
+    assert all(moved)
+    kept = {k: v.numpy() for k, v in run.net.state_dict().items()}
+    np.savez(f"{folder}/{rank}.npz", top1=run.metrics()["top1"], **kept)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_two_processes_keep_one_network(tmp_path, shared):
+    """Main weights and batch statistics agree; modules too, Hogwild or not."""
+    _run_two(_two_trainings, shared, str(tmp_path))
+    with (
+        np.load(tmp_path / "0.npz", allow_pickle=False) as a,
+        np.load(tmp_path / "1.npz", allow_pickle=False) as b,
+    ):
+        assert a.files == b.files
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+        assert a["top1"] > 15  # chance: 10
+
+
+def test_hogwild_refuses_what_it_cannot_share(tmp_path):
+    with pytest.raises(ValueError, match="float32 parameters on the CPU"):
+        hogwild.share([nn.Parameter(torch.zeros(2, dtype=torch.float64))], tmp_path / "x")
+
+
+def test_shared_parameters_keep_their_values(tmp_path):
+    layer = nn.Linear(3, 2)
+    before = {k: v.clone() for k, v in layer.state_dict().items()}
+    hogwild.share(layer.parameters(), tmp_path / "memory")
+    for name, value in layer.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert not (tmp_path / "memory").exists()
+
+
+def test_number_of_processes_must_fit():
+    with pytest.raises(ValueError, match="start 2 with torchrun"):
+        Training(tiny(workers=2), 0)
+
+
+# Throughput and command line.
+
+
+def test_flops_by_hand():
+    """Products only: forward, input gradient and weight gradient of each layer."""
+    setting = tiny("backprop")
+    data = images.digits()
+    sizes = [64, *[16] * 8, 10]
+    products = [a * b for a, b in itertools.pairwise(sizes)]
+    wanted = 2 * (3 * sum(products) - products[0])  # nobody wants the gradient of the image
+    assert throughput.flops(setting, data) == wanted
+    noprop = throughput.flops(tiny("noprop"), data)
+    top = products[6:]
+    assert noprop == 2 * (sum(products[:6]) + 3 * sum(top))
+
+
+def test_throughput_records(tmp_path):
+    chosen = [picture("backprop"), picture("sobolev")]
+    book = Ledger("throughput", tmp_path)
+    book.append(throughput.measure(chosen, seconds=0.05, rounds=1))
+    found = {r.config["row"]: r.metrics for r in book.read()}
+    assert found["sobolev"]["flops_per_image"] > 1.3 * found["backprop"]["flops_per_image"]
+    assert all(m["images_per_second"] > 0 for m in found.values())
+
+
+def test_command_line(tmp_path, capsys):
+    place = ["--ledger", str(tmp_path), "--states", str(tmp_path / "states"), "--quiet"]
+    words = ["synthetic_gradients", "--rows", "critic", "--epochs", "1", *place]
+    assert command.main(words) == 0
+    assert "1 records entered" in capsys.readouterr().out
+    record = Ledger("synthetic_gradients", tmp_path).read()[0]
+    assert (record.config["arm"], record.config["module"]) == ("digits", "critic")
+    assert command.main([*words, "--batch", "5000"]) == 2
+    assert "batch is 5000" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert command.main([*words, "--device", "cuda"]) == 2
+        assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_command_line_prepares_images(tmp_path, capsys, monkeypatch):
+    cifar_archive(tmp_path / "a.tar.gz")
+    monkeypatch.setenv("SOBOLEV_DATA", str(tmp_path))
+    assert command.main(["images", "cifar10", "--archive", str(tmp_path / "a.tar.gz")]) == 0
+    assert images.load("cifar10", 32).train_x.shape[0] == 15
+    assert command.main(["images", "imagenette"]) == 2
+    assert "--source is needed" in capsys.readouterr().err
+    assert command.main(["synthetic_gradients", "--arm", "imagenette_1", "--quiet"]) == 2
+    assert "prepare the images first" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path):
+    """The command of the README, on two processes."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words += ["-m", "sobolev_lib", "synthetic_gradients", "--rows", "sobolev"]
+    words += ["--epochs", "1", "--hogwild", "--quiet", "--ledger", str(tmp_path)]
+    words += ["--states", str(tmp_path / "states")]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("1 records entered") == 1 and "0 records" not in done.stdout
+    (record,) = Ledger("synthetic_gradients", tmp_path).read()
+    assert record.config["workers"] == 2 and record.config["hogwild"]
