@@ -1,0 +1,556 @@
+"""Figures of the digits experiment: five kinds of module, two controls, a network of a few layers.
+
+Every figure takes records (a ledger, or any iterable) and draws the rows that it finds.  What the
+records do not hold, how far a synthetic gradient can be trusted once batch normalisation mixes the
+examples, is measured here on a network: :func:`fidelity`, :func:`follow`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from torch import Tensor
+
+from sobolev_lib.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.figures import style
+from sobolev_lib.ledger import Ledger, Record
+from sobolev_lib.summary import Interval, interquartile_mean, interval
+from sobolev_lib.synthetic_gradients import images, training
+from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
+
+Records = Ledger | Iterable[Record]
+
+NOT_RUN = "not run yet"
+
+LABELS: dict[str, str] = {
+    **{row: style.LABELS[row] for row in training.MAIN_ROWS},
+    "sobolev_mean": "Sobolev, mean",
+    "sobolev_tenth": "Sobolev, 0.1 of the sum",
+    "sobolev_kernel": "Sobolev, kink kernel",
+}
+"""Names of the rows, for figures and tables."""
+
+REDUCTION_ROWS = (
+    *("backprop", "direct", "vfbn", "critic"),
+    *("sobolev", "sobolev_tenth", "sobolev_mean", "sobolev_kernel", "local_ce"),
+)
+"""Rows of :func:`sum_or_mean`."""
+
+PREDICTING = ("direct", "vfbn", "critic", "sobolev", "local_ce")
+"""Rows that send a synthetic gradient down, hence have a cosine."""
+
+TABLE_1 = {"noprop": 54.5, "direct": 79.2, "vfbn": 88.5, "critic": 93.2, "sobolev": 93.5}
+"""Table 1 of the paper, CIFAR-10 with three modules: test accuracy in per cent."""
+
+ORDER = (
+    ("direct", "noprop"),
+    ("vfbn", "direct"),
+    ("critic", "vfbn"),
+    ("sobolev", "critic"),
+    ("sobolev", "local_ce"),
+)
+"""Comparisons (higher, lower): the order of Table 1, and the control that it lacks."""
+
+
+def by_row(records: Records, arm: str = "digits") -> dict[str, list[Record]]:
+    """Records of an arm by their row (:func:`.training.row_of`), each row sorted by seed."""
+    found: dict[str, list[Record]] = {}
+    for record in records.read() if isinstance(records, Ledger) else records:
+        row = training.row_of(record.config)
+        if record.config.get("arm") == arm and row:
+            found.setdefault(row, []).append(record)
+    return {row: sorted(found[row], key=lambda r: r.seed) for row in training.ROWS if row in found}
+
+
+def summarise(
+    records: Records, row: str, metric: str = "top1", arm: str = "digits"
+) -> Interval | None:
+    """Interquartile mean of a metric over seeds; ``None`` with fewer than two."""
+    values = list(_by_seed(by_row(records, arm).get(row, []), metric).values())
+    return interval(values) if len(values) > 1 else None
+
+
+def difference(
+    records: Records, higher: str, lower: str, metric: str = "top1", arm: str = "digits"
+) -> Interval | None:
+    """Interval of the paired difference ``higher`` minus ``lower``, seed by seed.
+
+    For equal seeds both start from the same main network and see the same batches.  ``None`` with
+    fewer than two common seeds.
+    """
+    rows = by_row(records, arm)
+    a, b = (_by_seed(rows.get(row, []), metric) for row in (higher, lower))
+    common = sorted(a.keys() & b.keys())
+    return interval([a[seed] - b[seed] for seed in common]) if len(common) > 1 else None
+
+
+def verdict(found: Interval | None) -> str:
+    """Of the claim that a difference is positive: needs the whole interval on one side of 0."""
+    if found is None:
+        return NOT_RUN
+    return {1: HOLDS, -1: FAILS, 0: OPEN}[found.sign]
+
+
+def order_table(
+    sources: Mapping[str, Records],
+    arm: str = "digits",
+    pairs: Sequence[tuple[str, str]] = ORDER,
+) -> style.Table:
+    """Differences in accuracy between neighbours of Table 1, with a verdict for each source.
+
+    Parameters
+    ----------
+    sources : mapping
+        Heading to records.
+    arm : str
+        Key of :data:`.training.ARMS`.
+    pairs : sequence of (str, str)
+        Rows (higher, lower).
+    """
+    loaded = {k: _loaded(v) for k, v in sources.items()}
+    rows = {}
+    for higher, lower in pairs:
+        both = higher in TABLE_1 and lower in TABLE_1
+        cells = {"Table 1": f"{TABLE_1[higher] - TABLE_1[lower]:+.1f}" if both else "—"}
+        for heading, records in loaded.items():
+            found = difference(records, higher, lower, arm=arm)
+            cells[heading] = f"{found:+.2f}" if found else NOT_RUN
+            cells[f"{heading}: verdict"] = verdict(found)
+        rows[f"{LABELS[higher]} above {LABELS[lower]}"] = cells
+    return style.Table(rows, corner="Accuracy, points")
+
+
+def accuracy(
+    records: Records, arm: str = "digits", rows: Sequence[str] = training.MAIN_ROWS
+) -> Figure:
+    """Test accuracy of each row: single seeds, interquartile mean and 95 % interval.
+
+    The right panel is the left one, enlarged around its best rows.
+    """
+    found = {k: v for k, v in by_row(records, arm).items() if k in rows}
+    fig, axes = style.figure(
+        1, 2, width="wide", height=0.7 + 0.36 * len(rows), sharey=True, width_ratios=(2, 3)
+    )
+    for ax in axes:
+        _dots(ax, found, rows)
+    centres = [float(interquartile_mean(_values(v))) for v in found.values()]
+    if centres:
+        kept = [v for v, c in zip(found.values(), centres, strict=True) if c > max(centres) - 15]
+        low = min(float(_values(v).min()) for v in kept)
+        axes[1].set_xlim(low - 0.4, max(float(_values(v).max()) for v in kept) + 0.4)
+    axes[0].set_title("All rows")
+    axes[1].set_title("Enlarged")
+    fig.supxlabel("Test accuracy (%)", fontsize=10)
+    return fig
+
+
+def sum_or_mean(
+    records: Records,
+    arms: Sequence[str] = ("digits", "digits_deep"),
+    rows: Sequence[str] = REDUCTION_ROWS,
+) -> Figure:
+    """Test accuracy where the gradient term of Sobolev training is weighted in different ways."""
+    records = _loaded(records)
+    fig, axes = style.figure(
+        1, len(arms), width="wide", height=0.9 + 0.34 * len(rows), sharey=True, squeeze=False
+    )
+    for ax, arm in zip(axes[0], arms, strict=True):
+        found = {k: v for k, v in by_row(records, arm).items() if k in rows}
+        _dots(ax, found, rows)
+        setting = training.ARMS[arm]
+        ax.set_title(f"{setting['depth']} hidden layers of {setting['width']}")
+    fig.supxlabel("Test accuracy (%)", fontsize=10)
+    return fig
+
+
+def accuracy_against_cosine(records: Records, arm: str = "digits") -> Figure:
+    """Accuracy against the recorded cosine to the true gradient, one panel a split."""
+    found = {k: v for k, v in by_row(records, arm).items() if k in PREDICTING}
+    splits = max((len(r.metrics["cosine"]) for v in found.values() for r in v), default=3)
+    fig, axes = style.figure(
+        1, splits, width="wide", height=3.2, sharey=True, sharex=True, squeeze=False
+    )
+    for k, ax in enumerate(axes[0]):
+        ax.axvline(0, color="#777777", linewidth=1)
+        for row, runs in found.items():
+            pairs = [(r.metrics["cosine"][k], r.metrics["top1"]) for r in runs]
+            _cross(ax, np.array([p for p in pairs if None not in p], dtype=float), row)
+        ax.set_title(f"Split {k + 1}" + (" (next to the input)" if k == 0 else ""), fontsize=10)
+    axes[0, 0].set_ylabel("Test accuracy (%)")
+    fig.supxlabel("Mean cosine to the true gradient, last fifth of training", fontsize=10)
+    _legend(fig, list(found))
+    return fig
+
+
+def curves(
+    records: Records, arm: str = "digits", rows: Sequence[str] = training.MAIN_ROWS
+) -> Figure:
+    """Learning curves: test accuracy, training loss, recorded cosine, ratio of norms.
+
+    Lines are interquartile means over seeds, bands the middle half of the seeds; cosine and ratio
+    are averaged over the splits first.
+    """
+    found = {k: v for k, v in by_row(records, arm).items() if k in rows and len(v) > 1}
+    panels: list[tuple[str, Callable[[Record], tuple[Sequence[int], Any]]]] = [
+        ("Test accuracy (%)", lambda r: (r.metrics["tests"]["steps"], r.metrics["tests"]["top1"])),
+        ("Training loss", lambda r: (r.metrics["curve"]["steps"], r.metrics["curve"]["loss"])),
+        ("Mean cosine to the true gradient", lambda r: _over_splits(r, "cosine")),
+        ("Norm: synthetic over true", lambda r: _over_splits(r, "scale")),
+    ]
+    fig, axes = style.figure(2, 2, width="wide", height=5.6)
+    for ax, (name, curve) in zip(axes.flat, panels, strict=True):
+        logarithmic = name in ("Training loss", "Norm: synthetic over true")
+        for row, runs in found.items():
+            _band(ax, row, [curve(r) for r in runs], logarithmic)
+        if logarithmic:
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.set_title(name, fontsize=10)
+    for ax in axes[1]:
+        ax.set_xlabel("Steps")
+    _legend(fig, list(found))
+    return fig
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Synthetic beside true gradients of one network; n examples, K splits from the input upwards.
+
+    Parameters
+    ----------
+    loss : ndarray, shape (n,)
+        Cross entropy of each example, batch statistics.
+    cosine, frozen : ndarray, shape (K, n)
+        Cosine to the true gradient of each example: with the statistics of the batch, as in
+        training and in the records, and with those of ``eval()``, where examples do not meet.
+    norm, frozen_norm : ndarray, shape (K, n)
+        Length of the true gradient of each example, in both cases.
+    batch : ndarray, shape (K,)
+        Cosine between all synthetic and all true gradients of a batch, each taken as one vector
+        (so long gradients count for more); mean over batches.
+    weights : ndarray, shape (K,)
+        Cosine between the gradients that the weights of the segment below each split receive,
+        with the synthetic and with the true signal; mean over batches.
+    """
+
+    loss: np.ndarray
+    cosine: np.ndarray
+    frozen: np.ndarray
+    norm: np.ndarray
+    frozen_norm: np.ndarray
+    batch: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def easy(self) -> np.ndarray:
+        """Mask (n,) of the half with the smaller losses."""
+        return np.asarray(self.loss <= np.quantile(self.loss, 0.5))
+
+    @property
+    def hard(self) -> np.ndarray:
+        """Mask (n,) of the tenth with the largest losses."""
+        return np.asarray(self.loss > np.quantile(self.loss, 0.9))
+
+
+def fidelity(net: Decoupled, x: Tensor, y: Tensor, batch: int = 64) -> Fidelity:
+    """Compare synthetic with true gradients on inputs x (n, *in) and labels y (n,).
+
+    A copy of the network is used: batch statistics and ``.grad`` of ``net`` stay as they are.
+
+    Raises
+    ------
+    ValueError
+        If the network has no modules that predict, or there are fewer examples than a batch.
+    """
+    if net.mode not in PREDICTING:
+        raise ValueError(f"net has the mode {net.mode!r}; it must be one of {PREDICTING}")
+    if not 0 < batch <= len(x):
+        raise ValueError(f"batch is {batch}, x has {len(x)} examples; 1 to {len(x)} are needed")
+    net = copy.deepcopy(net)
+    parts: dict[str, list[Tensor]] = {}
+    for first in range(0, len(x) - batch + 1, batch):
+        one = _compare(net, x[first : first + batch], y[first : first + batch])
+        for name, value in one.items():
+            parts.setdefault(name, []).append(value)
+    each = ("loss", "cosine", "frozen", "norm", "frozen_norm")
+    joined = {name: torch.cat(parts[name], dim=-1).numpy() for name in each}
+    means = {name: torch.stack(parts[name]).mean(dim=0).numpy() for name in ("batch", "weights")}
+    return Fidelity(**joined, **means)
+
+
+def _compare(net: Decoupled, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Compare on one batch; per-example entries have the examples in the last dimension."""
+    with torch.no_grad():
+        out = {"loss": cross_entropy(net.train()(x), y)}
+    pairs = _gradients(net.train(), x, y)
+    out["weights"] = torch.stack([_weight_cosine(*three) for three in pairs])
+    flat = [(s.flatten(1), g.flatten(1)) for _, s, g in pairs]
+    out["batch"] = torch.stack([cosine(s.reshape(1, -1), g.reshape(1, -1))[0] for s, g in flat])
+    out["cosine"] = torch.stack([cosine(s, g) for s, g in flat])
+    out["norm"] = torch.stack([g.norm(dim=1) for _, g in flat])
+    alone = [(s.flatten(1), g.flatten(1)) for _, s, g in _gradients(net.eval(), x, y)]
+    out["frozen"] = torch.stack([cosine(s, g) for s, g in alone])
+    out["frozen_norm"] = torch.stack([g.norm(dim=1) for _, g in alone])
+    return out
+
+
+Segment = tuple[torch.nn.Module, Tensor]
+
+
+def _gradients(net: Decoupled, x: Tensor, y: Tensor) -> list[tuple[Segment, Tensor, Tensor]]:
+    """For each split: the segment below with its input, synthetic and true gradient."""
+    found, value = [], x
+    true = net.true_gradients(x, y)
+    for segment, module, g in zip(net.segments, net.synthesizers, true, strict=False):
+        with torch.no_grad():
+            h = segment(value)
+        found.append(((segment, value), module(h, y).gradient.detach(), g))
+        value = h
+    return found
+
+
+def _weight_cosine(segment: Segment, synthetic: Tensor, true: Tensor) -> Tensor:
+    module, value = segment
+    weights, h = list(module.parameters()), module(value)
+    both = [
+        torch.cat([part.flatten() for part in torch.autograd.grad(h, weights, g, True)])
+        for g in (synthetic, true)
+    ]
+    return cosine(both[0][None], both[1][None])[0]
+
+
+def follow(
+    setting: training.Setting, seed: int, at: Sequence[int] = (18, 54, 108, 180, 270, 360)
+) -> dict[int, Fidelity]:
+    """Train one setting for one seed; its :func:`fidelity` on the training images, by step.
+
+    Raises
+    ------
+    ValueError
+        If a step lies beyond the last one.
+    """
+    run = training.Training(setting, seed)
+    if max(at) > run.steps:
+        raise ValueError(f"at holds step {max(at)}; the run has {run.steps}")
+    x = images.normalize(run.data.train_x, run.data)[run.chosen]
+    y = run.data.train_y[run.chosen]
+    found = {}
+    for step in sorted(at):
+        run.run(until=step)
+        found[step] = fidelity(run.net, x, y, setting.batch)
+    return found
+
+
+MEASURES: dict[str, tuple[str, Callable[[Fidelity], float]]] = {
+    "cosine": ("Mean over examples,\nbatch statistics (as recorded)", lambda f: f.cosine.mean()),
+    "frozen": ("Mean over examples,\nstatistics frozen", lambda f: f.frozen.mean()),
+    "batch": ("Whole batch as one vector,\nbatch statistics", lambda f: f.batch.mean()),
+    "weights": ("Gradient of the weights\nbelow the split", lambda f: f.weights.mean()),
+}
+"""Ways to say how well a synthetic gradient points: heading, and number, mean over the splits."""
+
+Followed = Mapping[str, Sequence[Mapping[int, Fidelity]]]
+
+
+def measured(
+    followed: Followed, row: str, measure: str | Callable[[Fidelity], float], step: int
+) -> Interval:
+    """Interval over seeds of a measure (a key of :data:`MEASURES`, or a function) at a step."""
+    number = MEASURES[measure][1] if isinstance(measure, str) else measure
+    return interval([float(number(run[step])) for run in followed[row]])
+
+
+def measured_difference(
+    followed: Followed, higher: str, lower: str, measure: str, step: int
+) -> Interval:
+    """Interval of the paired difference of a measure between two rows at a step."""
+    number = MEASURES[measure][1]
+    pairs = zip(followed[higher], followed[lower], strict=True)
+    return interval([float(number(a[step]) - number(b[step])) for a, b in pairs])
+
+
+def fidelity_over_training(followed: Followed) -> Figure:
+    """Four ways to compare synthetic with true gradients, over the steps of training.
+
+    Parameters
+    ----------
+    followed : mapping
+        From the row to what :func:`follow` returned for each seed, at least two.
+    """
+    fig, axes = style.figure(2, 2, width="wide", height=5.4, sharex=True, sharey=True)
+    for ax, (name, (title, _)) in zip(axes.flat, MEASURES.items(), strict=True):
+        ax.axhline(0, color="#777777", linewidth=1)
+        for row, runs in followed.items():
+            steps = sorted(runs[0])
+            found = [measured(followed, row, name, step) for step in steps]
+            low, high = [i.low for i in found], [i.high for i in found]
+            style.curve(ax, steps, [i.centre for i in found], row, low=low, high=high)
+        ax.set_title(title, fontsize=10)
+    for ax in axes[1]:
+        ax.set_xlabel("Steps")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("Cosine")
+    _legend(fig, list(followed))
+    return fig
+
+
+def examples(found: Fidelity, split: int = 2, every: int = 3) -> Figure:
+    """Cosine, and length of the true gradient, of single examples against their loss.
+
+    Parameters
+    ----------
+    found : Fidelity
+        Of one network.
+    split : int
+        1 next to the input.
+    every : int
+        One example in so many is drawn; the lines are medians of tenths of all.
+    """
+    if not 1 <= split <= len(found.cosine):
+        raise ValueError(f"split is {split}; the network has 1 to {len(found.cosine)}")
+    fig, axes = style.figure(1, 2, width="wide", height=3.4)
+    k = split - 1
+    both = (
+        ("values", "Batch statistics", found.cosine[k], found.norm[k]),
+        ("sobolev", "Statistics frozen", found.frozen[k], found.frozen_norm[k]),
+    )
+    loss = np.maximum(found.loss, 1e-12)
+    for method, label, cosines, norms in both:
+        for ax, y in ((axes[0], cosines), (axes[1], norms)):
+            ax.plot(
+                loss[::every], y[::every], color=style.COLOURS[method], linestyle="none",
+                marker=style.MARKERS[method], markersize=2, alpha=0.3,
+            )  # fmt: skip
+            tenths = np.array_split(np.argsort(loss), 10)
+            middle = [(np.median(loss[t]), np.median(y[t])) for t in tenths]
+            style.curve(ax, [m[0] for m in middle], [m[1] for m in middle], method, label=label)
+    axes[0].axhline(0, color="#777777", linewidth=1)
+    axes[0].set_ylabel("Cosine to the true gradient")
+    axes[1].set(ylabel="Length of the true gradient", yscale="log")
+    for ax in axes:
+        ax.set(xscale="log", xlabel="Loss of the example")
+    axes[1].legend(loc="lower right")
+    return fig
+
+
+def _loaded(records: Records) -> list[Record]:
+    return records.read() if isinstance(records, Ledger) else list(records)
+
+
+def _by_seed(records: Sequence[Record], metric: str) -> dict[int, float]:
+    """Return a metric by seed, the mean over splits where it has one number for each.
+
+    Diverged runs (null) and rows without the metric are left out.
+    """
+    found = {}
+    for record in records:
+        value = record.metrics[metric]
+        values = value if isinstance(value, list) else [value]
+        if values and None not in values:
+            found[record.seed] = float(np.mean(values))
+    return found
+
+
+def _values(records: Sequence[Record]) -> np.ndarray:
+    return np.array(list(_by_seed(records, "top1").values()))
+
+
+def _method(row: str) -> str:
+    """Key of the style for a row: variants have the colour of what they vary."""
+    if row.endswith("_kernel"):
+        return "kernel"
+    return row if row in style.COLOURS else row.split("_")[0]
+
+
+def _dots(ax: Axes, found: Mapping[str, Sequence[Record]], rows: Sequence[str]) -> None:
+    """One line a row, the first at the top."""
+    for place, row in enumerate(rows):
+        values = _values(found.get(row, []))
+        if not len(values):
+            ax.text(
+                0.03, place, NOT_RUN, transform=ax.get_yaxis_transform(), va="center", fontsize=9
+            )
+            continue
+        colour = style.COLOURS[_method(row)]
+        ax.plot(
+            values, np.full(len(values), place + 0.0), linestyle="none", marker="o", markersize=4,
+            color=colour, alpha=0.3, markeredgewidth=0,
+        )  # fmt: skip
+        if len(values) > 1:
+            i = interval(values)
+            ax.errorbar(
+                [i.centre], [place], xerr=[[i.centre - i.low], [i.high - i.centre]], color=colour,
+                marker=style.MARKERS[_method(row)], markersize=6, markeredgecolor="white",
+                markeredgewidth=0.5, linewidth=2, capsize=3,
+            )  # fmt: skip
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_yticks(range(len(rows)), [LABELS.get(row, row) for row in rows])
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    for tick, row in zip(ax.get_yticklabels(), rows, strict=False):
+        tick.set_color(style.TEXT_COLOURS[_method(row)])
+
+
+def _cross(ax: Axes, pairs: np.ndarray, row: str) -> None:
+    """Single seeds, and the intervals of both coordinates."""
+    if not len(pairs):
+        return
+    colour, marker = style.COLOURS[row], style.MARKERS[row]
+    ax.plot(*pairs.T, linestyle="none", marker=marker, markersize=3, color=colour, alpha=0.35)
+    if len(pairs) > 1:
+        x, y = (interval(column) for column in pairs.T)
+        ax.errorbar(
+            [x.centre], [y.centre], xerr=[[x.centre - x.low], [x.high - x.centre]],
+            yerr=[[y.centre - y.low], [y.high - y.centre]], color=colour, marker=marker,
+            markersize=7, markeredgecolor="white", markeredgewidth=0.5,
+        )  # fmt: skip
+
+
+def _over_splits(record: Record, name: str) -> tuple[Sequence[int], list[float]]:
+    """Steps and a curve averaged over the splits; empty for rows that predict nothing."""
+    curve = record.metrics["curve"]
+    kept = [
+        (step, float(np.mean(v)))
+        for step, v in zip(curve["steps"], curve[name], strict=True)
+        if v and None not in v
+    ]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def _band(
+    ax: Axes, row: str, lines: Sequence[tuple[Sequence[int], Any]], logarithmic: bool
+) -> None:
+    """Interquartile mean and middle half of the seeds; steps that some seed lacks are left out."""
+    points = [
+        {
+            s: float(v)
+            for s, v in zip(*line, strict=True)
+            if v is not None and (v > 0 or not logarithmic)
+        }
+        for line in lines
+    ]
+    steps = sorted(set.intersection(*(set(p) for p in points)))
+    if not steps:
+        return
+    values = np.array([[p[s] for s in steps] for p in points])
+    values = np.log10(values) if logarithmic else values
+    centre = interquartile_mean(values, axis=0)
+    low, high = np.quantile(values, [0.25, 0.75], axis=0)
+    low, high = np.minimum(low, centre), np.maximum(high, centre)
+    if logarithmic:
+        centre, low, high = 10**centre, 10**low, 10**high
+    style.curve(ax, steps, centre, row, low=low, high=high, marker=False)
+
+
+def _legend(fig: Figure, rows: Sequence[str]) -> None:
+    """Names of the rows above the panels, each beside its line and mark."""
+    lines = [style.curve(fig.axes[0], [], [], row, label=LABELS.get(row)) for row in rows]
+    if lines:
+        fig.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 4))
