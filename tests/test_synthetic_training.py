@@ -563,3 +563,16 @@ def test_torchrun(tmp_path):
     assert done.stdout.count("1 records entered") == 1 and "0 records" not in done.stdout
     (record,) = Ledger("synthetic_gradients", tmp_path).read()
     assert record.config["workers"] == 2 and record.config["hogwild"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("row", ["backprop", "direct", "critic", "sobolev", "sobolev_kernel"])
+def test_compiled_training_is_the_same_training(row):
+    """On the CPU it agrees too, but compiling takes minutes there."""
+    setting, data = picture(row), fake_images()
+    plain, fast = (Training(setting, 0, data, "cuda", compiled=c) for c in (False, True))
+    for run in (plain, fast):
+        run.run(until=3)
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(fast.net.state_dict()[name], value, rtol=1e-3, atol=1e-4)

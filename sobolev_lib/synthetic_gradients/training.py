@@ -220,12 +220,12 @@ ARMS: dict[str, dict[str, Any]] = {
     },
     "imagenette_reduced_1": {
         **RESNET, "data": "imagenette", "image_size": 64, "stem": "imagenet", "width": 16,
-        "hidden": 16, "epochs": 10, "batch": 64, "learning_rate": 0.05, "precision": "fp32",
+        "hidden": 16, "epochs": 5, "batch": 64, "learning_rate": 0.05, "precision": "fp32",
         "splits": networks.RESNET_SPLITS[1],
     },
     "imagenette_reduced_3": {
         **RESNET, "data": "imagenette", "image_size": 64, "stem": "imagenet", "width": 16,
-        "hidden": 16, "epochs": 10, "batch": 64, "learning_rate": 0.05, "precision": "fp32",
+        "hidden": 16, "epochs": 5, "batch": 64, "learning_rate": 0.05, "precision": "fp32",
         "splits": networks.RESNET_SPLITS[3],
     },
     "imagenet_1": {
@@ -431,9 +431,11 @@ class Training:
         for segment in self.net.segments:
             segment.compile()
         for module in self.net.synthesizers:
-            network = getattr(module, "network", None)
-            if network is not None and getattr(network, "explicit", True):
-                network.compile()
+            network = module.network
+            # Not a slope that is a constant (critic): that one is made by autograd.grad.
+            if isinstance(network, torch.nn.Module) and module.needs_gradient:
+                if getattr(network, "explicit", True):
+                    network.compile()
 
     def run(
         self, progress: Callable[[Training], object] | None = None, until: int | None = None
