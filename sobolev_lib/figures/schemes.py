@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from torch import Tensor
 
 from sobolev_lib.figures.style import COLOURS, Table, figure
 
@@ -38,6 +39,7 @@ __all__ = [
     "describe",
     "describe_all",
     "draw",
+    "draw_fields",
     "draw_schemes",
     "segment",
     "table",
@@ -575,4 +577,46 @@ def draw_schemes(keys: Iterable[str] | None = None) -> Figure:
     _legend(flat[len(chosen)])
     for ax in flat[len(chosen) + 1 :]:
         ax.axis("off")
+    return fig
+
+
+def draw_fields(h: Tensor, true: Tensor, synthetic: Mapping[str, Tensor]) -> Figure:
+    """True and synthetic gradients at points of a two-dimensional h, a panel for each module.
+
+    Parameters
+    ----------
+    h : Tensor
+        Points (n, 2).
+    true : Tensor
+        dL/dh at those points, (n, 2).
+    synthetic : mapping of str to Tensor
+        From the title of a panel to the synthetic gradients (n, 2).
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If a shape is not (n, 2).
+    """
+    for name, value in {"h": h, "true": true, **synthetic}.items():
+        if value.shape != (len(h), 2):
+            raise ValueError(f"{name} has shape {tuple(value.shape)}; ({len(h)}, 2) is needed")
+    fig, axes = figure(
+        1, len(synthetic), width="text", height=3.5, squeeze=False, sharex=True, sharey=True
+    )
+    place = h.T.numpy()
+    longest = float(true.norm(dim=1).max())
+    for ax, (title, field) in zip(axes[0], synthetic.items(), strict=True):
+        for kind, value, width in (("true", true, 0.012), ("synthetic", field, 0.006)):
+            # downhill, as a step goes; the longest true gradient is an eighth of the panel
+            ax.quiver(
+                *place, *(-value.T.numpy()), color=KINDS[kind].colour, label=KINDS[kind].label,
+                width=width, scale=8 * longest, scale_units="width",
+            )  # fmt: skip
+        ax.set(title=title, xlabel="$h_1$", ylabel="$h_2$")
+        ax.label_outer()
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig
