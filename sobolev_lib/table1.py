@@ -779,6 +779,50 @@ def findings_on_alignment(records: Sequence[Record], arms: Sequence[str]) -> str
     return "\n".join(lines)
 
 
+def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
+    """Answer the chapter's three questions from the records, as a Markdown list.
+
+    Is Sobolev better than Critic, is either better than Local CE, is Sobolev better aligned than
+    Critic, and do better aligned rows train better?  Experiments without three seeds abstain.
+    """
+    found = [g for g in (group(records, arm) for arm in arms) if g]
+    lines = []
+    for row, other in (("sobolev", "critic"), ("sobolev", "local_ce"), ("critic", "local_ce")):
+        votes = {g.arm: list(g.difference(row, other).values()) for g in found}
+        lines.append(f"- **{NAMES[row]} against {NAMES[other]}, test accuracy:** {_votes(votes)}.")
+    gains = {
+        g.arm: [gain.centre for gain in cosine_gain(g, "sobolev", "critic")]
+        for g in found
+        if all(gain.count >= FEWEST for gain in cosine_gain(g, "sobolev", "critic"))
+    }
+    gains = {arm: gain for arm, gain in gains.items() if gain}
+    said = "; ".join(
+        f"`{arm}` " + ", ".join(f"{gain:+.2f}" for gain in gain_by_split)
+        for arm, gain_by_split in gains.items()
+    )
+    lines.append(
+        "- **Sobolev against Critic, cosine gained by split, from the input up:** "
+        f"{said or 'not run yet'}."
+    )
+    ranks = {g.arm: rank_correlation(g, ("direct", "vfbn", "critic", "sobolev")) for g in found}
+    lines.append(
+        "- **Do better aligned rows train better networks?** Rank correlation above 0 "
+        f"means yes: {_votes(ranks)}."
+    )
+    return "\n".join(lines)
+
+
+def _votes(differences: dict[str, list[float]]) -> str:
+    """Name the experiments where a difference is above 0, below 0, or neither is settled."""
+    words = {HOLDS: "ahead (above 0) on", FAILS: "behind (below 0) on", OPEN: "not settled on"}
+    kinds: dict[str, list[str]] = {word: [] for word in words}
+    for arm, values in differences.items():
+        if values:
+            kinds[verdict(spread(values))].append(f"`{arm}`")
+    said = [f"{words[kind]} {', '.join(names)}" for kind, names in kinds.items() if names]
+    return "; ".join(said) or "not run yet"
+
+
 # ---------------------------------------------------------------- cost of a full run
 
 IMAGES = {"cifar10": 50_000, "imagenet": 1_281_167, "imagenette": 9_469, "imagenet200": 100_000}
@@ -820,7 +864,7 @@ def training_flops(setting: training.Setting) -> float:
     """Floating-point operations of a whole training run, counted on one small batch."""
     data = throughput.stand_in(setting, CLASSES[setting.data], 2)
     count = setting.train_images or IMAGES[setting.data]
-    return step_flops(setting, data) * count * setting.epochs
+    return step_flops(setting, data, 1) * count * setting.epochs
 
 
 def gpu_hours(operations: float, teraflops: float = 100.0) -> float:
@@ -898,6 +942,7 @@ def own_gradients(net: Decoupled, x: Tensor, y: Tensor) -> tuple[list[Tensor], l
 
     The first is d(sum over c of L_c)/dh_b, what backpropagation sends to example b; the second
     dL_b/dh_b.  Without batch normalisation they are equal.
+    Takes memory for B x B gradients.
 
     Parameters
     ----------
@@ -920,12 +965,10 @@ def own_gradients(net: Decoupled, x: Tensor, y: Tensor) -> tuple[list[Tensor], l
             value = value.detach().requires_grad_()
         h.append(value)
     losses = cross_entropy(segments[-1](value), y)
-    every = torch.autograd.grad(losses.sum(), h, retain_graph=True)
-    own = [torch.empty_like(g) for g in every]
-    for b, loss in enumerate(losses):
-        for part, g in zip(own, torch.autograd.grad(loss, h, retain_graph=True), strict=True):
-            part[b] = g[b]
-    return list(every), own
+    ones = torch.eye(len(y), dtype=losses.dtype, device=losses.device)
+    each = torch.autograd.grad(losses, h, ones, is_grads_batched=True)  # [c, b]: dL_c/dh_b
+    b = torch.arange(len(y), device=losses.device)
+    return [g.sum(dim=0) for g in each], [g[b, b] for g in each]
 
 
 def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
