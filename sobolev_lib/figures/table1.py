@@ -46,12 +46,12 @@ def _group(arm: str, records: Sequence[Record] | None) -> Group | None:
     return table1.group(table1.read() if records is None else records, arm)
 
 
-def _nothing(arm: str) -> Figure:
+def _nothing(arm: str, words: str | None = None) -> Figure:
     """Card that says which command would fill the figure."""
     fig, ax = style.figure(width="text", height=1.1)
     ax.axis("off")
     ax.text(0.5, 0.7, "not run yet", ha="center", va="center", fontsize=11)
-    ax.text(0.5, 0.25, table1.command(arm), ha="center", va="center", fontsize=8)
+    ax.text(0.5, 0.25, words or table1.command(arm), ha="center", va="center", fontsize=8)
     return fig
 
 
@@ -338,7 +338,7 @@ def throughput(arm: str, records: Sequence[Record] | None = None) -> Figure:
     speeds = [r for r in every if r.config["arm"] == arm and r.config["row"] in NAMES]
     runs = sorted({_run(r) for r in speeds if r.config["row"] == "backprop"})
     if not runs:
-        return _nothing(arm)
+        return _nothing(arm, f"python -m sobolev_lib throughput --arm {arm}")
     fig, axes = style.figure(
         1, len(runs), width="text" if len(runs) == 1 else "wide", height=3.6, sharey=True,
         squeeze=False,
