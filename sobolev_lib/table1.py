@@ -21,8 +21,6 @@ import torch
 from scipy import stats
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from sobolev_lib.claims import FAILS, HOLDS, OPEN, Claim, Finding
 from sobolev_lib.ledger import Ledger, Record
@@ -831,40 +829,11 @@ IMAGES = {"cifar10": 50_000, "imagenet": 1_281_167, "imagenette": 9_469, "imagen
 CLASSES = {"cifar10": 10, "imagenet": 1_000, "imagenette": 10, "imagenet200": 200}
 
 
-class _Operations(TorchDispatchMode):
-    """Counts the operations of products of matrices and maps.
-
-    ``FlopCounterMode`` does the same, but follows modules with hooks that fail where a gradient
-    with respect to an activation is asked for.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func.overloadpacket)
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=out)
-        return out
-
-
-def step_flops(setting: training.Setting, data: images.ImageData, count: int = 2) -> float:
-    """Floating-point operations of a training step, per image, counted on a batch of ``count``."""
-    net = training.build(setting, data, 0)
-    with _Operations() as counter:
-        net.accumulate(images.normalize(data.train_x[:count], data), data.train_y[:count])
-    return counter.total / count
-
-
 def training_flops(setting: training.Setting) -> float:
     """Floating-point operations of a whole training run, counted on one small batch."""
     data = throughput.stand_in(setting, CLASSES[setting.data], 2)
     count = setting.train_images or IMAGES[setting.data]
-    return step_flops(setting, data, 1) * count * setting.epochs
+    return throughput.flops(setting, data, 1) * count * setting.epochs
 
 
 def gpu_hours(operations: float, teraflops: float = 100.0) -> float:

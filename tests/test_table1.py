@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sobolev_lib import table1
 from sobolev_lib.claims import FAILS, HOLDS, OPEN
@@ -339,26 +338,10 @@ def test_probes_do_not_change_the_training():
         assert torch.equal(a, b)
 
 
-def test_step_flops_against_pytorchs_counter_and_by_hand():
-    toy = table1.toy_images(8)
-    setting = training.settings("cifar10_reduced", ["backprop"], width=4)[0]
-    net = training.build(setting, toy, 0)
-    with FlopCounterMode(display=False) as counter:
-        net.accumulate(toy.train_x[:4].float(), toy.train_y[:4])
-    assert table1.step_flops(setting, toy, 4) == counter.get_total_flops() / 4
-    # the batch does not matter
-    assert table1.step_flops(setting, toy, 2) == table1.step_flops(setting, toy, 4)
-    critic, local = (
-        table1.step_flops(training.settings("cifar10_reduced", [row], width=4)[0], toy, 2)
-        for row in ("critic", "local_ce")
-    )
-    assert critic == local > table1.step_flops(setting, toy, 2)
-
-
 def test_cost_of_a_run():
     setting = training.settings("cifar10", ["noprop"], epochs=2, train_images=100)[0]
     data = table1.throughput.stand_in(setting, 10, 2)
-    assert table1.training_flops(setting) == 200 * table1.step_flops(setting, data)
+    assert table1.training_flops(setting) == 200 * table1.throughput.flops(setting, data, 2)
     assert table1.gpu_hours(3.6e15, teraflops=1.0) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="teraflops is 0"):
         table1.gpu_hours(1.0, 0)
