@@ -4,12 +4,11 @@ One data structure, `SCHEMES`, holds for each way of training the nodes, the arr
 network supervises, and what happens in which phase of a training step.  The figure, its text
 alternative and the widget `sobolev_lib.widgets.schemes` all read it.
 
-Examples
---------
+For example:
+
 >>> from sobolev_lib.figures import schemes
->>> print(schemes.describe(schemes.SCHEMES["critic"]))
-Critic: the module gets h and y, and makes p(h | θ), m and ∂m/∂h. ∂m/∂h goes into the lower \
-segment Θ. The main network supervises m.
+>>> schemes.SCHEMES["critic"].supervised
+('m',)
 """
 
 from __future__ import annotations
