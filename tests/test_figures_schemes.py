@@ -198,3 +198,19 @@ def test_unknown_schemes_are_refused():
             schemes.draw_schemes(keys)
         with pytest.raises(ValueError, match="keys is"):
             schemes.describe_all(keys)
+
+
+def test_fields_point_downhill_in_both_colours():
+    h = torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0]])
+    true = torch.tensor([[1.0, 0.0], [0.0, -2.0], [0.5, 0.5]])
+    fig = schemes.draw_fields(h, true, {"One": 2 * true, "Two": -true}, seen=h[:1])
+    fig.canvas.draw()
+    for ax, factor in zip(fig.axes, (2, -1), strict=True):
+        blue, orange = ax.collections
+        for arrows, sign in ((blue, -1), (orange, -factor)):
+            torch.testing.assert_close(torch.tensor(arrows.U), sign * true[:, 0], check_dtype=False)
+            torch.testing.assert_close(torch.tensor(arrows.V), sign * true[:, 1], check_dtype=False)
+        assert len(ax.lines) == 1
+    style.close(fig)
+    with pytest.raises(ValueError, match=r"Two has shape \(3, 1\); \(3, 2\) is needed"):
+        schemes.draw_fields(h, true, {"One": true, "Two": true[:, :1]})

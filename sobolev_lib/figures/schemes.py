@@ -579,7 +579,9 @@ def draw_schemes(keys: Iterable[str] | None = None) -> Figure:
     return fig
 
 
-def draw_fields(h: Tensor, true: Tensor, synthetic: Mapping[str, Tensor]) -> Figure:
+def draw_fields(
+    h: Tensor, true: Tensor, synthetic: Mapping[str, Tensor], seen: Tensor | None = None
+) -> Figure:
     """True and synthetic gradients at points of a two-dimensional h, a panel for each module.
 
     Parameters
@@ -590,6 +592,8 @@ def draw_fields(h: Tensor, true: Tensor, synthetic: Mapping[str, Tensor]) -> Fig
         dL/dh at those points, (n, 2).
     synthetic : mapping of str to Tensor
         From the title of a panel to the synthetic gradients (n, 2).
+    seen : Tensor, optional
+        Points (k, 2) to mark: those that the modules were trained on.
 
     Returns
     -------
@@ -604,18 +608,20 @@ def draw_fields(h: Tensor, true: Tensor, synthetic: Mapping[str, Tensor]) -> Fig
         if value.shape != (len(h), 2):
             raise ValueError(f"{name} has shape {tuple(value.shape)}; ({len(h)}, 2) is needed")
     fig, axes = figure(
-        1, len(synthetic), width="text", height=3.5, squeeze=False, sharex=True, sharey=True
+        1, len(synthetic), width="wide", height=3.6, squeeze=False, sharex=True, sharey=True
     )
     place = h.T.numpy()
     longest = float(true.norm(dim=1).max())
     for ax, (title, field) in zip(axes[0], synthetic.items(), strict=True):
-        for kind, value, width in (("true", true, 0.012), ("synthetic", field, 0.006)):
-            # downhill, as a step goes; the longest true gradient is an eighth of the panel
+        for kind, value, width in (("true", true, 0.014), ("synthetic", field, 0.006)):
+            # downhill, as a step goes; the longest true gradient is a tenth of the panel
             ax.quiver(
                 *place, *(-value.T.numpy()), color=KINDS[kind].colour, label=KINDS[kind].label,
-                width=width, scale=8 * longest, scale_units="width",
+                width=width, scale=10 * longest, scale_units="width",
             )  # fmt: skip
+        if seen is not None:
+            ax.plot(*seen.T.numpy(), "o", color=_INK, markersize=5, label="Seen by the module")
         ax.set(title=title, xlabel="$h_1$", ylabel="$h_2$")
         ax.label_outer()
-    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
