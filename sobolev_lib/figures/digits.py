@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
+from sobolev_lib import table1
 from sobolev_lib.claims import FAILS, HOLDS, OPEN
 from sobolev_lib.figures import style
 from sobolev_lib.ledger import Ledger, Record
@@ -30,14 +31,6 @@ Records = Ledger | Iterable[Record]
 
 NOT_RUN = "not run yet"
 
-LABELS: dict[str, str] = {
-    **{row: style.LABELS[row] for row in training.MAIN_ROWS},
-    "sobolev_mean": "Sobolev, mean",
-    "sobolev_tenth": "Sobolev, 0.1 of the sum",
-    "sobolev_kernel": "Sobolev, kink kernel",
-}
-"""Names of the rows, for figures and tables."""
-
 REDUCTION_ROWS = (
     *("backprop", "direct", "vfbn", "critic"),
     *("sobolev", "sobolev_tenth", "sobolev_mean", "sobolev_kernel", "local_ce"),
@@ -46,9 +39,6 @@ REDUCTION_ROWS = (
 
 PREDICTING = ("direct", "vfbn", "critic", "sobolev", "local_ce")
 """Rows that send a synthetic gradient down, hence have a cosine."""
-
-TABLE_1 = {"noprop": 54.5, "direct": 79.2, "vfbn": 88.5, "critic": 93.2, "sobolev": 93.5}
-"""Table 1 of the paper, CIFAR-10 with three modules: test accuracy in per cent."""
 
 ORDER = (
     ("direct", "noprop"),
@@ -92,11 +82,62 @@ def difference(
     return interval([a[seed] - b[seed] for seed in common]) if len(common) > 1 else None
 
 
+def ranking(records: Records, arm: str = "digits") -> list[str]:
+    """Rows with records, from the lowest interquartile mean of the test accuracy to the highest.
+
+    Of those that :func:`sum_or_mean` draws, and Noprop.
+    """
+    wanted = {"noprop", *REDUCTION_ROWS}
+    found = {row: runs for row, runs in by_row(records, arm).items() if row in wanted}
+    centres = {row: _centre(runs) for row, runs in found.items() if len(_values(runs))}
+    return sorted(centres, key=lambda row: centres[row])
+
+
+def said(found: Interval | None, spec: str = "") -> str:
+    """Return an interval as text; without a format two digits after the point, one from 10 on."""
+    if found is None:
+        return NOT_RUN
+    digits = 2 if max(abs(found.low), abs(found.high)) < 10 else 1
+    return f"{found:{spec or f'.{digits}f'}}"
+
+
 def verdict(found: Interval | None) -> str:
     """Of the claim that a difference is positive: needs the whole interval on one side of 0."""
     if found is None:
         return NOT_RUN
     return {1: HOLDS, -1: FAILS, 0: OPEN}[found.sign]
+
+
+def agreement(one: Records, other: Records, arm: str = "digits") -> tuple[int, int, float]:
+    """Compare two sets of records: runs in both, those with the same accuracy, largest difference.
+
+    The difference, in points, is that of the interquartile means of a row; 0 if none is in both.
+    """
+    a, b = (by_row(records, arm) for records in (one, other))
+    common = a.keys() & b.keys()
+    runs = []
+    for row in common:
+        x, y = _by_seed(a[row], "top1"), _by_seed(b[row], "top1")
+        runs += [(x[seed], y[seed]) for seed in x.keys() & y.keys()]
+    apart = [abs(_centre(a[row]) - _centre(b[row])) for row in common]
+    return len(runs), sum(x == y for x, y in runs), max(apart, default=0.0)
+
+
+def accuracy_table(
+    sources: Mapping[str, Records],
+    arm: str = "digits",
+    rows: Sequence[str] = training.MAIN_ROWS,
+) -> style.Table:
+    """Test accuracy of each row in per cent, for each source (heading to records)."""
+    loaded = {k: _loaded(v) for k, v in sources.items()}
+    table: dict[str, dict[str, str]] = {}
+    for row in rows:
+        cells = table.setdefault(_name(row), {})
+        for heading, records in loaded.items():
+            found = summarise(records, row, arm=arm)
+            cells[heading] = said(found, ".1f")
+            cells[f"{heading}: seeds"] = str(found.count if found else 0)
+    return style.Table(table, corner="Test accuracy (%)")
 
 
 def order_table(
@@ -105,6 +146,8 @@ def order_table(
     pairs: Sequence[tuple[str, str]] = ORDER,
 ) -> style.Table:
     """Differences in accuracy between neighbours of Table 1, with a verdict for each source.
+
+    The first column is the paper's, on CIFAR-10 with three modules.
 
     Parameters
     ----------
@@ -116,15 +159,17 @@ def order_table(
         Rows (higher, lower).
     """
     loaded = {k: _loaded(v) for k, v in sources.items()}
+    printed = table1.BLOCKS["cifar10"].cells["top1"]
     rows = {}
     for higher, lower in pairs:
-        both = higher in TABLE_1 and lower in TABLE_1
-        cells = {"Table 1": f"{TABLE_1[higher] - TABLE_1[lower]:+.1f}" if both else "—"}
+        both = higher in printed and lower in printed
+        apart = printed[higher].value - printed[lower].value if both else None
+        cells = {"Table 1": "—" if apart is None else f"{apart:+.1f}"}
         for heading, records in loaded.items():
             found = difference(records, higher, lower, arm=arm)
-            cells[heading] = f"{found:+.2f}" if found else NOT_RUN
+            cells[heading] = said(found, "+.2f")
             cells[f"{heading}: verdict"] = verdict(found)
-        rows[f"{LABELS[higher]} above {LABELS[lower]}"] = cells
+        rows[f"{table1.NAMES[higher]} above {table1.NAMES[lower]}"] = cells
     return style.Table(rows, corner="Accuracy, points")
 
 
@@ -141,7 +186,8 @@ def accuracy(
     )
     for ax in axes:
         _dots(ax, found, rows)
-    centres = [float(interquartile_mean(_values(v))) for v in found.values()]
+    found = {k: v for k, v in found.items() if len(_values(v))}
+    centres = [_centre(v) for v in found.values()]
     if centres:
         kept = [v for v, c in zip(found.values(), centres, strict=True) if c > max(centres) - 15]
         low = min(float(_values(v).min()) for v in kept)
@@ -274,10 +320,10 @@ def fidelity(net: Decoupled, x: Tensor, y: Tensor, batch: int = 64) -> Fidelity:
         raise ValueError(f"net has the mode {net.mode!r}; it must be one of {PREDICTING}")
     if not 0 < batch <= len(x):
         raise ValueError(f"batch is {batch}, x has {len(x)} examples; 1 to {len(x)} are needed")
-    net = copy.deepcopy(net)
+    net, frozen = copy.deepcopy(net).train(), copy.deepcopy(net).eval()  # two: statistics move
     parts: dict[str, list[Tensor]] = {}
     for first in range(0, len(x) - batch + 1, batch):
-        one = _compare(net, x[first : first + batch], y[first : first + batch])
+        one = _compare(net, frozen, x[first : first + batch], y[first : first + batch])
         for name, value in one.items():
             parts.setdefault(name, []).append(value)
     each = ("loss", "cosine", "frozen", "norm", "frozen_norm")
@@ -286,17 +332,17 @@ def fidelity(net: Decoupled, x: Tensor, y: Tensor, batch: int = 64) -> Fidelity:
     return Fidelity(**joined, **means)
 
 
-def _compare(net: Decoupled, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def _compare(net: Decoupled, frozen: Decoupled, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Compare on one batch; per-example entries have the examples in the last dimension."""
     with torch.no_grad():
-        out = {"loss": cross_entropy(net.train()(x), y)}
-    pairs = _gradients(net.train(), x, y)
+        out = {"loss": cross_entropy(net(x), y)}
+    pairs = _gradients(net, x, y)
     out["weights"] = torch.stack([_weight_cosine(*three) for three in pairs])
     flat = [(s.flatten(1), g.flatten(1)) for _, s, g in pairs]
     out["batch"] = torch.stack([cosine(s.reshape(1, -1), g.reshape(1, -1))[0] for s, g in flat])
     out["cosine"] = torch.stack([cosine(s, g) for s, g in flat])
     out["norm"] = torch.stack([g.norm(dim=1) for _, g in flat])
-    alone = [(s.flatten(1), g.flatten(1)) for _, s, g in _gradients(net.eval(), x, y)]
+    alone = [(s.flatten(1), g.flatten(1)) for _, s, g in _gradients(frozen, x, y)]
     out["frozen"] = torch.stack([cosine(s, g) for s, g in alone])
     out["frozen_norm"] = torch.stack([g.norm(dim=1) for _, g in alone])
     return out
@@ -419,19 +465,26 @@ def examples(found: Fidelity, split: int = 2, every: int = 3) -> Figure:
     fig, axes = style.figure(1, 2, width="wide", height=3.4)
     k = split - 1
     both = (
-        ("values", "Batch statistics", found.cosine[k], found.norm[k]),
-        ("sobolev", "Statistics frozen", found.frozen[k], found.frozen_norm[k]),
+        ("truth", "o", "Batch statistics", found.cosine[k], found.norm[k]),
+        ("sobolev", "s", "Statistics frozen", found.frozen[k], found.frozen_norm[k]),
     )
     loss = np.maximum(found.loss, 1e-12)
-    for method, label, cosines, norms in both:
+    for method, marker, label, cosines, norms in both:
         for ax, y in ((axes[0], cosines), (axes[1], norms)):
             ax.plot(
                 loss[::every], y[::every], color=style.COLOURS[method], linestyle="none",
-                marker=style.MARKERS[method], markersize=2, alpha=0.3,
+                marker=marker, markersize=2, alpha=0.3,
             )  # fmt: skip
             tenths = np.array_split(np.argsort(loss), 10)
-            middle = [(np.median(loss[t]), np.median(y[t])) for t in tenths]
-            style.curve(ax, [m[0] for m in middle], [m[1] for m in middle], method, label=label)
+            style.curve(
+                ax,
+                [np.median(loss[t]) for t in tenths],
+                [np.median(y[t]) for t in tenths],
+                method,
+                label=label,
+                marker=False,
+                linestyle="-",
+            ).set_marker(marker)
     axes[0].axhline(0, color="#777777", linewidth=1)
     axes[0].set_ylabel("Cosine to the true gradient")
     axes[1].set(ylabel="Length of the true gradient", yscale="log")
@@ -463,6 +516,16 @@ def _values(records: Sequence[Record]) -> np.ndarray:
     return np.array(list(_by_seed(records, "top1").values()))
 
 
+def _centre(records: Sequence[Record]) -> float:
+    return float(interquartile_mean(_values(records)))
+
+
+def _name(row: str) -> str:
+    """Name of a row, of those in the figures' short form."""
+    short = {"sobolev_mean": "Sobolev, mean", "sobolev_tenth": "Sobolev, sum × 0.1"}
+    return short.get(row, table1.NAMES[row])
+
+
 def _method(row: str) -> str:
     """Key of the style for a row: variants have the colour of what they vary."""
     if row.endswith("_kernel"):
@@ -492,7 +555,7 @@ def _dots(ax: Axes, found: Mapping[str, Sequence[Record]], rows: Sequence[str]) 
                 markeredgewidth=0.5, linewidth=2, capsize=3,
             )  # fmt: skip
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set_yticks(range(len(rows)), [LABELS.get(row, row) for row in rows])
+    ax.set_yticks(range(len(rows)), [_name(row) for row in rows])
     ax.xaxis.set_major_locator(MaxNLocator(6))
     for tick, row in zip(ax.get_yticklabels(), rows, strict=False):
         tick.set_color(style.TEXT_COLOURS[_method(row)])
@@ -551,6 +614,6 @@ def _band(
 
 def _legend(fig: Figure, rows: Sequence[str]) -> None:
     """Names of the rows above the panels, each beside its line and mark."""
-    lines = [style.curve(fig.axes[0], [], [], row, label=LABELS.get(row)) for row in rows]
+    lines = [style.curve(fig.axes[0], [], [], row, label=_name(row)) for row in rows]
     if lines:
         fig.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 4))

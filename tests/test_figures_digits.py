@@ -1,0 +1,294 @@
+"""Figures of the digits experiment: what they compute, and that they draw what the records hold."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from torch import nn
+
+from sobolev_lib import ledger
+from sobolev_lib.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.figures import digits as draw
+from sobolev_lib.summary import Interval, interquartile_mean
+from sobolev_lib.synthetic_gradients import decouple, training
+from sobolev_lib.synthetic_gradients.decoupling import cross_entropy
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def record(row, seed, top1, arm="digits", cosine=0.1):
+    """One run with curves of three moments; Noprop and backpropagation predict nothing."""
+    setting = training.settings(arm, [row])[0]
+    predicts = setting.module not in ("backprop", "noprop")
+    one = [cosine, cosine + 0.1, cosine + 0.2] if predicts else []
+    metrics = {
+        "top1": top1, "top5": 100.0, "test_loss": 0.1, "cosine": one, "gradient_scale": one,
+        "images_per_second": 1.0,
+        "curve": {
+            "steps": [0, 10, 20], "loss": [2.0, 1.0 + 0.1 * seed, 0.0],
+            "cosine": [one] * 3, "scale": [[0.5] * len(one)] * 3,
+        },
+        "tests": {"steps": [10, 20], "top1": [50.0, top1], "top5": [9.0, 9.0], "loss": [1.0, 0.5]},
+    }  # fmt: skip
+    return ledger.Record(
+        training.EXPERIMENT, training.config(setting), seed, metrics, setting.scale
+    )
+
+
+OFFSETS = {
+    "backprop": 0.0, "noprop": -50.0, "direct": -8.0, "vfbn": -4.0, "critic": 0.0,
+    "sobolev": -1.0, "local_ce": 0.0, "sobolev_mean": 0.5, "sobolev_tenth": 0.2,
+}  # fmt: skip
+NOISE = (0.0, 3.0, -2.0, 1.0, 5.0)
+
+
+def runs(arm="digits", seeds=5, rows=tuple(OFFSETS)):
+    """All rows move together from seed to seed: unpaired spread, no paired spread."""
+    return [
+        record(row, seed, 90.0 + OFFSETS[row] + NOISE[seed], arm)
+        for row in rows
+        for seed in range(seeds)
+    ]
+
+
+def test_differences_are_paired_over_common_seeds():
+    found = draw.difference(runs(), "critic", "vfbn")
+    assert (found.centre, found.low, found.high, found.count) == (4.0, 4.0, 4.0, 5)
+    half = [r for r in runs() if not (training.row_of(r.config) == "vfbn" and r.seed < 3)]
+    assert draw.difference(half, "critic", "vfbn").count == 2
+    assert draw.difference(half, "critic", "sobolev_l2") is None
+    assert draw.difference(runs(), "critic", "vfbn", arm="digits_deep") is None
+    assert draw.difference(runs(), "critic", "noprop", metric="cosine") is None
+    assert draw.summarise(runs(), "critic", "cosine").centre == pytest.approx(0.2)
+    expected = interquartile_mean([90.0 + noise for noise in NOISE])
+    assert draw.summarise(runs(), "critic").centre == pytest.approx(expected)
+
+
+def test_verdicts_need_the_whole_interval_on_one_side():
+    assert draw.verdict(Interval(1.0, 0.1, 2.0, 5)) == HOLDS
+    assert draw.verdict(Interval(-1.0, -2.0, -0.1, 5)) == FAILS
+    assert draw.verdict(Interval(1.0, -0.1, 2.0, 5)) == OPEN
+    assert draw.verdict(None) == draw.NOT_RUN
+    assert draw.said(None) == draw.NOT_RUN
+    assert draw.said(Interval(0.254, 0.1, 0.5, 5), "+.2f") == "+0.25 [+0.10, +0.50]"
+    assert draw.said(Interval(97.04, 96.0, 98.0, 5)) == "97.0 [96.0, 98.0]"
+
+
+def test_the_order_is_judged_for_every_source():
+    table = draw.order_table({"All": runs(), "Some": runs(rows=("critic", "vfbn"))})
+    row = table.rows["Critic above VFBN"]
+    assert (row["Table 1"], row["All: verdict"], row["Some: verdict"]) == ("+4.7", HOLDS, HOLDS)
+    row = table.rows["Sobolev above Critic"]
+    assert (row["Table 1"], row["All: verdict"], row["Some"]) == ("+0.3", FAILS, draw.NOT_RUN)
+    assert table.rows["Sobolev above Local CE"]["Table 1"] == "—"
+    table = draw.accuracy_table({"Some": runs(rows=("critic",))})
+    assert table.rows["Critic"]["Some: seeds"] == "5"
+    assert table.rows["VFBN"]["Some"] == draw.NOT_RUN
+
+
+def test_ranking_goes_from_worst_to_best():
+    found = draw.ranking(runs("digits_deep"), "digits_deep")
+    assert found[:4] == ["noprop", "direct", "vfbn", "sobolev"]
+    assert found[-1] == "sobolev_mean"
+    assert draw.ranking(runs(), "digits_deep") == []
+
+
+def test_agreement_counts_equal_runs():
+    other = [record("critic", 0, 90.0), record("critic", 1, 92.0), record("critic", 9, 50.0)]
+    count, equal, apart = draw.agreement(runs(rows=("critic", "vfbn")), other)
+    assert (count, equal) == (2, 1)
+    middle = interquartile_mean([90.0, 92.0, 50.0]) - interquartile_mean([90 + n for n in NOISE])
+    assert apart == pytest.approx(abs(middle))
+    assert draw.agreement(other, []) == (0, 0, 0.0)
+
+
+def test_a_ledger_serves_as_well(tmp_path):
+    book = ledger.Ledger(training.EXPERIMENT, tmp_path)
+    book.append(runs(rows=("critic", "vfbn")))
+    assert list(draw.by_row(book)) == ["vfbn", "critic"]
+    assert draw.difference(book, "critic", "vfbn").centre == 4.0
+
+
+@pytest.mark.parametrize("records", [[], runs(seeds=1, rows=("critic", "noprop")), runs()])
+def test_figures_draw_whatever_is_there(records):
+    fig = draw.accuracy(records)
+    missing = sum(t.get_text() == draw.NOT_RUN for t in fig.axes[0].texts)
+    assert missing == len(training.MAIN_ROWS) - len(
+        draw.by_row(records).keys() & set(training.MAIN_ROWS)
+    )
+    drawn = draw.sum_or_mean([*records, *runs("digits_deep", rows=("critic", "sobolev_mean"))])
+    texts = [[t.get_text() for t in ax.texts].count(draw.NOT_RUN) for ax in drawn.axes]
+    assert texts[1] == len(draw.REDUCTION_ROWS) - 2
+    labels = [t.get_text() for t in drawn.axes[0].get_yticklabels()]
+    assert len(set(labels)) == len(draw.REDUCTION_ROWS)
+    for made in (fig, drawn, draw.accuracy_against_cosine(records), draw.curves(records)):
+        made.canvas.draw()
+
+
+def test_dots_stand_at_the_accuracies_and_the_mark_at_their_centre():
+    ax = draw.accuracy(runs(rows=("vfbn",))).axes[0]
+    place = training.MAIN_ROWS.index("vfbn")
+    dots = next(line for line in ax.lines if len(line.get_xdata()) == 5)
+    assert sorted(dots.get_xdata()) == sorted(86.0 + n for n in NOISE)
+    assert set(dots.get_ydata()) == {place}
+    marks = [line for line in ax.lines if len(line.get_xdata()) == 1]
+    centre = interquartile_mean([86.0 + n for n in NOISE])
+    assert any(line.get_xdata()[0] == pytest.approx(centre) for line in marks)
+
+
+def test_curves_are_centres_over_seeds():
+    fig = draw.curves(runs(rows=("critic",)))
+    accuracy, loss, cosine, _ = fig.axes
+    assert accuracy.lines[0].get_ydata()[0] == 50.0
+    expected = 10 ** interquartile_mean(np.log10([1.0 + 0.1 * s for s in range(5)]))
+    # the last loss is 0, which a logarithmic axis cannot show
+    assert list(loss.lines[0].get_ydata()) == pytest.approx([2.0, expected])
+    assert list(cosine.lines[0].get_ydata()) == pytest.approx([0.2, 0.2, 0.2])
+
+
+# ------------------------------------------------------------------ fidelity
+
+
+def network(norm=True):
+    return nn.Sequential(
+        *(nn.Sequential(
+            nn.Linear(a, b), nn.BatchNorm1d(b) if norm else nn.Identity(), nn.Tanh())
+          for a, b in ((6, 7), (7, 5), (5, 8))),
+        nn.Linear(8, 4),
+    ).double()  # fmt: skip
+
+
+@pytest.fixture
+def batch():
+    source = torch.Generator().manual_seed(3)
+    x = torch.randn(24, 6, generator=source, dtype=torch.float64)
+    return x, torch.randint(4, (24,), generator=source)
+
+
+def decoupled(mode="sobolev", norm=True, **options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        example = torch.zeros(2, 6, dtype=torch.float64)
+        return decouple(network(norm), ["0", "1", "2"], mode, example=example, **options)
+
+
+def test_fidelity_agrees_with_what_a_step_measures(batch):
+    net = decoupled().train()
+    found = draw.fidelity(net, *batch, batch=24)
+    step = net.accumulate(*batch, measure=True)
+    assert found.cosine.shape == (3, 24)
+    assert found.cosine.mean(axis=1) == pytest.approx([c.item() for c in step.cosines])
+    assert found.loss == pytest.approx(step.loss.numpy())
+
+
+def test_weight_cosine_is_that_of_the_gradients_a_step_leaves(batch):
+    net = decoupled("vfbn")
+    found = draw.fidelity(net, *batch, batch=24)
+    net.train().accumulate(*batch)
+    sent = [[p.grad.flatten() for p in s.parameters()] for s in net.segments[:3]]
+    net.zero_grad()
+    cross_entropy(net(batch[0]), batch[1]).mean().backward()
+    true = [[p.grad.flatten() for p in s.parameters()] for s in net.segments[:3]]
+    for k in range(3):
+        a, b = torch.cat(sent[k]), torch.cat(true[k])
+        assert found.weights[k] == pytest.approx((a @ b / a.norm() / b.norm()).item())
+
+
+def test_frozen_gradients_are_those_of_single_examples(batch):
+    x, y = batch
+    net = decoupled("critic")
+    found = draw.fidelity(net, x, y, batch=24)
+    net.eval()
+    for k in range(3):
+        with torch.no_grad():
+            h = net.segments[0](x)
+            for segment in net.segments[1 : k + 1]:
+                h = segment(h)
+        for b in (0, 11, 23):
+            one = h[b : b + 1].clone().requires_grad_()
+            value = one
+            for segment in net.segments[k + 1 :]:
+                value = segment(value)
+            (g,) = torch.autograd.grad(cross_entropy(value, y[b : b + 1]).sum(), one)
+            assert found.frozen_norm[k, b] == pytest.approx(g.norm().item())
+            s = net.synthesizers[k](one, y[b : b + 1]).gradient
+            expected = ((s * g).sum() / s.norm() / g.norm()).item()
+            assert found.frozen[k, b] == pytest.approx(expected)
+    assert not np.allclose(found.norm, found.frozen_norm)
+
+
+def test_without_batch_norm_freezing_changes_nothing(batch):
+    found = draw.fidelity(decoupled(norm=False), *batch, batch=12)
+    assert found.cosine == pytest.approx(found.frozen)
+    assert found.norm == pytest.approx(found.frozen_norm)
+
+
+def test_a_perfect_module_is_perfectly_faithful(batch):
+    """One split whose module is what lies above it; without batch statistics."""
+    import copy
+
+    whole = network(norm=False)
+    net = decouple(
+        whole, ["2"], "critic", example=batch[0],
+        architecture=lambda shape, classes: copy.deepcopy(whole[3:]),
+    )  # fmt: skip
+    found = draw.fidelity(net, *batch, batch=8)
+    for value in (found.cosine, found.frozen, found.batch, found.weights):
+        assert value == pytest.approx(np.ones_like(value))
+
+
+def test_fidelity_leaves_the_network_alone(batch):
+    net = decoupled().eval()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    draw.fidelity(net, *batch, batch=7)
+    assert not net.training
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_fidelity_says_what_is_wrong(batch):
+    with pytest.raises(ValueError, match="mode 'noprop'"):
+        draw.fidelity(decoupled("noprop"), *batch)
+    with pytest.raises(ValueError, match="batch is 64, x has 24"):
+        draw.fidelity(decoupled(), *batch)
+
+
+def test_easy_and_hard_are_parts_by_loss(batch):
+    found = draw.fidelity(decoupled(), *batch, batch=24)
+    assert found.easy.sum() == 12 and 1 <= found.hard.sum() <= 3
+    assert found.loss[found.easy].max() <= found.loss[~found.easy].min()
+    assert found.loss[found.hard].min() > found.loss[~found.hard].max()
+
+
+def test_follow_does_not_disturb_the_run_and_is_drawn():
+    pytest.importorskip("sklearn")
+    setting = training.settings("digits", ["critic"], epochs=2)[0]
+    followed = {"critic": [draw.follow(setting, seed, (3, 20, 36)) for seed in range(2)]}
+    last = followed["critic"][0][36]
+    run = training.Training(setting, 0)
+    run.run()
+    again = draw.fidelity(
+        run.net, draw.images.normalize(run.data.train_x, run.data), run.data.train_y, 64
+    )
+    assert np.array_equal(last.weights, again.weights)
+    found = draw.measured(followed, "critic", "weights", 36)
+    assert found.low <= found.centre <= found.high
+    same = draw.measured_difference(followed, "critic", "critic", "batch", 36)
+    assert (same.low, same.high) == (0.0, 0.0)
+    fig = draw.fidelity_over_training(followed)
+    assert list(fig.axes[0].lines[1].get_xdata()) == [3, 20, 36]
+    assert fig.axes[3].lines[1].get_ydata()[2] == pytest.approx(found.centre)
+    draw.examples(last, split=3).canvas.draw()
+    with pytest.raises(ValueError, match="split is 4"):
+        draw.examples(last, split=4)
+    with pytest.raises(ValueError, match=r"at holds step 37; the run has 36"):
+        draw.follow(setting, 0, (37,))
