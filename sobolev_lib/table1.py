@@ -353,16 +353,23 @@ def table(block: str, records: Sequence[Record] | None = None) -> str:
     bodies = [_body(part, g) for g in ours]
     if part.arms[0] not in {g.arm for g in ours}:
         bodies.append(_missing(part))
-    head = [f"Paper: {part.title}", "Ours"]
-    return _html(["Row", *head], bodies, f"Table 1 beside ours: {part.title}")
+    return _html(
+        ("Row", "Paper", "Ours"), (30, 22, 48), bodies, f"Table 1 beside ours: {part.title}"
+    )
 
 
-def _html(head: Sequence[str], bodies: Sequence[str], label: str) -> str:
-    top = "".join(f"<th scope='col'>{escape(name)}</th>" for name in head)
+def _html(head: Sequence[str], widths: Sequence[int], bodies: Sequence[str], label: str) -> str:
+    """Table in a box that scrolls by itself; ``widths`` in per cent."""
+    top = "".join(
+        f"<th scope='col' style='width:{width}%'>{escape(name)}</th>"
+        for name, width in zip(head, widths, strict=True)
+    )
+    caption = f"<caption style='caption-side:top;text-align:left'>{escape(label)}</caption>"
     # three narrow columns: no need of the least width that the class would give the table
     return (
         f"<div class='claims' tabindex='0' role='region' aria-label='{escape(label)}'>"
-        f"<table style='min-width:0'><thead><tr>{top}</tr></thead>{''.join(bodies)}</table></div>"
+        f"<table style='min-width:0'>{caption}<thead><tr>{top}</tr></thead>"
+        f"{''.join(bodies)}</table></div>"
     )
 
 
@@ -690,7 +697,8 @@ def claims_table(
         if claim.where in places
     ]
     return _html(
-        ["The paper says", "We measure", "Verdict"],
+        ("The paper says", "We measure", "Verdict"),
+        (42, 38, 20),
         [f"<tbody>{''.join(rows)}</tbody>"],
         "Claims on Table 1",
     )

@@ -233,7 +233,7 @@ def _line(
 
 
 def _note(ax: Axes, found: Group) -> None:
-    ax.set_title(f"{found.config['data']}, up to {found.seeds} seeds", fontsize=10)
+    ax.set_title(f"{found.config['data']}, seeds: {found.seeds}", fontsize=10)
 
 
 def cosine_by_split(
@@ -401,11 +401,11 @@ def probed(found: Mapping[str, Sequence[tuple[int, Probe]]], split: int = 0) -> 
             values = [getattr(p, name)[split] for _, p in points]
             look = _options(row) | {"markersize": 4}
             ax.plot([step for step, _ in points], values, label=NAMES[row], **look)
-        ax.set(title=label, ylim=(-0.25, 1.05))
+        ax.set(title=label, ylim=(-1.05 if name == "pull" else -0.25, 1.05))
         ax.axhline(0, color="#777777", linewidth=0.8)
     for ax in axes[1]:
         ax.set_xlabel("Step")
-    axes[0, 0].legend(loc="lower right")
+    _legend(fig, list(found))
     return fig
 
 
