@@ -39,6 +39,7 @@ ORDER = (
     "kriging",
     "distillation",
     "synthetic_gradients",
+    "table1",
     "figures",
     "widgets",
 )

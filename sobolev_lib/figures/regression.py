@@ -360,6 +360,8 @@ def growth(
 
 ARM_ROWS: dict[str, dict[str, Any]] = {
     "Paper: raw, 3e-5, 60,000 steps": {"arm": "paper"},
+    "… with the kink kernel (scaled)": {"arm": "paper_kernel", "method": "sobolev"},
+    "… batches of 20": {"arm": "small_batch"},
     "Raw, 1e-3 annealed, 6,000 steps": {"arm": "raw_fast"},
     "Normalised, 1e-3 constant": {"arm": "normalized"},
     "Normalised, 1e-3 annealed": {"arm": "schedule"},
