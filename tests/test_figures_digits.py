@@ -102,6 +102,15 @@ def test_ranking_goes_from_worst_to_best():
     assert draw.ranking(runs(), "digits_deep") == []
 
 
+def test_failures_are_counted_from_backpropagation():
+    base = [record("backprop", seed, 90.0) for seed in range(4)]
+    others = [record("vfbn", seed, top1) for seed, top1 in enumerate((85.5, 85.0, 70.0))]
+    assert draw.failures([*base, *others], "vfbn") == (2, 3)
+    assert draw.failures([*base, *others], "vfbn", points=20.0) == (1, 3)
+    assert draw.failures(others, "vfbn") == (0, 0)
+    assert draw.failures(base, "vfbn") == (0, 0)
+
+
 def test_agreement_counts_equal_runs():
     other = [record("critic", 0, 90.0), record("critic", 1, 92.0), record("critic", 9, 50.0)]
     count, equal, apart = draw.agreement(runs(rows=("critic", "vfbn")), other)
@@ -280,6 +289,9 @@ def test_follow_does_not_disturb_the_run_and_is_drawn():
         run.net, draw.images.normalize(run.data.train_x, run.data), run.data.train_y, 64
     )
     assert np.array_equal(last.weights, again.weights)
+    counts = torch.bincount(run.data.test_y, minlength=10).double()
+    right = torch.tensor(draw.recall(run), dtype=torch.float64) @ counts / counts.sum()
+    assert 100 * right.item() == pytest.approx(run.tests["top1"][-1], abs=1e-3)
     found = draw.measured(followed, "critic", "weights", 36)
     assert found.low <= found.centre <= found.high
     same = draw.measured_difference(followed, "critic", "critic", "batch", 36)

@@ -427,7 +427,10 @@ def test_gpu_agrees_with_cpu(mode):
 def test_cosine_of_short_vectors():
     a, b = torch.randn(4, 6), torch.randn(4, 6)
     wanted = functional.cosine_similarity(a.double(), b.double(), dim=1).float()
-    torch.testing.assert_close(decoupling.cosine(a * 1e-15, b), wanted, rtol=1e-4, atol=1e-6)
+    for size in (1e-36, 1e-15, 1.0, 1e30):
+        torch.testing.assert_close(decoupling.cosine(a * size, b), wanted, rtol=1e-4, atol=1e-6)
+        ratio = decoupling._ratio_of_norms(a * size, b).item()
+        assert ratio / size == pytest.approx((a.norm() / b.norm()).item(), rel=1e-5)
     assert decoupling.cosine(torch.zeros(1, 6), torch.ones(1, 6)).item() == 0
 
 

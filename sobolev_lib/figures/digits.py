@@ -93,6 +93,31 @@ def ranking(records: Records, arm: str = "digits") -> list[str]:
     return sorted(centres, key=lambda row: centres[row])
 
 
+def failures(
+    records: Records, row: str, arm: str = "digits", points: float = 5.0
+) -> tuple[int, int]:
+    """Seeds of a row that end ``points`` or more below backpropagation's centre, and all its seeds.
+
+    (0, 0) without records of the row or of backpropagation.
+    """
+    rows = by_row(records, arm)
+    if row not in rows or "backprop" not in rows:
+        return 0, 0
+    values = _values(rows[row])
+    return int((values <= _centre(rows["backprop"]) - points).sum()), len(values)
+
+
+@torch.no_grad()
+def recall(run: training.Training) -> list[float]:
+    """Share of the test images of each class that a network names right."""
+    network = copy.deepcopy(run.net).eval()
+    data = run.data
+    named = network(images.normalize(data.test_x, data)).argmax(dim=1)
+    return [
+        float((named[data.test_y == c] == c).float().mean()) for c in range(data.classes)
+    ]  # fmt: skip
+
+
 def said(found: Interval | None, spec: str = "") -> str:
     """Return an interval as text; without a format two digits after the point, one from 10 on."""
     if found is None:

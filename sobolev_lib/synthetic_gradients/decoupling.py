@@ -235,18 +235,30 @@ def _compare(
             continue
         a, b = sg.wide(said.gradient.detach()).flatten(1), sg.wide(g.detach()).flatten(1)
         cosines.append(cosine(a, b).mean())
-        scales.append(a.norm() / b.norm().clamp_min(torch.finfo(b.dtype).tiny))
+        scales.append(_ratio_of_norms(a, b))
     return cosines, scales
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine between rows of a and b (B, d); 0 where one of them is 0, however small the rest.
 
-    ``torch.nn.functional.cosine_similarity`` takes lengths below 1e-8 for 1e-8, and true
-    gradients get that short once an example is learnt.
+    True gradients get very short once an example is learnt, so each row is first divided by its
+    largest entry: squares of it would be 0 in float32, and ``cosine_similarity`` of torch takes
+    lengths below 1e-8 for 1e-8.
     """
-    unit = [v / v.norm(dim=1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny) for v in (a, b)]
+    unit = [functional.normalize(_by_largest(v, 1)[0], dim=1) for v in (a, b)]
     return (unit[0] * unit[1]).sum(dim=1)
+
+
+def _by_largest(v: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """V over its largest entry, and that entry (at least the smallest normal number)."""
+    largest = v.abs().amax(dim=dim, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
+    return v / largest, largest
+
+
+def _ratio_of_norms(a: Tensor, b: Tensor) -> Tensor:
+    (x, p), (y, q) = _by_largest(a, (0, 1)), _by_largest(b, (0, 1))
+    return (x.norm() / y.norm().clamp_min(torch.finfo(y.dtype).tiny) * (p / q)).squeeze()
 
 
 def cut(network: nn.Module, splits: Sequence[str]) -> list[nn.Sequential]:
