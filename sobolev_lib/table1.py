@@ -354,7 +354,7 @@ def table(block: str, records: Sequence[Record] | None = None) -> str:
     if part.arms[0] not in {g.arm for g in ours}:
         bodies.append(_missing(part))
     return _html(
-        ("Row", "Paper", "Ours"), (30, 22, 48), bodies, f"Table 1 beside ours: {part.title}"
+        ("Row", "Paper", "Ours"), (32, 24, 44), bodies, f"Table 1 beside ours: {part.title}"
     )
 
 
@@ -365,10 +365,11 @@ def _html(head: Sequence[str], widths: Sequence[int], bodies: Sequence[str], lab
         for name, width in zip(head, widths, strict=True)
     )
     caption = f"<caption style='caption-side:top;text-align:left'>{escape(label)}</caption>"
-    # three narrow columns: no need of the least width that the class would give the table
+    # three columns that fit a phone; the theme would make the table a block and scroll it
+    style = "display:table;min-width:0"
     return (
         f"<div class='claims' tabindex='0' role='region' aria-label='{escape(label)}'>"
-        f"<table style='min-width:0'>{caption}<thead><tr>{top}</tr></thead>"
+        f"<table style='{style}'>{caption}<thead><tr>{top}</tr></thead>"
         f"{''.join(bodies)}</table></div>"
     )
 
@@ -404,15 +405,23 @@ def _row(block: Block, found: Group, row: str) -> str:
         mine = ["not run yet"]
     where = DATA.get(found.config["data"], found.config["data"])
     if where not in block.title:  # a subset says so in its row
-        mine.append(f"<small>on {escape(where)}</small>")
+        mine.append(f"<small style='white-space:normal'>on {escape(where)}</small>")
     notes = [] if not runs else [*runs[0].deviations, f"Run on: {runs[0].device}"]
     how = _how(notes, command(found.arm, row, found))
-    cells = ("<br>".join(paper) or f"<small>{missing}</small>", "<br>".join(mine) + how)
+    cells = (
+        "<br>".join(paper) or f"<small style='white-space:normal'>{missing}</small>",
+        "<br>".join(mine) + how,
+    )
     return (
-        f"<tr><th scope='row'>{escape(NAMES[row])}</th>"
+        f"<tr><th scope='row'>{_name(row)}</th>"
         + "".join(f"<td>{cell}</td>" for cell in cells)
         + "</tr>"
     )
+
+
+def _name(row: str) -> str:
+    """Name of a row that may be broken on a phone."""
+    return escape(NAMES[row]).replace("Backpropagation", "Back&shy;propagation")
 
 
 def _label(block: Block, metric: str) -> str:
@@ -439,7 +448,7 @@ def _missing(block: Block) -> str:
     setting = training.settings(block.arms[0], ["sobolev"])[0]
     title = f"Ours: {escape(describe(training.config(setting)))}"
     lines = "".join(
-        f"<tr><th scope='row'>{escape(NAMES[row])}</th><td>"
+        f"<tr><th scope='row'>{_name(row)}</th><td>"
         + "<br>".join(
             f"{_label(block, metric)}{cells[row]}"
             for metric, cells in block.cells.items()

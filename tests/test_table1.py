@@ -196,7 +196,10 @@ def test_table_has_every_row_with_its_command_and_stands_without_records(block):
         page = table1.table(block, records)
         cells = next(iter(table1.BLOCKS[block].cells.values()))
         for row, cell in cells.items():
-            assert f"<th scope='row'>{table1.NAMES[row]}</th>" in page and str(cell) in page
+            assert (
+                f"<th scope='row'>{table1.NAMES[row]}</th>" in page.replace("&shy;", "")
+                and str(cell) in page
+            )
         assert page.count("<details>") == page.count("--rows ") >= len(cells)
         assert page.count("<td>") == 2 * page.count("scope='row'>")
         assert page.count("<tr>") == page.count("</tr>")
