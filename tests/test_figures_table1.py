@@ -11,7 +11,7 @@ from sobolev_lib.figures import style
 from sobolev_lib.figures import table1 as figures
 from sobolev_lib.ledger import Record
 from sobolev_lib.summary import interval
-from sobolev_lib.synthetic_gradients import training
+from sobolev_lib.synthetic_gradients import probing, training
 
 mpl.use("Agg")
 
@@ -173,7 +173,7 @@ def test_throughput_is_relative_to_backpropagation_of_the_same_run():
 
 def test_probed_draws_the_chosen_split():
     setting = training.settings("digits", ["critic"], epochs=1)[0]
-    found = {"critic": table1.probes(training.Training(setting, 0), times=1, batch=16)}
+    found = {"critic": probing.probes(training.Training(setting, 0), times=1, batch=16)}
     axes = figures.probed(found, split=2).axes
     line = next(ln for ln in axes[1].lines if ln.get_label() == "Critic")
     assert list(line.get_ydata()) == [p.right[2] for _, p in found["critic"]]

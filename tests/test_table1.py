@@ -11,7 +11,14 @@ from torch import nn
 from sobolev_lib import table1
 from sobolev_lib.claims import FAILS, HOLDS, OPEN
 from sobolev_lib.ledger import Record
-from sobolev_lib.synthetic_gradients import decouple, training
+from sobolev_lib.synthetic_gradients import (
+    costs,
+    decouple,
+    images,
+    probing,
+    throughput,
+    training,
+)
 
 TOP1 = {
     "backprop": 94.0, "noprop": 50.0, "direct": 79.0, "vfbn": 88.0, "critic": 92.0,
@@ -289,7 +296,7 @@ def batch(count=9):
 @pytest.mark.parametrize("norm", [True, False])
 def test_own_gradients_against_autograd_example_by_example(norm):
     net, (x, y) = small_network(norm), batch()
-    every, own = table1.own_gradients(net, x, y)
+    every, own = probing.own_gradients(net, x, y)
     for a, b in zip(every, net.true_gradients(x, y), strict=True):
         assert torch.allclose(a, b, atol=1e-12)
     h = net.segments[0](x).detach().requires_grad_()
@@ -303,7 +310,7 @@ def test_own_gradients_against_autograd_example_by_example(norm):
 def test_probe_leaves_the_network_alone_and_knows_local_ce():
     net, (x, y) = small_network(kind="local_ce"), batch(40)
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    found = table1.probe(net, x, y)
+    found = probing.probe(net, x, y)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
     assert found.pull == pytest.approx([1.0, 1.0])
@@ -319,20 +326,20 @@ def test_a_critic_is_pulled_by_signs():
     said = module(net.segments[0](x), y)
     for shift, expected in ((-1.0, 1.0), (1.0, -1.0)):
         target = (said.loss + shift).detach()
-        pull = table1._pull(module, said, target, None, None)
+        pull = probing._pull(module, said, target, None, None)
         assert pull == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", ["direct", "noprop"])
 def test_probe_refuses_modules_without_a_loss(kind):
     with pytest.raises(ValueError, match="predict no loss"):
-        table1.probe(small_network(kind=kind), *batch())
+        probing.probe(small_network(kind=kind), *batch())
 
 
 def test_probes_do_not_change_the_training():
     setting = training.settings("digits", ["sobolev"], epochs=1)[0]
     watched, plain = training.Training(setting, 0), training.Training(setting, 0)
-    found = table1.probes(watched, times=2, batch=16)
+    found = probing.probes(watched, times=2, batch=16)
     plain.run()
     assert [step for step, _ in found] == [0, watched.steps // 2, watched.steps]
     for a, b in zip(
@@ -343,16 +350,16 @@ def test_probes_do_not_change_the_training():
 
 def test_cost_of_a_run():
     setting = training.settings("cifar10", ["noprop"], epochs=2, train_images=100)[0]
-    data = table1.throughput.stand_in(setting, 10, 2)
-    assert table1.training_flops(setting) == 200 * table1.throughput.flops(setting, data, 2)
-    assert table1.gpu_hours(3.6e15, teraflops=1.0) == pytest.approx(1.0)
+    data = throughput.stand_in(setting, 10, 2)
+    assert costs.training_flops(setting) == 200 * throughput.flops(setting, data, 2)
+    assert costs.gpu_hours(3.6e15, teraflops=1.0) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="teraflops is 0"):
-        table1.gpu_hours(1.0, 0)
+        costs.gpu_hours(1.0, 0)
 
 
 def test_sizes_of_the_modules_of_the_supplement():
     """SM 4.2: a 3 x 3 convolution to 128 channels, a linear layer to 10, at the first split."""
-    first, second, third = table1.module_sizes(training.settings("cifar10", ["critic"])[0])
+    first, second, third = costs.module_sizes(training.settings("cifar10", ["critic"])[0])
     assert first["shape"] == (64, 32, 32)
     assert first["module"] == (9 * 64 + 1) * 128 + (128 * 32 * 32 + 1) * 10
     assert first["segment"] == 9 * 3 * 64 + 9 * 64 * 64 + 4 * 64
@@ -360,7 +367,7 @@ def test_sizes_of_the_modules_of_the_supplement():
 
 
 def test_toy_images_can_be_learnt_and_are_reproducible():
-    a, b = table1.toy_images(300, seed=3), table1.toy_images(300, seed=3)
+    a, b = images.toy_images(300, seed=3), images.toy_images(300, seed=3)
     assert torch.equal(a.train_x, b.train_x) and a.train_x.dtype == torch.uint8
     assert (len(a.train_x), len(a.test_x)) == (300, 150)
     means = torch.stack([a.train_x[a.train_y == k].float().mean(dim=0) for k in range(10)])

@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from sobolev_lib import table1
 from sobolev_lib.figures import style
 from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.table1 import NAMES, Group, Probe, spread
+from sobolev_lib.synthetic_gradients.probing import Probe
+from sobolev_lib.table1 import NAMES, Group, spread
 
 ALIGNED = ("direct", "vfbn", "critic", "sobolev", "local_ce", "sobolev_mean", "sobolev_kernel")
 """Rows with a synthetic gradient, for figures of its cosine."""
@@ -380,7 +381,7 @@ def _bars(ax: Axes, found: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def probed(found: Mapping[str, Sequence[tuple[int, Probe]]], split: int = 0) -> Figure:
-    """What modules do over training, from :func:`sobolev_lib.table1.probes`, at one split.
+    """What modules do over training (:mod:`sobolev_lib.synthetic_gradients.probing`), at one split.
 
     Parameters
     ----------

@@ -408,3 +408,36 @@ def augment(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
     each = torch.arange(count, device=x.device)[:, None, None]
     # Advanced indices around the channel slice put channels last: (B, H, W, 3).
     return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def toy_images(count: int = 600, size: int = 16, classes: int = 10, seed: int = 0) -> ImageData:
+    """Images to try the code on: each class has its own blurred pattern, with noise on top.
+
+    Parameters
+    ----------
+    count : int
+        Number of training images; half as many for the test.
+    size : int
+        Height and width, a multiple of 4.
+    classes : int
+        Number of classes.
+    seed : int
+        Of patterns and noise.
+
+    Returns
+    -------
+    ImageData
+        As :func:`load` gives it.
+    """
+    source = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(classes, 3, size // 4, size // 4, generator=source)
+    patterns = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
+    total = count + count // 2
+    y = torch.randint(classes, (total,), generator=source)
+    noise = torch.randn(total, 3, size, size, generator=source)
+    x = (255 * (patterns[y] + 0.5 * noise)).clamp(0, 255).to(torch.uint8)
+    channels = x[:count].float()
+    return ImageData(
+        x[:count], y[:count], x[count:], y[count:], classes,
+        channels.mean(dim=(0, 2, 3)), channels.std(dim=(0, 2, 3)), "made by code",
+    )  # fmt: skip

@@ -1,0 +1,158 @@
+"""What modules do while they train: alignment, its ceiling, and whether they are classifiers.
+
+Instruments for the question behind Table 1: does a module predict the gradient, or is it a
+classifier that trains what lies below it by the labels?
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sobolev_lib.synthetic_gradients import images, training
+from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
+from sobolev_lib.synthetic_gradients.modules import Prediction
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the modules of a network do on one batch, by split from the input upwards.
+
+    Parameters
+    ----------
+    above : list of float
+        Share of examples whose loss the module puts above the true one, m > L; there the critic's
+        L1 loss pulls like the labels.
+    right : list of float
+        Share of examples whose class the module's own p(h) names.
+    cosine : list of float
+        Mean cosine of synthetic and true gradient.
+    own : list of float
+        Mean cosine of the true gradient with the part of it that an example owes to its own loss:
+        batch normalisation adds a part that other examples' losses send.
+    pull : list of float
+        Cosine of the gradient of the module's loss in its parameters with the gradient of
+        the cross entropy of p(h) on the labels: 1 where it is trained as a local classifier.
+    size : list of float
+        Mean norm of the true gradient of an example.
+    """
+
+    above: list[float]
+    right: list[float]
+    cosine: list[float]
+    own: list[float]
+    pull: list[float]
+    size: list[float]
+
+
+def own_gradients(net: Decoupled, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """True gradients at the splits, and the part of each that belongs to the example's own loss.
+
+    The first is d(sum over c of L_c)/dh_b, what backpropagation sends to example b; the second
+    dL_b/dh_b.  Without batch normalisation they are equal.
+    Takes memory for B x B gradients.
+
+    Parameters
+    ----------
+    net : Decoupled
+        In its present mode; its statistics are left alone.
+    x, y : Tensor
+        Inputs (B, *in) and labels (B,).
+
+    Returns
+    -------
+    every, own : list of Tensor
+        One (B, *shape) for each split.
+    """
+    segments = copy.deepcopy(net.segments)
+    h: list[Tensor] = []
+    value = x
+    for segment in list(segments)[:-1]:
+        value = segment(value)
+        if not h:
+            value = value.detach().requires_grad_()
+        h.append(value)
+    losses = cross_entropy(segments[-1](value), y)
+    ones = torch.eye(len(y), dtype=losses.dtype, device=losses.device)
+    each = torch.autograd.grad(losses, h, ones, is_grads_batched=True)  # [c, b]: dL_c/dh_b
+    b = torch.arange(len(y), device=losses.device)
+    return [g.sum(dim=0) for g in each], [g[b, b] for g in each]
+
+
+def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
+    """Look at the modules of a network on one batch; nothing is trained.
+
+    Parameters
+    ----------
+    net : Decoupled
+        With modules that predict a loss: "vfbn", "critic", "sobolev" or "local_ce".
+    x, y : Tensor
+        Inputs (B, *in) and labels (B,).
+
+    Raises
+    ------
+    ValueError
+        If a module predicts no loss.
+    """
+    every, own = own_gradients(net, x, y)
+    segments = copy.deepcopy(net.segments)
+    h: list[Tensor] = []
+    value = x
+    with torch.no_grad():
+        for segment in segments:
+            value = segment(value)
+            h.append(value)
+    true_loss = cross_entropy(h[-1], y)
+    found: list[tuple[float, ...]] = []
+    for module, values, g, part in zip(net.synthesizers, h, every, own, strict=False):
+        said = module(values, y)
+        if said.loss is None or said.log_probabilities is None:
+            raise ValueError(f"modules of mode {net.mode!r} predict no loss; use 'critic' or such")
+        pairs = [(v.detach().flatten(1), g.flatten(1)) for v in (said.gradient, part)]
+        shares = (said.loss > true_loss, said.log_probabilities.argmax(dim=1) == y)
+        found.append(
+            (
+                *(share.double().mean().item() for share in shares),
+                *(cosine(*pair).mean().item() for pair in pairs),
+                _pull(module, said, true_loss, g, functional.log_softmax(h[-1], dim=1)),
+                g.flatten(1).norm(dim=1).mean().item(),
+            )
+        )
+    return Probe(*(list(column) for column in zip(*found, strict=True)))
+
+
+def _pull(module: Any, said: Prediction, true_loss: Tensor, g: Tensor, logp: Tensor) -> float:
+    assert said.loss is not None
+    own = module.loss(said, true_loss, g, logp)
+    sides = [
+        torch.autograd.grad(
+            value, list(module.parameters()), retain_graph=True, materialize_grads=True
+        )
+        for value in (own, said.loss.mean())
+    ]
+    a, b = (torch.cat([part.flatten() for part in side])[None] for side in sides)
+    return cosine(a, b).item()
+
+
+def probes(run: training.Training, times: int = 12, batch: int = 128) -> list[tuple[int, Probe]]:
+    """Train a run to its end and probe it on the way, always on the same training images.
+
+    Returns
+    -------
+    list of (int, Probe)
+        Step and what was found there.
+    """
+    x = images.normalize(run.data.train_x[:batch], run.data)
+    y = run.data.train_y[:batch]
+    found = []
+    for stop in np.linspace(0, run.steps, times + 1).round().astype(int):
+        run.run(until=int(stop))
+        run.net.train()
+        found.append((int(stop), probe(run.net, x, y)))
+    return found
