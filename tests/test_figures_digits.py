@@ -79,8 +79,8 @@ def test_verdicts_need_the_whole_interval_on_one_side():
     assert draw.verdict(Interval(1.0, -0.1, 2.0, 5)) == OPEN
     assert draw.verdict(None) == draw.NOT_RUN
     assert draw.said(None) == draw.NOT_RUN
-    assert draw.said(Interval(0.254, 0.1, 0.5, 5), "+.2f") == "+0.25 [+0.10, +0.50]"
-    assert draw.said(Interval(97.04, 96.0, 98.0, 5)) == "97.0 [96.0, 98.0]"
+    assert draw.said(Interval(0.254, 0.1, 0.5, 5), "+.2f") == "+0.25 [+0.10,\u00a0+0.50]"
+    assert draw.said(Interval(97.04, 96.0, 98.0, 5)) == "97.0 [96.0,\u00a098.0]"
 
 
 def test_the_order_is_judged_for_every_source():
@@ -91,7 +91,7 @@ def test_the_order_is_judged_for_every_source():
     assert (row["Table 1"], row["All: verdict"], row["Some"]) == ("+0.3", FAILS, draw.NOT_RUN)
     assert table.rows["Sobolev above Local CE"]["Table 1"] == "—"
     table = draw.accuracy_table({"Some": runs(rows=("critic",))})
-    assert table.rows["Critic"]["Some: seeds"] == "5"
+    assert table.rows["Critic"]["Some"].endswith("n\u00a0=\u00a05")
     assert table.rows["VFBN"]["Some"] == draw.NOT_RUN
 
 
@@ -281,19 +281,21 @@ def test_easy_and_hard_are_parts_by_loss(batch):
 def test_follow_does_not_disturb_the_run_and_is_drawn():
     pytest.importorskip("sklearn")
     setting = training.settings("digits", ["critic"], epochs=2)[0]
-    followed = {"critic": [draw.follow(setting, seed, (3, 20, 36)) for seed in range(2)]}
+    followed = {"critic": [draw.follow(setting, seed, (3, 20, 36), 200) for seed in range(2)]}
     last = followed["critic"][0][36]
     run = training.Training(setting, 0)
     run.run()
-    again = draw.fidelity(
-        run.net, draw.images.normalize(run.data.train_x, run.data), run.data.train_y, 64
-    )
+    x = draw.images.normalize(run.data.train_x[:200], run.data)
+    again = draw.fidelity(run.net, x, run.data.train_y[:200], 64)
+    assert last.loss.shape == (192,)
     assert np.array_equal(last.weights, again.weights)
     counts = torch.bincount(run.data.test_y, minlength=10).double()
     right = torch.tensor(draw.recall(run), dtype=torch.float64) @ counts / counts.sum()
     assert 100 * right.item() == pytest.approx(run.tests["top1"][-1], abs=1e-3)
     found = draw.measured(followed, "critic", "weights", 36)
     assert found.low <= found.centre <= found.high
+    table = draw.fidelity_table(followed, 36)
+    assert table.rows["Critic"]["Weights"] == draw.said(found)
     same = draw.measured_difference(followed, "critic", "critic", "batch", 36)
     assert (same.low, same.high) == (0.0, 0.0)
     fig = draw.fidelity_over_training(followed)

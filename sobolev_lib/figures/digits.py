@@ -123,7 +123,8 @@ def said(found: Interval | None, spec: str = "") -> str:
     if found is None:
         return NOT_RUN
     digits = 2 if max(abs(found.low), abs(found.high)) < 10 else 1
-    return f"{found:{spec or f'.{digits}f'}}"
+    # one line break at most, before the bracket
+    return f"{found:{spec or f'.{digits}f'}}".replace(", ", ",\u00a0")
 
 
 def verdict(found: Interval | None) -> str:
@@ -160,8 +161,9 @@ def accuracy_table(
         cells = table.setdefault(_name(row), {})
         for heading, records in loaded.items():
             found = summarise(records, row, arm=arm)
-            cells[heading] = said(found, ".1f")
-            cells[f"{heading}: seeds"] = str(found.count if found else 0)
+            cells[heading] = said(found, ".1f") + (
+                f", n\u00a0=\u00a0{found.count}" if found else ""
+            )
     return style.Table(table, corner="Test accuracy (%)")
 
 
@@ -399,20 +401,32 @@ def _weight_cosine(segment: Segment, synthetic: Tensor, true: Tensor) -> Tensor:
 
 
 def follow(
-    setting: training.Setting, seed: int, at: Sequence[int] = (18, 54, 108, 180, 270, 360)
+    setting: training.Setting,
+    seed: int,
+    at: Sequence[int] = (18, 90, 180, 360),
+    count: int = 512,
 ) -> dict[int, Fidelity]:
-    """Train one setting for one seed; its :func:`fidelity` on the training images, by step.
+    """Train one setting for one seed; its :func:`fidelity` on training images, by step.
+
+    Parameters
+    ----------
+    setting, seed
+        See :class:`.training.Training`.
+    at : sequence of int
+        Steps.
+    count : int
+        The first so many training images, in batches of the setting's size.
 
     Raises
     ------
     ValueError
-        If a step lies beyond the last one.
+        If a step lies beyond the last one, or ``count`` is below the batch.
     """
     run = training.Training(setting, seed)
     if max(at) > run.steps:
         raise ValueError(f"at holds step {max(at)}; the run has {run.steps}")
-    x = images.normalize(run.data.train_x, run.data)[run.chosen]
-    y = run.data.train_y[run.chosen]
+    chosen = run.chosen[:count]
+    x, y = images.normalize(run.data.train_x[chosen], run.data), run.data.train_y[chosen]
     found = {}
     for step in sorted(at):
         run.run(until=step)
@@ -446,6 +460,23 @@ def measured_difference(
     number = MEASURES[measure][1]
     pairs = zip(followed[higher], followed[lower], strict=True)
     return interval([float(number(a[step]) - number(b[step])) for a, b in pairs])
+
+
+def fidelity_table(followed: Followed, step: int) -> style.Table:
+    """:data:`MEASURES` of every row at a step: mean over the splits, interval over seeds."""
+    columns = {
+        "cosine": "As recorded",
+        "frozen": "Statistics frozen",
+        "batch": "Whole batch",
+        "weights": "Weights",
+    }
+    rows = {
+        _name(row): {
+            heading: said(measured(followed, row, name, step)) for name, heading in columns.items()
+        }
+        for row in followed
+    }
+    return style.Table(rows, corner=f"Cosine, step {step}")
 
 
 def fidelity_over_training(followed: Followed) -> Figure:
