@@ -82,11 +82,11 @@ class Objective:
         """Distance of two (B, ...) tensors: over elements as ``reduction`` says, batch mean."""
         if a.shape != b.shape:
             raise ValueError(f"shapes {tuple(a.shape)} and {tuple(b.shape)} differ")
-        difference = wide(a - b)
-        each = difference.abs() if self.element == "l1" else difference.square()
-        if self.reduction == "mean" or each.dim() == 1:
-            return each.mean()
-        return each.sum() / len(each)
+        # torch's own losses: one pass over memory each way, and maps are large
+        loss = functional.l1_loss if self.element == "l1" else functional.mse_loss
+        if self.reduction == "mean" or a.dim() == 1:
+            return loss(wide(a), wide(b))
+        return loss(wide(a), wide(b), reduction="sum") / len(a)
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,19 @@ def wide(x: Tensor) -> Tensor:
 def one_hot(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     """Labels (B,) as rows of the unit matrix (B, classes)."""
     return functional.one_hot(y, classes).to(dtype)
+
+
+class FlattenMaps(nn.Module):
+    """Maps (B, C, H, W) to vectors (B, H W C), position by position.
+
+    ``nn.Flatten`` goes channel by channel: a copy where maps are stored with channels last, and a
+    gradient in another order of memory than the maps it meets, which costs more than the
+    convolution.  For a linear layer on top the order is only a name.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Flatten; no copy if channels are last in memory."""
+        return x.permute(0, 2, 3, 1).flatten(1)
 
 
 class LossModel(nn.Module):
@@ -160,9 +173,8 @@ class LossModel(nn.Module):
             ``False`` where dm/dh is only used, not trained (critic): it is then a constant, and
             half as dear.
         """
-        if self.explicit and differentiable:
-            return self._explicit(h, y)
-        return self._autograd(h, y, differentiable)
+        way = self._explicit if self.explicit else self._autograd
+        return way(h, y, differentiable)
 
     def _autograd(
         self, h: Tensor, y: Tensor, differentiable: bool
@@ -176,17 +188,20 @@ class LossModel(nn.Module):
             )
         return m, slope, logp
 
-    def _explicit(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _explicit(
+        self, h: Tensor, y: Tensor, differentiable: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         inputs = []
         value = h
         for layer in self.network:
             inputs.append(value)
             value = layer(value)
         logp = self._log_softmax(value)
-        # d CE / d logits = softmax - onehot; then down through each layer's transpose.
-        signal = (logp.exp() - one_hot(y, logp.shape[1], logp.dtype)).to(value.dtype)
-        for layer, x in zip(reversed(self.network), reversed(inputs), strict=True):
-            signal = _TRANSPOSED[type(layer)](layer, x, signal)
+        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            # d CE / d logits = softmax - onehot; then down through each layer's transpose.
+            signal = (logp.exp() - one_hot(y, logp.shape[1], logp.dtype)).to(value.dtype)
+            for layer, x in zip(reversed(self.network), reversed(inputs), strict=True):
+                signal = _TRANSPOSED[type(layer)](layer, x, signal)
         return -logp.gather(1, y[:, None]).squeeze(1), signal, logp
 
     @staticmethod
@@ -211,11 +226,16 @@ def _conv_transposed(layer: nn.Conv2d, x: Tensor, signal: Tensor) -> Tensor:
 
 
 def _relu_transposed(layer: nn.ReLU, x: Tensor, signal: Tensor) -> Tensor:
-    return signal * (x > 0).to(signal.dtype)
+    return torch.ops.aten.threshold_backward(signal, x, 0)
 
 
 def _flatten_transposed(layer: nn.Flatten, x: Tensor, signal: Tensor) -> Tensor:
     return signal.reshape(x.shape)
+
+
+def _maps_transposed(layer: FlattenMaps, x: Tensor, signal: Tensor) -> Tensor:
+    count, channels, height, width = x.shape
+    return signal.reshape(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _pool_transposed(layer: nn.AdaptiveAvgPool2d, x: Tensor, signal: Tensor) -> Tensor:
@@ -228,6 +248,7 @@ _TRANSPOSED: dict[type, Callable[..., Tensor]] = {
     nn.Conv2d: _conv_transposed,
     nn.ReLU: _relu_transposed,
     nn.Flatten: _flatten_transposed,
+    FlattenMaps: _maps_transposed,
     nn.AdaptiveAvgPool2d: _pool_transposed,
 }
 
@@ -297,7 +318,7 @@ def classifier(
     if not pooled:
         units = hidden or 128
         return nn.Sequential(
-            nn.Conv2d(shape[0], units, 3, padding=1), nn.ReLU(), nn.Flatten(),
+            nn.Conv2d(shape[0], units, 3, padding=1), nn.ReLU(), FlattenMaps(),
             nn.Linear(units * shape[1] * shape[2], classes),
         )  # fmt: skip
     units = hidden or 64

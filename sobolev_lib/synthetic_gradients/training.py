@@ -432,10 +432,9 @@ class Training:
             segment.compile()
         for module in self.net.synthesizers:
             network = module.network
-            # Not a slope that is a constant (critic): that one is made by autograd.grad.
-            if isinstance(network, torch.nn.Module) and module.needs_gradient:
-                if getattr(network, "explicit", True):
-                    network.compile()
+            # Double backward by autograd cannot be compiled.
+            if isinstance(network, torch.nn.Module) and getattr(network, "explicit", True):
+                network.compile()
 
     def run(
         self, progress: Callable[[Training], object] | None = None, until: int | None = None
