@@ -306,6 +306,7 @@ def test_a_module_that_is_right_gives_backpropagation():
     for a, b in zip(net.main_parameters(), reference.main_parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-14)
     assert step.cosines[0].item() == pytest.approx(1)
+    assert step.batch_cosines[0].item() == pytest.approx(1)
     assert step.scales[0].item() == pytest.approx(1)
     assert step.module_losses[0].item() == pytest.approx(0, abs=1e-7)
 
@@ -422,6 +423,22 @@ def test_gpu_agrees_with_cpu(mode):
     for a, b in zip(net.parameters(), other.parameters(), strict=True):
         if a.grad is not None:
             torch.testing.assert_close(a.grad, b.grad.cpu(), rtol=1e-8, atol=1e-12)
+
+
+def test_measures_by_hand():
+    net = make("sobolev")
+    x, y = batch()
+    true = net.true_gradients(x, y)
+    step = net.accumulate(x, y, measure=True)
+    h = x
+    for k, g in enumerate(true):
+        h = net.segments[k](h)
+        said = net.synthesizers[k](h, y).gradient
+        each = functional.cosine_similarity(said, g, dim=1).mean()
+        whole = (said * g).sum() / (said.norm() * g.norm())
+        torch.testing.assert_close(step.cosines[k], each.detach(), rtol=1e-10, atol=0)
+        torch.testing.assert_close(step.batch_cosines[k], whole.detach(), rtol=1e-10, atol=0)
+        torch.testing.assert_close(step.scales[k], (said.norm() / g.norm()).detach())
 
 
 def test_cosine_of_short_vectors():

@@ -47,6 +47,9 @@ class Step:
     cosines : list of Tensor
         Mean over examples of the cosine between synthetic and true gradient, by split; empty
         unless measured, and for modes without a prediction.
+    batch_cosines : list of Tensor
+        Cosine between the synthetic and true gradients of the whole batch, taken as one vector
+        each: examples count by the length of their gradients, learnt ones hardly at all.
     scales : list of Tensor
         Norm of the synthetic gradient over that of the true one (whole batch), by split; as above.
     """
@@ -55,6 +58,7 @@ class Step:
     logits: Tensor
     module_losses: list[Tensor] = field(default_factory=list)
     cosines: list[Tensor] = field(default_factory=list)
+    batch_cosines: list[Tensor] = field(default_factory=list)
     scales: list[Tensor] = field(default_factory=list)
 
 
@@ -142,7 +146,7 @@ class Decoupled(nn.Module):
         true: list[Tensor | None] = [None] * len(predictions)
         if self.needs_true_gradients or measure:
             true = list(self._true_gradients(inputs, outputs, loss))
-        cosines, scales = _compare(predictions, true) if measure else ([], [])
+        compared = _compare(predictions, true) if measure else ([], [], [])
         arrived = self._send(inputs, outputs, loss, predictions)
         targets = true if self.targets == "true" else arrived
         logp = functional.log_softmax(outputs[-1].detach(), dim=1)
@@ -153,9 +157,7 @@ class Decoupled(nn.Module):
         ]
         if losses:
             torch.stack(losses).sum().backward()
-        return Step(
-            loss.detach(), outputs[-1].detach(), [e.detach() for e in losses], cosines, scales
-        )
+        return Step(loss.detach(), outputs[-1].detach(), [e.detach() for e in losses], *compared)
 
     def true_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """dL_b/dh_b at each split, (B, *shape) each, for a batch as :meth:`accumulate` takes it."""
@@ -228,15 +230,16 @@ def _check_batch(x: Tensor, y: Tensor) -> None:
 
 def _compare(
     predictions: list[Prediction], true: list[Tensor | None]
-) -> tuple[list[Tensor], list[Tensor]]:
-    cosines, scales = [], []
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    cosines, whole, scales = [], [], []
     for said, g in zip(predictions, true, strict=True):
         if said.gradient is None or g is None:
             continue
         a, b = sg.wide(said.gradient.detach()).flatten(1), sg.wide(g.detach()).flatten(1)
         cosines.append(cosine(a, b).mean())
+        whole.append(cosine(a.reshape(1, -1), b.reshape(1, -1)).squeeze(0))
         scales.append(_ratio_of_norms(a, b))
-    return cosines, scales
+    return cosines, whole, scales
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -280,8 +280,12 @@ def settings(
 
 
 def row_of(config: dict[str, Any]) -> str:
-    """Name of the row a record's configuration belongs to, "" if to none."""
+    """Name of the row a record's configuration belongs to, "" if to none.
+
+    Runs of several processes belong to none: they answer another question.
+    """
     options = {name for row in ROWS.values() for name in row} - {"module"}
+    options |= {"workers", "hogwild"}
     standard = Setting()
     for name, row in ROWS.items():
         wanted = {option: getattr(standard, option) for option in options} | row
@@ -376,7 +380,8 @@ class Training:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = net
         self.step, self.seconds = 0, 0.0
-        self.curve: dict[str, list[Any]] = {"steps": [], "cosine": [], "scale": [], "loss": []}
+        names = ("steps", "cosine", "batch_cosine", "scale", "loss")
+        self.curve: dict[str, list[Any]] = {name: [] for name in names}
         self.tests: dict[str, list[Any]] = {"steps": [], "top1": [], "top5": [], "loss": []}
         self._make_optimizers()
         name = f"{zlib.crc32(repr(asdict(setting)).encode()):08x}"
@@ -540,6 +545,7 @@ class Training:
         self.curve["steps"].append(self.step)
         self.curve["loss"].append(_number(said.loss.mean().item(), 4))
         self.curve["cosine"].append([_number(c.item(), 4) for c in said.cosines])
+        self.curve["batch_cosine"].append([_number(c.item(), 4) for c in said.batch_cosines])
         self.curve["scale"].append([_number(s.item(), 4) for s in said.scales])
 
     @torch.no_grad()
@@ -564,7 +570,8 @@ class Training:
     def metrics(self) -> dict[str, Any]:
         """Final figures, and the curves: accuracies in per cent.
 
-        ``cosine`` and ``gradient_scale`` are means over the last fifth of the run, by split.
+        ``cosine``, ``batch_cosine`` and ``gradient_scale`` are means over the measurements in the
+        last fifth of the run, by split; see :class:`.decoupling.Step`.
         """
         tail = max(1, len(self.curve["steps"]) // 5)
 
@@ -580,6 +587,7 @@ class Training:
             "top5": self.tests["top5"][-1],
             "test_loss": self.tests["loss"][-1],
             "cosine": late("cosine"),
+            "batch_cosine": late("batch_cosine"),
             "gradient_scale": late("scale"),
             "images_per_second": round(self.step * self.setting.batch / self.seconds, 1),
             "curve": self.curve,
@@ -629,11 +637,14 @@ class Training:
     def _load(self) -> None:
         assert self.path is not None
         try:
+            names = set(self.curve)
             with safe_open(self.path, framework="pt", device=str(self.device)) as file:
                 meta = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
             self.curve, self.tests = json.loads(meta["curve"]), json.loads(meta["tests"])
+            if set(self.curve) != names:
+                raise ValueError("it was written by another version of this library")
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"state {self.path} cannot be read ({error}); delete it to train that run anew"
