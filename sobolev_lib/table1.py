@@ -48,6 +48,9 @@ NAMES: dict[str, str] = {
 }
 """Names of the rows, keys as in :data:`.training.ROWS`."""
 
+COSINES = {"cosine": "cosine over examples", "batch_cosine": "cosine of the batch"}
+"""The two measures of alignment, as :class:`.decoupling.Step` has them."""
+
 METRICS = {"top1": "top 1", "top5": "top 5"}
 
 DATA = {
@@ -210,13 +213,13 @@ class Group:
             if r.metrics[metric] is not None
         }
 
-    def cosine(self, row: str) -> np.ndarray:
+    def cosine(self, row: str, metric: str = "cosine") -> np.ndarray:
         """Cosine to the true gradient late in training, (seeds, splits); (0, 0) if there is none.
 
-        Seeds with a split that could not be measured are left out.
+        ``metric`` is "cosine", the mean over examples, or "batch_cosine", that of the batch as one
+        vector.  Seeds with a split that could not be measured are left out.
         """
-        found = [r.metrics["cosine"] for r in self.rows.get(row, [])]
-        kept = [c for c in found if c and None not in c]
+        kept = [c for r in self.rows.get(row, []) if (c := measured_cosine(r, metric))]
         return np.array(kept, dtype=float) if kept else np.empty((0, 0))
 
     def difference(self, row: str, other: str, metric: str = "top1") -> dict[int, float]:
@@ -671,14 +674,16 @@ def _aligned(block: str) -> _Measure:
     return measure
 
 
-def cosine_gain(found: Group, row: str, other: str) -> list[Interval]:
+def measured_cosine(record: Record, metric: str = "cosine") -> list[float]:
+    """Late cosines of a run by split; empty if one could not be measured, or none was."""
+    found = record.metrics.get(metric) or []
+    return [] if None in found else found
+
+
+def cosine_gain(found: Group, row: str, other: str, metric: str = "cosine") -> list[Interval]:
     """Cosine of a row minus that of another, by split, over common seeds."""
     late = [
-        {
-            r.seed: r.metrics["cosine"]
-            for r in found.rows.get(name, [])
-            if r.metrics["cosine"] and None not in r.metrics["cosine"]
-        }
+        {r.seed: c for r in found.rows.get(name, []) if (c := measured_cosine(r, metric))}
         for name in (row, other)
     ]
     seeds = sorted(late[0].keys() & late[1].keys())
@@ -726,7 +731,7 @@ def tally(findings: Iterable[Finding | None]) -> str:
 # ---------------------------------------------------------------- alignment and accuracy
 
 
-def rank_correlation(found: Group, rows: Sequence[str]) -> list[float]:
+def rank_correlation(found: Group, rows: Sequence[str], metric: str = "cosine") -> list[float]:
     """Spearman correlation over rows of accuracy with mean cosine, one for each common seed.
 
     If gradients that are better aligned trained better networks, it would be near 1.
@@ -734,8 +739,8 @@ def rank_correlation(found: Group, rows: Sequence[str]) -> list[float]:
     late: dict[int, list[tuple[float, float]]] = {}
     for row in rows:
         for r in found.rows.get(row, []):
-            cosine, top1 = r.metrics["cosine"], r.metrics["top1"]
-            if cosine and None not in cosine and top1 is not None:
+            cosine, top1 = measured_cosine(r, metric), r.metrics["top1"]
+            if cosine and top1 is not None:
                 late.setdefault(r.seed, []).append((float(np.mean(cosine)), top1))
     most = max((len(pairs) for pairs in late.values()), default=0)
     return [
@@ -799,26 +804,28 @@ def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
     for row, other in (("sobolev", "critic"), ("sobolev", "local_ce"), ("critic", "local_ce")):
         votes = {g.arm: list(g.difference(row, other).values()) for g in found}
         lines.append(f"- **{NAMES[row]} against {NAMES[other]}, test accuracy:** {_votes(votes)}.")
-    gains = {
-        g.arm: [gain.centre for gain in cosine_gain(g, "sobolev", "critic")]
-        for g in found
-        if all(gain.count >= FEWEST for gain in cosine_gain(g, "sobolev", "critic"))
-    }
-    gains = {arm: gain for arm, gain in gains.items() if gain}
-    said = "; ".join(
-        f"`{arm}` " + ", ".join(f"{gain:+.2f}" for gain in gain_by_split)
-        for arm, gain_by_split in gains.items()
-    )
-    lines.append(
-        "- **Sobolev against Critic, cosine gained by split, from the input up:** "
-        f"{said or 'not run yet'}."
-    )
-    ranks = {g.arm: rank_correlation(g, ("direct", "vfbn", "critic", "sobolev")) for g in found}
-    lines.append(
-        "- **Do better aligned rows train better networks?** Rank correlation above 0 "
-        f"means yes: {_votes(ranks)}."
-    )
+    for metric, name in COSINES.items():
+        lines.append(
+            f"- **Sobolev against Critic, {name} gained by split, from the input up:** "
+            f"{_gained(found, metric) or 'not run yet'}."
+        )
+    rows = ("direct", "vfbn", "critic", "sobolev")
+    for metric, name in COSINES.items():
+        ranks = {g.arm: rank_correlation(g, rows, metric) for g in found}
+        lines.append(
+            f"- **Do rows with a larger {name} train better networks?** Rank correlation above 0 "
+            f"means yes: {_votes(ranks)}."
+        )
     return "\n".join(lines)
+
+
+def _gained(found: Sequence[Group], metric: str) -> str:
+    gains = {g.arm: cosine_gain(g, "sobolev", "critic", metric) for g in found}
+    return "; ".join(
+        f"`{arm}` " + ", ".join(f"{gain.centre:+.2f}" for gain in by_split)
+        for arm, by_split in gains.items()
+        if by_split and all(gain.count >= FEWEST for gain in by_split)
+    )
 
 
 def _votes(differences: dict[str, list[float]]) -> str:

@@ -156,10 +156,16 @@ def accuracy_over_epochs(
 
 
 def cosine_over_training(
-    arm: str, rows: Sequence[str] = ALIGNED, records: Sequence[Record] | None = None
+    arm: str,
+    rows: Sequence[str] = ALIGNED,
+    records: Sequence[Record] | None = None,
+    metric: str = "cosine",
 ) -> Figure:
-    """Cosine of synthetic and true gradient over training, a panel for each split."""
-    return _by_split(arm, rows, records, "cosine", "Cosine to the true gradient")
+    """Cosine of synthetic and true gradient over training, a panel for each split.
+
+    ``metric`` as for :meth:`sobolev_lib.table1.Group.cosine`, here and below.
+    """
+    return _by_split(arm, rows, records, metric, "Cosine to the true gradient")
 
 
 def scale_over_training(
@@ -177,7 +183,7 @@ def _by_split(
     label: str,
 ) -> Figure:
     found = _group(arm, records)
-    shown = [row for row in rows if found and found.rows.get(row)]
+    shown = [row for row in rows if found and _have(found, row, name)]
     if found is None or not shown:
         return _nothing(arm)
     splits = found.config["splits"]
@@ -199,6 +205,11 @@ def _by_split(
     return fig
 
 
+def _have(found: Group, row: str, name: str) -> bool:
+    """Whether some run of the row has that curve."""
+    return any(r.metrics["curve"].get(name) for r in found.rows.get(row, []))
+
+
 def _split_line(ax: Axes, row: str, found: Group, name: str, split: int) -> Line2D:
     """Line of a row; a diverged run's missing numbers leave gaps."""
     runs = found.rows[row]
@@ -211,7 +222,7 @@ def _split_line(ax: Axes, row: str, found: Group, name: str, split: int) -> Line
             for point in r.metrics["curve"][name]
         ]
         for r in runs
-        if len(r.metrics["curve"][name]) == len(steps)
+        if len(r.metrics["curve"].get(name, [])) == len(steps)
     ]
     return _line(ax, row, epochs, values, marker="")
 
@@ -238,12 +249,15 @@ def _note(ax: Axes, found: Group) -> None:
 
 
 def cosine_by_split(
-    arms: Sequence[str], rows: Sequence[str] = ALIGNED, records: Sequence[Record] | None = None
+    arms: Sequence[str],
+    rows: Sequence[str] = ALIGNED,
+    records: Sequence[Record] | None = None,
+    metric: str = "cosine",
 ) -> Figure:
     """Cosine late in training (last fifth), by split: a panel for each arm that has runs."""
     every = table1.read() if records is None else records
     found = [g for g in (table1.group(every, arm) for arm in arms) if g]
-    found = [g for g in found if any(len(g.cosine(row)) for row in rows)]
+    found = [g for g in found if any(len(g.cosine(row, metric)) for row in rows)]
     if not found:
         return _nothing(arms[0])
     fig, axes = style.figure(
@@ -251,17 +265,17 @@ def cosine_by_split(
         squeeze=False,
     )  # fmt: skip
     for ax, g in zip(axes[0], found, strict=True):
-        shown = [row for row in rows if len(g.cosine(row))]
+        shown = [row for row in rows if len(g.cosine(row, metric))]
         shifts = np.linspace(-0.3, 0.3, len(shown)) if len(shown) > 1 else [0.0]
         for row, shift in zip(shown, shifts, strict=True):
-            _dots(ax, row, float(shift), g.cosine(row))
+            _dots(ax, row, float(shift), g.cosine(row, metric))
         splits = g.config["splits"]
         ax.set_xticks(range(len(splits)), splits)
         ax.set(title=g.arm, xlabel="Split", xlim=(-0.5, len(splits) - 0.5))
         ax.axhline(0, color="#777777", linewidth=0.8)
         ax.grid(visible=False, axis="x")
     axes[0, 0].set_ylabel("Cosine to the true gradient")
-    _legend(fig, [row for row in rows if any(len(g.cosine(row)) for g in found)])
+    _legend(fig, [row for row in rows if any(len(g.cosine(row, metric)) for g in found)])
     return fig
 
 
@@ -283,12 +297,15 @@ def _legend(fig: Figure, rows: Sequence[str]) -> None:
 
 
 def accuracy_against_cosine(
-    arms: Sequence[str], rows: Sequence[str] = ALIGNED, records: Sequence[Record] | None = None
+    arms: Sequence[str],
+    rows: Sequence[str] = ALIGNED,
+    records: Sequence[Record] | None = None,
+    metric: str = "cosine",
 ) -> Figure:
     """Test accuracy against mean cosine over splits: one dot a seed, the mean of a row larger."""
     every = table1.read() if records is None else records
     found = [g for g in (table1.group(every, arm) for arm in arms) if g]
-    found = [g for g in found if any(len(g.cosine(row)) for row in rows)]
+    found = [g for g in found if any(len(g.cosine(row, metric)) for row in rows)]
     if not found:
         return _nothing(arms[0])
     fig, axes = style.figure(
@@ -296,7 +313,7 @@ def accuracy_against_cosine(
     )
     for ax, g in zip(axes[0], found, strict=True):
         for row in rows:
-            _cloud(ax, row, g)
+            _cloud(ax, row, g, metric)
         reference = list(g.values("backprop").values())
         if reference:
             ax.axhline(float(np.mean(reference)), color=style.COLOURS["backprop"], linestyle="--")
@@ -307,15 +324,15 @@ def accuracy_against_cosine(
             )  # fmt: skip
         ax.set(title=g.arm, xlabel="Mean cosine over splits")
     axes[0, 0].set_ylabel("Test accuracy, top 1 (%)")
-    _legend(fig, [row for row in rows if any(len(g.cosine(row)) for g in found)])
+    _legend(fig, [row for row in rows if any(len(g.cosine(row, metric)) for g in found)])
     return fig
 
 
-def _cloud(ax: Axes, row: str, found: Group) -> None:
+def _cloud(ax: Axes, row: str, found: Group, metric: str) -> None:
     pairs = [
-        (float(np.mean(r.metrics["cosine"])), r.metrics["top1"])
+        (float(np.mean(cosine)), r.metrics["top1"])
         for r in found.rows.get(row, [])
-        if r.metrics["cosine"] and None not in r.metrics["cosine"] and r.metrics["top1"] is not None
+        if (cosine := table1.measured_cosine(r, metric)) and r.metrics["top1"] is not None
     ]
     if not pairs:
         return
