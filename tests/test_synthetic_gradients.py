@@ -239,16 +239,22 @@ def test_true_gradients_are_those_of_backpropagation(batch_norm):
         torch.testing.assert_close(g, h.grad, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("mode", ["direct", "vfbn", "sobolev"])
-def test_modules_are_trained_on_the_true_gradient(mode, monkeypatch):
-    seen = []
+@pytest.fixture
+def seen(monkeypatch):
+    """Gradients that modules are given as targets, in order."""
+    found = []
     real = sg.Module.loss
 
     def spy(self, said, loss, gradient, logp=None):
-        seen.append(gradient.clone())
+        found.append(gradient.clone())
         return real(self, said, loss, gradient, logp)
 
     monkeypatch.setattr(sg.Module, "loss", spy)
+    return found
+
+
+@pytest.mark.parametrize("mode", ["direct", "vfbn", "sobolev"])
+def test_modules_are_trained_on_the_true_gradient(mode, seen):
     net = make(mode, small(batch_norm=True))
     x, y = batch()
     true = copy.deepcopy(net).true_gradients(x, y)
@@ -338,15 +344,7 @@ def test_module_losses_train_modules_only():
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_bootstrapped_targets_are_the_next_prediction_sent_back(monkeypatch):
-    seen = []
-    real = sg.Module.loss
-
-    def spy(self, said, loss, gradient, logp=None):
-        seen.append(gradient.clone())
-        return real(self, said, loss, gradient, logp)
-
-    monkeypatch.setattr(sg.Module, "loss", spy)
+def test_bootstrapped_targets_are_the_next_prediction_sent_back(seen):
     net = make("sobolev", targets="bootstrapped")
     assert not net.needs_true_gradients
     x, y = batch()

@@ -248,6 +248,15 @@ def _note(ax: Axes, found: Group) -> None:
     ax.set_title(f"{found.config['data']}, seeds: {found.seeds}", fontsize=10)
 
 
+def _measured(
+    arms: Sequence[str], rows: Sequence[str], records: Sequence[Record] | None, metric: str
+) -> list[Group]:
+    """Experiments in which that cosine was measured for some row."""
+    every = table1.read() if records is None else records
+    found = [g for g in (table1.group(every, arm) for arm in arms) if g]
+    return [g for g in found if any(len(g.cosine(row, metric)) for row in rows)]
+
+
 def cosine_by_split(
     arms: Sequence[str],
     rows: Sequence[str] = ALIGNED,
@@ -255,9 +264,7 @@ def cosine_by_split(
     metric: str = "cosine",
 ) -> Figure:
     """Cosine late in training (last fifth), by split: a panel for each arm that has runs."""
-    every = table1.read() if records is None else records
-    found = [g for g in (table1.group(every, arm) for arm in arms) if g]
-    found = [g for g in found if any(len(g.cosine(row, metric)) for row in rows)]
+    found = _measured(arms, rows, records, metric)
     if not found:
         return _nothing(arms[0])
     fig, axes = style.figure(
@@ -303,9 +310,7 @@ def accuracy_against_cosine(
     metric: str = "cosine",
 ) -> Figure:
     """Test accuracy against mean cosine over splits: one dot a seed, the mean of a row larger."""
-    every = table1.read() if records is None else records
-    found = [g for g in (table1.group(every, arm) for arm in arms) if g]
-    found = [g for g in found if any(len(g.cosine(row, metric)) for row in rows)]
+    found = _measured(arms, rows, records, metric)
     if not found:
         return _nothing(arms[0])
     fig, axes = style.figure(
