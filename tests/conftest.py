@@ -148,10 +148,16 @@ class Log:
                 self.failed.append(f"{answer.status} {answer.url}")
 
         context.route("**/*", route)
+
+        def failed(request):
+            # what the browser itself drops when a test opens the next page is not missing
+            if request.failure != "net::ERR_ABORTED":
+                self.failed.append(request.url)
+
         page.on("console", console)
         page.on("pageerror", lambda error: self.errors.append(f"error: {error}"))
         page.on("response", response)
-        page.on("requestfailed", lambda request: self.failed.append(request.url))
+        page.on("requestfailed", failed)
 
     def problems(self, page) -> dict[str, list[str]]:
         """Return everything that must not be, by kind."""
