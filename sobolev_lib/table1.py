@@ -129,6 +129,12 @@ def _block(
     return Block(key, title, modules, arms, cells)
 
 
+def _at_all_scales(modules: int) -> tuple[str, ...]:
+    """Arms of ResNet-50, the nearest to the paper first."""
+    data = ("imagenet", "imagenette", "imagenet200", "imagenette_reduced", "imagenet200_reduced")
+    return tuple(f"{name}_{modules}" for name in data)
+
+
 BLOCKS: dict[str, Block] = {
     block.key: block
     for block in (
@@ -143,7 +149,7 @@ BLOCKS: dict[str, Block] = {
             "imagenet_1",
             "ImageNet",
             1,
-            ("imagenet_1", "imagenette_1", "imagenet200_1", "imagenette_reduced_1"),
+            _at_all_scales(1),
             {
                 "top1": (75.0, (54.0, 0.29), None, (57.9, 2.03), (71.7, 0.23), (72.0, 0.05)),
                 "top5": (92.3, (77.3, 0.06), None, (81.5, 1.20), (90.5, 0.15), (90.8, 0.01)),
@@ -153,7 +159,7 @@ BLOCKS: dict[str, Block] = {
             "imagenet_3",
             "ImageNet",
             3,
-            ("imagenet_3", "imagenette_3", "imagenet200_3", "imagenette_reduced_3"),
+            _at_all_scales(3),
             {
                 "top1": (75.0, (18.7, 0.18), None, (28.3, 5.24), (65.7, 0.56), (66.5, 0.22)),
                 "top5": (92.3, (38.0, 0.34), None, (52.9, 6.62), (86.9, 0.33), (87.4, 0.11)),

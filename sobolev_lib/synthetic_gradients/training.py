@@ -228,6 +228,16 @@ ARMS: dict[str, dict[str, Any]] = {
         "hidden": 16, "epochs": 5, "batch": 64, "learning_rate": 0.05, "precision": "fp32",
         "splits": networks.RESNET_SPLITS[3],
     },
+    "imagenet200_reduced_1": {
+        **RESNET, "data": "imagenet200", "image_size": 32, "stem": "imagenet", "width": 16,
+        "hidden": 16, "epochs": 3, "batch": 128, "precision": "fp32",
+        "splits": networks.RESNET_SPLITS[1],
+    },
+    "imagenet200_reduced_3": {
+        **RESNET, "data": "imagenet200", "image_size": 32, "stem": "imagenet", "width": 16,
+        "hidden": 16, "epochs": 3, "batch": 128, "precision": "fp32",
+        "splits": networks.RESNET_SPLITS[3],
+    },
     "imagenet_1": {
         **RESNET, "data": "imagenet", "image_size": 224, "stem": "imagenet", "epochs": 90,
         "splits": networks.RESNET_SPLITS[1],
