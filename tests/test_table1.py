@@ -234,12 +234,12 @@ def test_numbers_of_the_table_are_those_of_the_records():
 def test_commands_are_understood_and_make_the_same_setting(arm):
     from sobolev_lib.__main__ import _parser
 
-    changed = table1.group(made(arm, {"critic": 50.0}, epochs=3, width=8), arm)
+    changed = table1.group(made(arm, {"critic": 50.0}, epochs=7, width=8), arm)
     for found in (None, changed):
         words = table1.command(arm, "critic", found).split()
         options = _parser().parse_args(words[3:])
         assert (options.arm, options.rows) == (arm, ["critic"]) and options.seeds >= 3
-    assert (options.epochs, options.width, options.seeds) == (3, 8, 4)
+    assert (options.epochs, options.width, options.seeds) == (7, 8, 4)
 
 
 def test_claims_table_has_a_row_for_each_claim():
