@@ -9,7 +9,6 @@ trained together as one :class:`~sobolev_lib.stack.MLPStack`, seed by seed.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import time
@@ -21,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sobolev_lib import functions, ledger
+from sobolev_lib import functions, ledger, states
 from sobolev_lib.stack import MLPStack
 
 EXPERIMENT = "regression"
@@ -431,41 +428,17 @@ class Training:
         }
 
     def _save(self) -> None:
-        """Write the whole state beside the old one, then swap them."""
         assert self.path is not None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {f"stack.{k}": v for k, v in self.stack.state_dict().items()}
-        for index, parameter in enumerate(self.stack.parameters()):
-            for name, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"adam.{index}.{name}"] = torch.as_tensor(value)
-        meta = {
-            "step": str(self.step),
-            "seconds": str(self.seconds),
-            "curve": json.dumps(self.curve),
-        }
-        part = self.path.with_suffix(".part")
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, part, meta)
-        os.replace(part, self.path)
+        notes = {"step": self.step, "seconds": self.seconds, "curve": self.curve}
+        states.save(self.path, self.stack, {"adam": self.optimizer}, notes)
 
     def _load(self) -> None:
         assert self.path is not None
-        try:
-            with safe_open(self.path, framework="pt", device=str(self.device)) as file:
-                meta = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
-            self.curve = json.loads(meta["curve"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"state {self.path} cannot be read ({error}); delete it to train that stack anew"
-            ) from error
-        self.stack.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("stack.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("adam."):
-                _, index, entry = name.split(".")
-                state.setdefault(int(index), {})[entry] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        notes = states.load(
+            self.path, self.stack, {"adam": self.optimizer}, ("step", "seconds", "curve"),
+            self.device,
+        )  # fmt: skip
+        self.step, self.seconds, self.curve = notes["step"], notes["seconds"], notes["curve"]
 
 
 def _stack(members: Sequence[Setting], seed: int) -> MLPStack:

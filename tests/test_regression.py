@@ -179,7 +179,7 @@ def test_damaged_state_is_named(tmp_path):
     training = Training(pair(steps=2), 0, folder=tmp_path)
     training.run()
     training.path.write_bytes(training.path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="delete it to train that stack anew"):
+    with pytest.raises(ValueError, match="delete it to train that run anew"):
         Training(pair(steps=2), 0, folder=tmp_path)
 
 

@@ -33,6 +33,7 @@ ORDER = (
     "stack",
     "functions",
     "ledger",
+    "states",
     "cost",
     "theory",
     "regression",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 import os
 import time
@@ -21,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sobolev_lib import ledger
+from sobolev_lib import ledger, states
 from sobolev_lib.synthetic_gradients import hogwild, images, networks
 from sobolev_lib.synthetic_gradients.decoupling import MODES, Decoupled, Step, decouple
 from sobolev_lib.synthetic_gradients.modules import Objective
@@ -34,6 +31,8 @@ from sobolev_lib.synthetic_gradients.modules import Objective
 EXPERIMENT = "synthetic_gradients"
 MEASUREMENTS = 25
 """How often a run compares synthetic with true gradients."""
+NOTES = ("step", "seconds", "curve", "tests")
+"""What a saved state holds beside tensors."""
 
 
 @dataclass(frozen=True)
@@ -620,53 +619,21 @@ class Training:
         )
 
     def save(self) -> None:
-        """Write the whole state beside the old one, then swap them."""
-        if self.path is None or self.rank:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
-        for name, optimizer in self._optimizers():
-            for index, entries in optimizer.state_dict()["state"].items():
-                for entry, value in entries.items():
-                    if value is not None:
-                        tensors[f"{name}.{index}.{entry}"] = torch.as_tensor(value)
-        meta = {
-            "step": str(self.step),
-            "seconds": str(self.seconds),
-            "curve": json.dumps(self.curve),
-            "tests": json.dumps(self.tests),
-        }
-        part = self.path.with_suffix(".part")
-        kept = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        save_file(kept, part, meta)
-        os.replace(part, self.path)
+        """Keep the whole state (:mod:`.states`), if there is a folder for it."""
+        if self.path and not self.rank:
+            notes = {name: getattr(self, name) for name in NOTES}
+            states.save(self.path, self.net, self._optimizers(), notes)
 
-    def _optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
-        return [("main", self.main), *([("adam", self.adam)] if self.adam else [])]
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"main": self.main} | ({"adam": self.adam} if self.adam else {})
 
     def _load(self) -> None:
         assert self.path is not None
-        try:
-            names = set(self.curve)
-            with safe_open(self.path, framework="pt", device=str(self.device)) as file:
-                meta = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
-            self.curve, self.tests = json.loads(meta["curve"]), json.loads(meta["tests"])
-            if set(self.curve) != names:
-                raise ValueError("it was written by another version of this library")
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"state {self.path} cannot be read ({error}); delete it to train that run anew"
-            ) from error
-        self.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
-        for name, optimizer in self._optimizers():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                if key.startswith(f"{name}."):
-                    _, index, entry = key.split(".")
-                    state.setdefault(int(index), {})[entry] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        notes = states.load(self.path, self.net, self._optimizers(), NOTES, self.device)
+        if set(notes["curve"]) != set(self.curve):
+            raise states.unreadable(self.path, "another version of this library wrote it")
+        for name in NOTES:
+            setattr(self, name, notes[name])
 
 
 def _scores(logits: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,100 @@
+"""States of trainings that are not over: written so that no cut spoils them, read without pickle.
+
+A state holds the tensors of a network, those of its optimisers, and *notes* (the step, curves),
+which are JSON.  What comes back is the same to the last bit, so a resumed run ends with the weights
+of one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+Optimizers = Mapping[str, torch.optim.Optimizer]
+
+
+def save(path: Path, net: nn.Module, optimizers: Optimizers, notes: Mapping[str, Any]) -> None:
+    """Write a state beside the old one, then swap them: a cut leaves one of the two whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made if need be.
+    net : Module
+        Parameters and buffers are kept.
+    optimizers : mapping
+        From a name to an optimiser; what it keeps for each parameter is kept, its settings are not.
+    notes : mapping
+        What else there is; JSON.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for index, entries in optimizer.state_dict()["state"].items():
+            for entry, value in entries.items():
+                if value is not None:  # a momentum before the first step
+                    tensors[f"{name}.{index}.{entry}"] = torch.as_tensor(value)
+    # safetensors refuses tensors that share memory, hence the clones
+    kept = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    part = path.with_suffix(".part")
+    save_file(kept, part, {name: json.dumps(value) for name, value in notes.items()})
+    os.replace(part, path)
+
+
+def load(
+    path: Path,
+    net: nn.Module,
+    optimizers: Optimizers,
+    names: Sequence[str],
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Put a state back into a network and its optimisers; return the notes.
+
+    Parameters
+    ----------
+    path : Path
+        Written by :func:`save`.
+    net, optimizers
+        Of the same form as those that were saved; changed in place.
+    names : sequence of str
+        Notes that the state must have.
+    device : torch.device or str
+        Where the optimisers' tensors belong.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or not the state of this network; see :func:`unreadable`.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        notes = {name: json.loads(meta[name]) for name in names}
+        net.load_state_dict(_below("net", tensors))
+        for name, optimizer in optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in _below(name, tensors).items():
+                index, entry = key.split(".")
+                state.setdefault(int(index), {})[entry] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise unreadable(path, str(error)) from error
+    return notes
+
+
+def unreadable(path: Path, why: str) -> ValueError:
+    """Return the error for a state that cannot be used, with what to do about it."""
+    return ValueError(f"state {path} cannot be read ({why}); delete it to train that run anew")
+
+
+def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
