@@ -5,16 +5,13 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 import pytest
-import torch
 from matplotlib import pyplot as plt
-from torch import nn
 
 from sobolev_lib import ledger
 from sobolev_lib.claims import FAILS, HOLDS, OPEN
 from sobolev_lib.figures import digits as draw
 from sobolev_lib.summary import Interval, interquartile_mean
-from sobolev_lib.synthetic_gradients import decouple, training
-from sobolev_lib.synthetic_gradients.decoupling import cross_entropy
+from sobolev_lib.synthetic_gradients import fidelity, training
 
 mpl.use("Agg")
 
@@ -164,134 +161,11 @@ def test_curves_are_centres_over_seeds():
     assert list(cosine.lines[0].get_ydata()) == pytest.approx([0.2, 0.2, 0.2])
 
 
-# ------------------------------------------------------------------ fidelity
-
-
-def network(norm=True):
-    return nn.Sequential(
-        *(nn.Sequential(
-            nn.Linear(a, b), nn.BatchNorm1d(b) if norm else nn.Identity(), nn.Tanh())
-          for a, b in ((6, 7), (7, 5), (5, 8))),
-        nn.Linear(8, 4),
-    ).double()  # fmt: skip
-
-
-@pytest.fixture
-def batch():
-    source = torch.Generator().manual_seed(3)
-    x = torch.randn(24, 6, generator=source, dtype=torch.float64)
-    return x, torch.randint(4, (24,), generator=source)
-
-
-def decoupled(mode="sobolev", norm=True, **options):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        example = torch.zeros(2, 6, dtype=torch.float64)
-        return decouple(network(norm), ["0", "1", "2"], mode, example=example, **options)
-
-
-def test_fidelity_agrees_with_what_a_step_measures(batch):
-    net = decoupled().train()
-    found = draw.fidelity(net, *batch, batch=24)
-    step = net.accumulate(*batch, measure=True)
-    assert found.cosine.shape == (3, 24)
-    assert found.cosine.mean(axis=1) == pytest.approx([c.item() for c in step.cosines])
-    assert found.loss == pytest.approx(step.loss.numpy())
-
-
-def test_weight_cosine_is_that_of_the_gradients_a_step_leaves(batch):
-    net = decoupled("vfbn")
-    found = draw.fidelity(net, *batch, batch=24)
-    net.train().accumulate(*batch)
-    sent = [[p.grad.flatten() for p in s.parameters()] for s in net.segments[:3]]
-    net.zero_grad()
-    cross_entropy(net(batch[0]), batch[1]).mean().backward()
-    true = [[p.grad.flatten() for p in s.parameters()] for s in net.segments[:3]]
-    for k in range(3):
-        a, b = torch.cat(sent[k]), torch.cat(true[k])
-        assert found.weights[k] == pytest.approx((a @ b / a.norm() / b.norm()).item())
-
-
-def test_frozen_gradients_are_those_of_single_examples(batch):
-    x, y = batch
-    net = decoupled("critic")
-    found = draw.fidelity(net, x, y, batch=24)
-    net.eval()
-    for k in range(3):
-        with torch.no_grad():
-            h = net.segments[0](x)
-            for segment in net.segments[1 : k + 1]:
-                h = segment(h)
-        for b in (0, 11, 23):
-            one = h[b : b + 1].clone().requires_grad_()
-            value = one
-            for segment in net.segments[k + 1 :]:
-                value = segment(value)
-            (g,) = torch.autograd.grad(cross_entropy(value, y[b : b + 1]).sum(), one)
-            assert found.frozen_norm[k, b] == pytest.approx(g.norm().item())
-            s = net.synthesizers[k](one, y[b : b + 1]).gradient
-            expected = ((s * g).sum() / s.norm() / g.norm()).item()
-            assert found.frozen[k, b] == pytest.approx(expected)
-    assert not np.allclose(found.norm, found.frozen_norm)
-
-
-def test_without_batch_norm_freezing_changes_nothing(batch):
-    found = draw.fidelity(decoupled(norm=False), *batch, batch=12)
-    assert found.cosine == pytest.approx(found.frozen)
-    assert found.norm == pytest.approx(found.frozen_norm)
-
-
-def test_a_perfect_module_is_perfectly_faithful(batch):
-    """One split whose module is what lies above it; without batch statistics."""
-    import copy
-
-    whole = network(norm=False)
-    net = decouple(
-        whole, ["2"], "critic", example=batch[0],
-        architecture=lambda shape, classes: copy.deepcopy(whole[3:]),
-    )  # fmt: skip
-    found = draw.fidelity(net, *batch, batch=8)
-    for value in (found.cosine, found.frozen, found.batch, found.weights):
-        assert value == pytest.approx(np.ones_like(value))
-
-
-def test_fidelity_leaves_the_network_alone(batch):
-    net = decoupled().eval()
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    draw.fidelity(net, *batch, batch=7)
-    assert not net.training
-    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
-    assert all(p.grad is None for p in net.parameters())
-
-
-def test_fidelity_says_what_is_wrong(batch):
-    with pytest.raises(ValueError, match="mode 'noprop'"):
-        draw.fidelity(decoupled("noprop"), *batch)
-    with pytest.raises(ValueError, match="batch is 64, x has 24"):
-        draw.fidelity(decoupled(), *batch)
-
-
-def test_easy_and_hard_are_parts_by_loss(batch):
-    found = draw.fidelity(decoupled(), *batch, batch=24)
-    assert found.easy.sum() == 12 and 1 <= found.hard.sum() <= 3
-    assert found.loss[found.easy].max() <= found.loss[~found.easy].min()
-    assert found.loss[found.hard].min() > found.loss[~found.hard].max()
-
-
-def test_follow_does_not_disturb_the_run_and_is_drawn():
+def test_fidelity_is_drawn():
     pytest.importorskip("sklearn")
     setting = training.settings("digits", ["critic"], epochs=2)[0]
-    followed = {"critic": [draw.follow(setting, seed, (3, 20, 36), 200) for seed in range(2)]}
+    followed = {"critic": [fidelity.follow(setting, seed, (3, 20, 36), 200) for seed in range(2)]}
     last = followed["critic"][0][36]
-    run = training.Training(setting, 0)
-    run.run()
-    x = draw.images.normalize(run.data.train_x[:200], run.data)
-    again = draw.fidelity(run.net, x, run.data.train_y[:200], 64)
-    assert last.loss.shape == (192,)
-    assert np.array_equal(last.weights, again.weights)
-    counts = torch.bincount(run.data.test_y, minlength=10).double()
-    right = torch.tensor(draw.recall(run), dtype=torch.float64) @ counts / counts.sum()
-    assert 100 * right.item() == pytest.approx(run.tests["top1"][-1], abs=1e-3)
     found = draw.measured(followed, "critic", "weights", 36)
     assert found.low <= found.centre <= found.high
     table = draw.fidelity_table(followed, 36)
@@ -304,5 +178,3 @@ def test_follow_does_not_disturb_the_run_and_is_drawn():
     draw.examples(last, split=3).canvas.draw()
     with pytest.raises(ValueError, match="split is 4"):
         draw.examples(last, split=4)
-    with pytest.raises(ValueError, match=r"at holds step 37; the run has 36"):
-        draw.follow(setting, 0, (37,))

@@ -2,30 +2,27 @@
 
 Every figure takes records (a ledger, or any iterable) and draws the rows that it finds.  What the
 records do not hold, how far a synthetic gradient can be trusted once batch normalisation mixes the
-examples, is measured here on a network: :func:`fidelity`, :func:`follow`.
+examples, is measured by :mod:`.synthetic_gradients.fidelity`.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from torch import Tensor
 
 from sobolev_lib import table1
 from sobolev_lib.claims import FAILS, HOLDS, OPEN
 from sobolev_lib.figures import style
 from sobolev_lib.ledger import Ledger, Record
 from sobolev_lib.summary import Interval, interquartile_mean, interval
-from sobolev_lib.synthetic_gradients import images, training
-from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
+from sobolev_lib.synthetic_gradients import training
+from sobolev_lib.synthetic_gradients.fidelity import Fidelity
+from sobolev_lib.synthetic_gradients.modules import PREDICTING
 
 Records = Ledger | Iterable[Record]
 
@@ -36,9 +33,6 @@ REDUCTION_ROWS = (
     *("sobolev", "sobolev_tenth", "sobolev_mean", "sobolev_kernel", "local_ce"),
 )
 """Rows of :func:`sum_or_mean`: Direct SG, far below, would squeeze the others."""
-
-PREDICTING = ("direct", "vfbn", "critic", "sobolev", "local_ce")
-"""Rows that send a synthetic gradient down, hence have a cosine."""
 
 ORDER = (
     ("direct", "noprop"),
@@ -105,17 +99,6 @@ def failures(
         return 0, 0
     values = _values(rows[row])
     return int((values <= _centre(rows["backprop"]) - points).sum()), len(values)
-
-
-@torch.no_grad()
-def recall(run: training.Training) -> list[float]:
-    """Share of the test images of each class that a network names right."""
-    network = copy.deepcopy(run.net).eval()
-    data = run.data
-    named = network(images.normalize(data.test_x, data)).argmax(dim=1)
-    return [
-        float((named[data.test_y == c] == c).float().mean()) for c in range(data.classes)
-    ]  # fmt: skip
 
 
 def said(found: Interval | None, spec: str = "") -> str:
@@ -291,147 +274,6 @@ def curves(
         ax.set_xlabel("Steps")
     _legend(fig, list(found))
     return fig
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """Synthetic beside true gradients of one network; n examples, K splits from the input upwards.
-
-    Parameters
-    ----------
-    loss : ndarray, shape (n,)
-        Cross entropy of each example, batch statistics.
-    cosine, frozen : ndarray, shape (K, n)
-        Cosine to the true gradient of each example: with the statistics of the batch, as in
-        training and in the records, and with those of ``eval()``, where examples do not meet.
-    norm, frozen_norm : ndarray, shape (K, n)
-        Length of the true gradient of each example, in both cases.
-    batch : ndarray, shape (K,)
-        Cosine between all synthetic and all true gradients of a batch, each taken as one vector
-        (so long gradients count for more); mean over batches.
-    weights : ndarray, shape (K,)
-        Cosine between the gradients that the weights of the segment below each split receive,
-        with the synthetic and with the true signal; mean over batches.
-    """
-
-    loss: np.ndarray
-    cosine: np.ndarray
-    frozen: np.ndarray
-    norm: np.ndarray
-    frozen_norm: np.ndarray
-    batch: np.ndarray
-    weights: np.ndarray
-
-    @property
-    def easy(self) -> np.ndarray:
-        """Mask (n,) of the half with the smaller losses."""
-        return np.asarray(self.loss <= np.quantile(self.loss, 0.5))
-
-    @property
-    def hard(self) -> np.ndarray:
-        """Mask (n,) of the tenth with the largest losses."""
-        return np.asarray(self.loss > np.quantile(self.loss, 0.9))
-
-
-def fidelity(net: Decoupled, x: Tensor, y: Tensor, batch: int = 64) -> Fidelity:
-    """Compare synthetic with true gradients on inputs x (n, *in) and labels y (n,).
-
-    A copy of the network is used: batch statistics and ``.grad`` of ``net`` stay as they are.
-
-    Raises
-    ------
-    ValueError
-        If the network has no modules that predict, or there are fewer examples than a batch.
-    """
-    if net.mode not in PREDICTING:
-        raise ValueError(f"net has the mode {net.mode!r}; it must be one of {PREDICTING}")
-    if not 0 < batch <= len(x):
-        raise ValueError(f"batch is {batch}, x has {len(x)} examples; 1 to {len(x)} are needed")
-    net, frozen = copy.deepcopy(net).train(), copy.deepcopy(net).eval()  # two: statistics move
-    parts: dict[str, list[Tensor]] = {}
-    for first in range(0, len(x) - batch + 1, batch):
-        one = _compare(net, frozen, x[first : first + batch], y[first : first + batch])
-        for name, value in one.items():
-            parts.setdefault(name, []).append(value)
-    each = ("loss", "cosine", "frozen", "norm", "frozen_norm")
-    joined = {name: torch.cat(parts[name], dim=-1).numpy() for name in each}
-    means = {name: torch.stack(parts[name]).mean(dim=0).numpy() for name in ("batch", "weights")}
-    return Fidelity(**joined, **means)
-
-
-def _compare(net: Decoupled, frozen: Decoupled, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Compare on one batch; per-example entries have the examples in the last dimension."""
-    with torch.no_grad():
-        out = {"loss": cross_entropy(net(x), y)}
-    pairs = _gradients(net, x, y)
-    out["weights"] = torch.stack([_weight_cosine(*three) for three in pairs])
-    flat = [(s.flatten(1), g.flatten(1)) for _, s, g in pairs]
-    out["batch"] = torch.stack([cosine(s.reshape(1, -1), g.reshape(1, -1))[0] for s, g in flat])
-    out["cosine"] = torch.stack([cosine(s, g) for s, g in flat])
-    out["norm"] = torch.stack([g.norm(dim=1) for _, g in flat])
-    alone = [(s.flatten(1), g.flatten(1)) for _, s, g in _gradients(frozen, x, y)]
-    out["frozen"] = torch.stack([cosine(s, g) for s, g in alone])
-    out["frozen_norm"] = torch.stack([g.norm(dim=1) for _, g in alone])
-    return out
-
-
-Segment = tuple[torch.nn.Module, Tensor]
-
-
-def _gradients(net: Decoupled, x: Tensor, y: Tensor) -> list[tuple[Segment, Tensor, Tensor]]:
-    """For each split: the segment below with its input, synthetic and true gradient."""
-    found, value = [], x
-    true = net.true_gradients(x, y)
-    for segment, module, g in zip(net.segments, net.synthesizers, true, strict=False):
-        with torch.no_grad():
-            h = segment(value)
-        found.append(((segment, value), module(h, y).gradient.detach(), g))
-        value = h
-    return found
-
-
-def _weight_cosine(segment: Segment, synthetic: Tensor, true: Tensor) -> Tensor:
-    module, value = segment
-    weights, h = list(module.parameters()), module(value)
-    both = [
-        torch.cat([part.flatten() for part in torch.autograd.grad(h, weights, g, True)])
-        for g in (synthetic, true)
-    ]
-    return cosine(both[0][None], both[1][None])[0]
-
-
-def follow(
-    setting: training.Setting,
-    seed: int,
-    at: Sequence[int] = (18, 90, 180, 360),
-    count: int = 512,
-) -> dict[int, Fidelity]:
-    """Train one setting for one seed; its :func:`fidelity` on training images, by step.
-
-    Parameters
-    ----------
-    setting, seed
-        See :class:`.training.Training`.
-    at : sequence of int
-        Steps.
-    count : int
-        The first so many training images, in batches of the setting's size.
-
-    Raises
-    ------
-    ValueError
-        If a step lies beyond the last one, or ``count`` is below the batch.
-    """
-    run = training.Training(setting, seed)
-    if max(at) > run.steps:
-        raise ValueError(f"at holds step {max(at)}; the run has {run.steps}")
-    chosen = run.chosen[:count]
-    x, y = images.normalize(run.data.train_x[chosen], run.data), run.data.train_y[chosen]
-    found = {}
-    for step in sorted(at):
-        run.run(until=step)
-        found[step] = fidelity(run.net, x, y, setting.batch)
-    return found
 
 
 MEASURES: dict[str, tuple[str, Callable[[Fidelity], float]]] = {

@@ -35,6 +35,9 @@ from sobolev_lib import kinks
 KINDS = ("noprop", "direct", "vfbn", "critic", "sobolev", "local_ce")
 """Kinds of module; full backpropagation is the seventh mode of :func:`decouple`."""
 
+PREDICTING = KINDS[1:]
+"""Kinds that send a synthetic gradient down; Noprop sends nothing."""
+
 USES_GRADIENT = frozenset({"direct", "vfbn", "sobolev"})
 """Kinds that are trained on the true gradient."""
 
