@@ -1,0 +1,115 @@
+"""Is a better aligned synthetic gradient a better one?  Answers over all experiments at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from sobolev_lib.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.ledger import Record
+from sobolev_lib.table1.paper import NAMES
+from sobolev_lib.table1.runs import (
+    COSINES,
+    FEWEST,
+    Group,
+    command,
+    compare,
+    cosine_gain,
+    group,
+    measured_cosine,
+    spread,
+    verdict,
+)
+
+
+def rank_correlation(found: Group, rows: Sequence[str], metric: str = "cosine") -> list[float]:
+    """Spearman correlation over rows of accuracy with mean cosine, one for each common seed.
+
+    If gradients that are better aligned trained better networks, it would be near 1.
+    """
+    late: dict[int, list[tuple[float, float]]] = {}
+    for row in rows:
+        for r in found.rows.get(row, []):
+            cosine, top1 = measured_cosine(r, metric), r.metrics["top1"]
+            if cosine and top1 is not None:
+                late.setdefault(r.seed, []).append((float(np.mean(cosine)), top1))
+    most = max((len(pairs) for pairs in late.values()), default=0)
+    return [
+        float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
+        for _, pairs in sorted(late.items())
+        if len(pairs) == most and most >= FEWEST
+    ]
+
+
+def alignment(found: Group, row: str) -> str:
+    """Mean cosine of a row by split, in words."""
+    cosine = found.cosine(row)
+    if not len(cosine):
+        return f"{NAMES[row]}: not run yet"
+    return f"{NAMES[row]} " + ", ".join(f"{c:.2f}" for c in cosine.mean(axis=0))
+
+
+def findings_on_alignment(records: Sequence[Record], arms: Sequence[str]) -> str:
+    """Markdown list: for each arm, cosines and accuracies of Sobolev, Critic and Local CE."""
+    lines = []
+    for arm in arms:
+        found = group(records, arm)
+        if found is None:
+            lines.append(f"- *{arm}*: not run yet (`{command(arm)}`).")
+            continue
+        rows = ("sobolev", "critic", "local_ce")
+        cosines = "; ".join(alignment(found, row) for row in rows)
+        lines.append(
+            f"- *{found.title}* (`{arm}`). {compare(found, 'sobolev', 'critic')}; "
+            f"{compare(found, 'sobolev', 'local_ce')}; {compare(found, 'critic', 'local_ce')}. "
+            f"Cosines from the input up: {cosines}."
+        )
+    return "\n".join(lines)
+
+
+def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
+    """Answer the chapter's three questions from the records, as a Markdown list.
+
+    Is Sobolev better than Critic, is either better than Local CE, is Sobolev better aligned than
+    Critic, and do better aligned rows train better?  Experiments without three seeds abstain.
+    """
+    found = [g for g in (group(records, arm) for arm in arms) if g]
+    lines = []
+    for row, other in (("sobolev", "critic"), ("sobolev", "local_ce"), ("critic", "local_ce")):
+        votes = {g.arm: list(g.difference(row, other).values()) for g in found}
+        lines.append(f"- **{NAMES[row]} against {NAMES[other]}, test accuracy:** {_votes(votes)}.")
+    for metric, name in COSINES.items():
+        lines.append(
+            f"- **Sobolev against Critic, {name} gained by split, from the input up:** "
+            f"{_gained(found, metric) or 'not run yet'}."
+        )
+    rows = ("direct", "vfbn", "critic", "sobolev")
+    for metric, name in COSINES.items():
+        ranks = {g.arm: rank_correlation(g, rows, metric) for g in found}
+        lines.append(
+            f"- **Do rows with a larger {name} train better networks?** Rank correlation above 0 "
+            f"means yes: {_votes(ranks)}."
+        )
+    return "\n".join(lines)
+
+
+def _gained(found: Sequence[Group], metric: str) -> str:
+    gains = {g.arm: cosine_gain(g, "sobolev", "critic", metric) for g in found}
+    return "; ".join(
+        f"`{arm}` " + ", ".join(f"{gain.centre:+.2f}" for gain in by_split)
+        for arm, by_split in gains.items()
+        if by_split and all(gain.count >= FEWEST for gain in by_split)
+    )
+
+
+def _votes(differences: dict[str, list[float]]) -> str:
+    """Name the experiments where a difference is above 0, below 0, or neither is settled."""
+    words = {HOLDS: "ahead (above 0) on", FAILS: "behind (below 0) on", OPEN: "not settled on"}
+    kinds: dict[str, list[str]] = {word: [] for word in words}
+    for arm, values in differences.items():
+        if values:
+            kinds[verdict(spread(values))].append(f"`{arm}`")
+    said = [f"{words[kind]} {', '.join(names)}" for kind, names in kinds.items() if names]
+    return "; ".join(said) or "not run yet"

@@ -1,0 +1,134 @@
+"""The paper's Table 1 as data: every number with its place, and the arms of ours that answer it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NAMES: dict[str, str] = {
+    "backprop": "Backpropagation",
+    "noprop": "Noprop",
+    "direct": "Direct SG",
+    "vfbn": "VFBN",
+    "critic": "Critic",
+    "sobolev": "Sobolev",
+    "local_ce": "Local CE",
+    "sobolev_mean": "Sobolev, mean over elements",
+    "sobolev_tenth": "Sobolev, gradient term × 0.1",
+    "sobolev_kernel": "Sobolev, kink kernel",
+    "sobolev_label": "Sobolev, label derivative too",
+    "sobolev_l2": "Sobolev, L2",
+    "sobolev_bootstrapped": "Sobolev, bootstrapped targets",
+    "direct_bootstrapped": "Direct SG, bootstrapped targets",
+    "vfbn_kernel": "VFBN, kink kernel",
+}
+"""Names of the rows, keys as in :data:`.training.ROWS`."""
+
+METRICS = {"top1": "top 1", "top5": "top 5"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the paper's Table 1.
+
+    Parameters
+    ----------
+    value : float
+        Accuracy on the test set, per cent.
+    deviation : float or None
+        Standard deviation as printed; ``None`` for backpropagation, whose table has none.
+    where : str
+        Place in the paper.
+    """
+
+    value: float
+    deviation: float | None
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of Table 1: one data set and one number of splits.
+
+    Parameters
+    ----------
+    key, title : str
+        Short name, and its heading in the paper.
+    modules : int
+        Number of synthetic gradient modules.
+    arms : tuple of str
+        Our arms that answer it (:data:`.training.ARMS`), the nearest to the paper first.
+    cells : dict
+        From metric ("top1", "top5") and row to the paper's number.
+    """
+
+    key: str
+    title: str
+    modules: int
+    arms: tuple[str, ...]
+    cells: dict[str, dict[str, Cell]]
+
+
+def _at_all_scales(modules: int) -> tuple[str, ...]:
+    """Arms of ResNet-50, the nearest to the paper first."""
+    data = ("imagenet", "imagenette", "imagenet200", "imagenette_reduced", "imagenet200_reduced")
+    return tuple(f"{name}_{modules}" for name in data)
+
+
+def _block(
+    key: str,
+    data: str,
+    modules: int,
+    arms: tuple[str, ...],
+    printed: dict[str, tuple[float | tuple[float, float] | None, ...]],
+) -> Block:
+    rows = ("backprop", "noprop", "direct", "vfbn", "critic", "sobolev")
+    cells = {}
+    for metric, numbers in printed.items():
+        where = f"Table 1, {data}, {modules} module{'s'[: modules - 1]}, {METRICS[metric]}"
+        cells[metric] = {
+            row: Cell(number[0], number[1], where)
+            if isinstance(number, tuple)
+            else Cell(number, None, where)
+            for row, number in zip(rows, numbers, strict=True)
+            if number is not None
+        }
+    title = f"{data} with {modules} synthetic gradient module{'s'[: modules - 1]}"
+    return Block(key, title, modules, arms, cells)
+
+
+BLOCKS: dict[str, Block] = {
+    block.key: block
+    for block in (
+        _block(
+            "cifar10",
+            "CIFAR-10",
+            3,
+            ("cifar10", "cifar10_small_batch", "cifar10_reduced"),
+            {"top1": (94.3, (54.5, 1.15), (79.2, 0.01), (88.5, 2.70), (93.2, 0.02), (93.5, 0.01))},
+        ),
+        _block(
+            "imagenet_1",
+            "ImageNet",
+            1,
+            _at_all_scales(1),
+            {
+                "top1": (75.0, (54.0, 0.29), None, (57.9, 2.03), (71.7, 0.23), (72.0, 0.05)),
+                "top5": (92.3, (77.3, 0.06), None, (81.5, 1.20), (90.5, 0.15), (90.8, 0.01)),
+            },
+        ),
+        _block(
+            "imagenet_3",
+            "ImageNet",
+            3,
+            _at_all_scales(3),
+            {
+                "top1": (75.0, (18.7, 0.18), None, (28.3, 5.24), (65.7, 0.56), (66.5, 0.22)),
+                "top5": (92.3, (38.0, 0.34), None, (52.9, 6.62), (86.9, 0.33), (87.4, 0.11)),
+            },
+        ),
+    )
+}
+"""The paper's Table 1; the numbers in parentheses there are the row "backprop" here."""
