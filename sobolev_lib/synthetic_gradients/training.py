@@ -258,6 +258,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "local_ce": {"module": "local_ce"},
     "sobolev_mean": {"module": "sobolev", "reduction": "mean"},
     "sobolev_tenth": {"module": "sobolev", "gradient_weight": 0.1},
+    "sobolev_tenfold": {"module": "sobolev", "gradient_weight": 10.0},
     "sobolev_kernel": {"module": "sobolev", "bandwidth": 0.1},
     "sobolev_label": {"module": "sobolev", "label_weight": 1.0},
     "sobolev_l2": {"module": "sobolev", "element": "l2"},

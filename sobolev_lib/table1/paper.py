@@ -14,6 +14,7 @@ NAMES: dict[str, str] = {
     "local_ce": "Local CE",
     "sobolev_mean": "Sobolev, mean over elements",
     "sobolev_tenth": "Sobolev, gradient term × 0.1",
+    "sobolev_tenfold": "Sobolev, gradient term × 10",
     "sobolev_kernel": "Sobolev, kink kernel",
     "sobolev_label": "Sobolev, label derivative too",
     "sobolev_l2": "Sobolev, L2",
