@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from sobolev_lib import functions, ledger, regression
-from sobolev_lib.synthetic_gradients import hogwild, images, throughput, training
+from sobolev_lib.synthetic_gradients import hogwild, images, probing, throughput, training
 
 SMALL_STEPS = 300
 
@@ -113,6 +113,13 @@ def _throughput(options: argparse.Namespace) -> str:
     return _entered(book.append(records), throughput.EXPERIMENT, options.ledger)
 
 
+def _probes(options: argparse.Namespace) -> str:
+    book = ledger.Ledger(probing.EXPERIMENT, options.ledger)
+    chosen = training.settings(options.arm or "digits", options.rows)
+    entered = probing.sweep(chosen, range(options.seeds), book, quiet=options.quiet)
+    return _entered(entered, probing.EXPERIMENT, options.ledger)
+
+
 def _images(options: argparse.Namespace) -> str:
     if options.source is None:
         if options.name != "cifar10":
@@ -147,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_regression(commands.add_parser(regression.EXPERIMENT, help="section 4.1"))
     _add_synthetic_gradients(commands.add_parser(training.EXPERIMENT, help="section 4.3"))
     _add_throughput(commands.add_parser(throughput.EXPERIMENT, help="images per second, 4.3"))
+    _add_probes(commands.add_parser(probing.EXPERIMENT, help="what modules learn, 4.3"))
     _add_images(commands.add_parser("images", help="prepare image data for section 4.3"))
     return parser
 
@@ -251,6 +259,16 @@ def _add_throughput(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, help="for each row and round (default: 5)")
     parser.add_argument("--ledger", type=Path, help="folder of the ledger (default: data/ledger)")
     parser.set_defaults(act=_throughput)
+
+
+def _add_probes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arm", choices=list(training.ARMS), metavar="ARM", help="default: digits")
+    rows = [row for row, changes in training.ROWS.items() if changes["module"] in probing.PROBED]
+    parser.add_argument("--rows", nargs="+", choices=rows, default=["critic"], metavar="ROW")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: 1)")
+    parser.add_argument("--ledger", type=Path, help="folder of the ledger (default: data/ledger)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(act=_probes)
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:

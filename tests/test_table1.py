@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from sobolev_lib import table1
+from sobolev_lib import ledger, table1
 from sobolev_lib.claims import FAILS, HOLDS, OPEN
 from sobolev_lib.ledger import Record
 from sobolev_lib.synthetic_gradients import (
@@ -317,6 +317,8 @@ def test_probe_leaves_the_network_alone_and_knows_local_ce():
     assert len(found.size) == 2 and all(0 <= v <= 1 for v in (*found.above, *found.right))
     step = net.accumulate(x, y, measure=True)
     assert found.cosine == pytest.approx([c.item() for c in step.cosines])
+    assert found.model == pytest.approx([v.item() for v in step.module_losses])  # Local CE: m
+    assert found.loss == pytest.approx(step.loss.mean().item())
 
 
 def test_a_critic_is_pulled_by_signs():
@@ -346,6 +348,20 @@ def test_probes_do_not_change_the_training():
         watched.net.state_dict().values(), plain.net.state_dict().values(), strict=True
     ):
         assert torch.equal(a, b)
+
+
+def test_probes_are_entered_once(tmp_path):
+    book = ledger.Ledger(probing.EXPERIMENT, tmp_path)
+    chosen = training.settings("digits", ["critic", "local_ce"], epochs=1)
+    for expected in (2, 0):
+        assert probing.sweep(chosen, [3], book, times=2, batch=16, quiet=True) == expected
+    critic, local = sorted(book.read(), key=lambda r: r.config["module"])
+    assert critic.metrics["steps"] == [0, 9, 18] and critic.config["probed"] == 16
+    assert all(pull == pytest.approx([1.0] * 3) for pull in local.metrics["pull"])
+    again = probing.probes(training.Training(chosen[0], 3), times=2, batch=16)
+    assert critic.metrics["above"] == [p.above for _, p in again]
+    assert critic.metrics["loss"] == [p.loss for _, p in again]
+    assert probing.sweep(chosen[:1], [3], book, times=2, batch=8, quiet=True) == 1
 
 
 def test_cost_of_a_run():

@@ -7,17 +7,25 @@ classifier that trains what lies below it by the labels?
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from tqdm.auto import tqdm
 
+from sobolev_lib import ledger
 from sobolev_lib.synthetic_gradients import images, training
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
 from sobolev_lib.synthetic_gradients.modules import Prediction
+
+EXPERIMENT = "probes"
+PROBED = ("vfbn", "critic", "sobolev", "local_ce")
+"""Modes whose modules model the loss."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,10 @@ class Probe:
         the cross entropy of p(h) on the labels: 1 where it is trained as a local classifier.
     size : list of float
         Mean norm of the true gradient of an example.
+    model : list of float
+        Mean loss m that the module gives an example.
+    loss : float
+        Mean loss L of the network.
     """
 
     above: list[float]
@@ -49,6 +61,8 @@ class Probe:
     own: list[float]
     pull: list[float]
     size: list[float]
+    model: list[float]
+    loss: float
 
 
 def own_gradients(net: Decoupled, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -122,9 +136,12 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
                 *(cosine(*pair).mean().item() for pair in pairs),
                 _pull(module, said, true_loss, g, functional.log_softmax(h[-1], dim=1)),
                 g.flatten(1).norm(dim=1).mean().item(),
+                said.loss.mean().item(),
             )
         )
-    return Probe(*(list(column) for column in zip(*found, strict=True)))
+    names = ("above", "right", "cosine", "own", "pull", "size", "model")
+    columns = (list(column) for column in zip(*found, strict=True))
+    return Probe(**dict(zip(names, columns, strict=True)), loss=true_loss.mean().item())
 
 
 def _pull(module: Any, said: Prediction, true_loss: Tensor, g: Tensor, logp: Tensor) -> float:
@@ -148,11 +165,56 @@ def probes(run: training.Training, times: int = 12, batch: int = 128) -> list[tu
     list of (int, Probe)
         Step and what was found there.
     """
-    x = images.normalize(run.data.train_x[:batch], run.data)
-    y = run.data.train_y[:batch]
+    # a random choice: folders hold their images class by class
+    source = torch.Generator().manual_seed(batch)
+    chosen = run.chosen[torch.randperm(len(run.chosen), generator=source)[:batch]]
+    x = images.normalize(run.data.train_x[chosen], run.data)
+    y = run.data.train_y[chosen]
     found = []
     for stop in np.linspace(0, run.steps, times + 1).round().astype(int):
         run.run(until=int(stop))
         run.net.train()
         found.append((int(stop), probe(run.net, x, y)))
     return found
+
+
+def record(setting: training.Setting, seed: int, times: int = 12, batch: int = 64) -> ledger.Record:
+    """Train a setting for one seed with :func:`probes` on the way.
+
+    Returns
+    -------
+    Record
+        Of the experiment "probes": ``steps``, and every field of :class:`Probe` as a curve.
+    """
+    run = training.Training(setting, seed)
+    found = probes(run, times, batch)
+    curves = {f.name: [getattr(p, f.name) for _, p in found] for f in fields(Probe)}
+    return ledger.Record(
+        EXPERIMENT,
+        {**training.config(setting), "times": times, "probed": batch},
+        seed,
+        {"steps": [step for step, _ in found], "top1": run.tests["top1"][-1], **curves},
+        setting.scale,
+        setting.deviations(run.data.source),
+        device=ledger.device_name(run.device),
+        seconds=round(run.seconds, 2),
+        **ledger.provenance(),
+    )
+
+
+def sweep(
+    chosen: Sequence[training.Setting],
+    seeds: Sequence[int],
+    book: ledger.Ledger | None = None,
+    times: int = 12,
+    batch: int = 64,
+    quiet: bool = False,
+) -> int:
+    """Enter the records of all settings and seeds that the ledger lacks; return their number."""
+    book = book or ledger.Ledger(EXPERIMENT)
+    done, entered = book.keys(), 0
+    for seed, setting in tqdm(list(itertools.product(seeds, chosen)), disable=quiet, unit="run"):
+        config = {**training.config(setting), "times": times, "probed": batch}
+        if ledger.key(config, setting.scale, seed) not in done:
+            entered += book.append([record(setting, seed, times, batch)])
+    return entered
