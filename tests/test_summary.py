@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sobolev_lib.ledger import Record
 from sobolev_lib.summary import error, gain, interquartile_mean, interval
@@ -22,6 +23,19 @@ def test_interval_covers_at_about_its_level():
     # A percentile bootstrap of 20 numbers covers a little less than 95 per cent.
     assert 0.85 * 200 <= hits <= 0.99 * 200
     assert interval(np.ones(5)).low == interval(np.ones(5)).high == 1
+
+
+def test_few_seeds_have_an_interval_that_covers():
+    """Student's: exact for normal values, where resampling three of them is not."""
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 4):
+        trials = [interval(rng.normal(5.0, 2.0, size=n)) for _ in range(1_000)]
+        hits = sum(t.low <= 5 <= t.high for t in trials)
+        assert 0.93 * 1_000 <= hits <= 0.97 * 1_000
+    found = interval([1.0, 2.0, 6.0])
+    expected = stats.t.interval(0.95, 2, loc=3.0, scale=stats.sem([1.0, 2.0, 6.0]))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.centre == 3.0
 
 
 def test_error_is_in_decades_and_leaves_out_diverged_runs():

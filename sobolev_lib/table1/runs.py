@@ -199,7 +199,7 @@ def shown(values: Sequence[float], spec: str = ".1f", unit: str = "") -> str:
     if len(numbers) < FEWEST:
         listed = " and ".join(f"{v:{spec}}" for v in numbers)
         return f"{listed}{unit} ({len(numbers)} seeds)"
-    return f"{interval(numbers):{spec}}{unit} ({len(numbers)} seeds)"
+    return f"{spread(numbers):{spec}}{unit} ({len(numbers)} seeds)"
 
 
 def compare(found: Group | None, row: str, other: str, metric: str = "top1") -> str:
