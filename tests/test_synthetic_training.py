@@ -63,9 +63,15 @@ def test_every_row_of_every_arm_is_found_again():
 
 def test_deviations_say_what_was_changed():
     text = " ".join(picture(bandwidth=0.1).deviations("folder of images, 16 px"))
-    for words in ("Width 4", "8 instead of 32 px", "JPEG", "L1, sum", "bandwidth is 0.1"):
+    for words in ("Width 4", "8 instead of 32 px", "JPEG", "L1, sum", "Kink kernel of width 0.1"):
         assert words in text
     assert "Width" not in " ".join(settings("cifar10", ["sobolev"])[0].deviations())
+    said = {row: " ".join(settings("cifar10", [row])[0].deviations()) for row in ROWS}
+    assert "Adam" not in said["backprop"] + said["noprop"] and "Splits" not in said["backprop"]
+    assert "Targets" not in said["critic"] + said["local_ce"]
+    assert "rows of the gradient" in said["vfbn"] and "bootstrapped" in said["direct_bootstrapped"]
+    assert "labels; the paper has no such row" in said["local_ce"]
+    assert len({said[row] for row in ("sobolev", "sobolev_mean", "sobolev_tenth")}) == 3
     assert settings("cifar10", ["sobolev"])[0].scale == "paper"
     assert picture().scale == tiny().scale == "small"
 

@@ -616,8 +616,9 @@ def draw_fields(
         for kind, value, width in (("true", true, 0.014), ("synthetic", field, 0.006)):
             # downhill, as a step goes; the longest true gradient is a tenth of the panel
             ax.quiver(
-                *place, *(-value.T.numpy()), color=KINDS[kind].colour, label=f"Minus the {KINDS[kind].label.lower()}",
-                width=width, scale=10 * longest, scale_units="width",
+                *place, *(-value.T.numpy()), color=KINDS[kind].colour,
+                label=f"Minus the {KINDS[kind].label.lower()}", width=width, scale=10 * longest,
+                scale_units="width",
             )  # fmt: skip
         if seen is not None:
             ax.plot(*seen.T.numpy(), "o", color=_INK, markersize=5, label="Seen by the module")

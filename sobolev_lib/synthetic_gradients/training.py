@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from sobolev_lib import ledger, states
 from sobolev_lib.synthetic_gradients import hogwild, images, networks
 from sobolev_lib.synthetic_gradients.decoupling import MODES, Decoupled, Step, decouple
-from sobolev_lib.synthetic_gradients.modules import Objective
+from sobolev_lib.synthetic_gradients.modules import PREDICTING, Objective
 
 EXPERIMENT = "synthetic_gradients"
 MEASUREMENTS = 25
@@ -145,19 +145,18 @@ class Setting:
 
     def deviations(self, source: str = "") -> list[str]:
         """Where this setting decides what the paper leaves open, or departs from it."""
+        processes = {"cifar": "10 processes", "resnet50": "34 processes"}.get(
+            self.network, "several processes"
+        )
         notes = [
-            f"Splits after {', '.join(self.splits)}: the paper does not say where.",
             f"SGD at {self.learning_rate:g}, batch {self.batch}, {self.epochs} epochs, warm-up "
             f"then linear to 0, L2 {self.weight_decay:g}; the paper: 0.1 in three steps, batches "
-            "of 32 from each of 10 (ImageNet: 34) processes, L2 1e-4.",
-            f"Adam at {self.module_rate:g} for the modules; the paper: 1e-4 over a longer run.",
-            f"Module losses: {self.element.upper()}, {self.reduction} over elements, mean over "
-            f"the batch, gradient term times {self.gradient_weight:g}; the paper: L1, reduction "
-            "not said.",
-            "Targets are the true gradients of each example's loss (section 4.3)."
-            if self.targets == "true"
-            else "Targets are bootstrapped (Jaderberg et al. 2016); the paper: true gradients.",
+            f"of 32 from each of {processes}, L2 1e-4.",
         ]
+        if self.module != "backprop":
+            notes.append(f"Splits after {', '.join(self.splits)}: the paper does not say where.")
+        if self.module in PREDICTING:
+            notes += self._on_modules()
         if self.network == "cifar" and (self.width, self.image_size) != (64, 32):
             notes.append(
                 f"Width {self.width} instead of 64, images of {self.image_size} instead of 32 px."
@@ -172,10 +171,39 @@ class Setting:
         if source.startswith("folder") and self.data == "cifar10":
             notes.append(f"CIFAR-10 from JPEG copies ({source}), not the lossless original.")
         if self.workers == 1:
-            notes.append("One process, synchronous; the paper: Hogwild modules.")
-        for name in ("hidden", "bandwidth", "train_images"):
-            if getattr(self, name) is not None:
-                notes.append(f"{name} is {getattr(self, name)}.")
+            notes.append("One process, synchronous; the paper: several, with Hogwild modules.")
+        if self.train_images is not None:
+            notes.append(f"{self.train_images:,} training images only.")
+        return notes
+
+    def _on_modules(self) -> list[str]:
+        notes = [
+            f"Adam at {self.module_rate:g} for the modules; the paper: 1e-4 over a longer run."
+        ]
+        if self.module == "local_ce":
+            notes.append("Modules are trained on the labels; the paper has no such row.")
+        else:
+            notes.append(
+                f"Module losses: {self.element.upper()}, {self.reduction} over elements, mean over "
+                "the batch; the paper: L1, reduction not said."
+            )
+        if self.module in ("vfbn", "direct", "sobolev"):
+            notes.append(
+                "Targets are true gradients: rows of the gradient of the batch's summed loss."
+                if self.targets == "true"
+                else "Targets are bootstrapped (Jaderberg et al. 2016); the paper: true gradients."
+            )
+        if self.module == "sobolev" and self.gradient_weight != 1:
+            notes.append(
+                f"Gradient term times {self.gradient_weight:g}; no weight in the paper."
+            )
+        if self.label_weight:
+            notes.append(f"Label derivative too, times {self.label_weight:g} (SM 4.1).")
+        if self.hidden is not None:
+            paper = f"; the paper: {64 if self.pooled else 128}" if self.network != "mlp" else ""
+            notes.append(f"Modules with {self.hidden} hidden channels{paper}.")
+        if self.bandwidth is not None:
+            notes.append(f"Kink kernel of width {self.bandwidth:g} in the modules' ReLU.")
         return notes
 
 

@@ -11,7 +11,17 @@ from sobolev_lib.claims import Claim, Finding
 from sobolev_lib.ledger import Record
 from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.table1.paper import BLOCKS, METRICS, NAMES, Block
-from sobolev_lib.table1.runs import DATA, FEWEST, Group, command, describe, groups, read, shown
+from sobolev_lib.table1.runs import (
+    DATA,
+    FEWEST,
+    Group,
+    command,
+    describe,
+    groups,
+    notes,
+    read,
+    shown,
+)
 from sobolev_lib.table1.verdicts import claims_on
 
 
@@ -110,8 +120,8 @@ def _row(block: Block, found: Group, row: str) -> str:
     where = DATA.get(found.config["data"], found.config["data"])
     if where not in block.title:  # a subset says so in its row
         mine.append(f"<small style='white-space:normal'>on {escape(where)}</small>")
-    notes = [] if not runs else [*runs[0].deviations, f"Run on: {runs[0].device}"]
-    how = _how(notes, command(found.arm, row, found))
+    differs = [] if not runs else [*notes(runs[0]), f"Run on: {runs[0].device}"]
+    how = _how(differs, command(found.arm, row, found))
     cells = (
         "<br>".join(paper) or f"<small style='white-space:normal'>{missing}</small>",
         "<br>".join(mine) + how,
@@ -138,11 +148,11 @@ def _deviation(values: Sequence[float]) -> str:
     return f"<small>, s.d. {np.std(values, ddof=1):.2f}</small>"
 
 
-def _how(notes: Sequence[str], words: str) -> str:
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    differs = f"Differs from the paper:<ul>{listed}</ul>" if notes else ""
+def _how(differs: Sequence[str], words: str) -> str:
+    listed = "".join(f"<li>{escape(note)}</li>" for note in differs)
+    said = f"Differs from the paper:<ul>{listed}</ul>" if differs else ""
     return (
-        f"<details><summary>how</summary><small style='white-space:normal'>{differs}"
+        f"<details><summary>how</summary><small style='white-space:normal'>{said}"
         f"<code>{escape(words)}</code></small></details>"
     )
 

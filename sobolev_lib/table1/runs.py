@@ -111,6 +111,15 @@ def describe(config: dict[str, Any], deviations: Sequence[str] = ()) -> str:
     return ", ".join(parts)
 
 
+def notes(record: Record) -> list[str]:
+    """Where a run differs from the paper, in the words of this version of the library.
+
+    Made from its configuration; what the images were is known to the record only.
+    """
+    images = [note for note in record.deviations if "JPEG copies" in note]
+    return [*training.Setting(**record.config).deviations(), *images]
+
+
 def groups(records: Iterable[Record]) -> list[Group]:
     """Sort records into experiments: arms in their order, the one with most runs first."""
     found: dict[str, Group] = {}
