@@ -6,7 +6,7 @@ import pytest
 from matplotlib import pyplot as plt
 from test_table1 import COSINE, TOP1, made
 
-from sobolev_lib import table1
+from sobolev_lib import ledger, table1
 from sobolev_lib.figures import style
 from sobolev_lib.figures import table1 as figures
 from sobolev_lib.ledger import Record
@@ -125,7 +125,7 @@ def test_cosine_by_split_has_a_panel_for_each_arm_with_runs():
     records = made() + made("digits", {"vfbn": 90.0, "backprop": 91.0})
     arms = ["digits", "digits_deep", "cifar10_reduced"]
     fig = figures.cosine_by_split(arms, records=records)
-    assert [ax.get_title(loc="left") for ax in fig.axes] == ["digits", "cifar10_reduced"]
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["Digits", "CIFAR-10"]
     names = [t.get_text() for t in fig.legends[0].texts]
     assert names == ["Direct SG", "VFBN", "Critic", "Sobolev", "Local CE"]
 
@@ -140,7 +140,9 @@ def test_accuracy_against_cosine_places_rows_at_their_means():
     records = [r for r in made(seeds=3) if r.config["module"] == "direct"]
     mean = np.mean([np.mean(r.metrics["cosine"]) for r in records])
     assert (round(mean, 6), round(np.mean([r.metrics["top1"] for r in records]), 6)) in big
-    assert len(big) == len(COSINE) and "backpropagation" in [t.get_text() for t in ax.texts]
+    assert len(big) == len(COSINE)
+    labels = [text.get_text() for text in ax.figure.legends[0].get_texts()]
+    assert labels[-1] == "Backpropagation" and len(labels) == len(COSINE) + 1
 
 
 def speed(row, images, flops, arm="cifar10", device="a GPU"):
@@ -177,3 +179,32 @@ def test_probed_draws_the_chosen_split():
     axes = figures.probed(found, split=2).axes
     line = next(ln for ln in axes[1].lines if ln.get_label() == "Critic")
     assert list(line.get_ydata()) == [p.right[2] for _, p in found["critic"]]
+
+
+def test_panels_wrap_and_say_what_they_show():
+    arms = ["digits", "digits_deep", "cifar10_reduced", "imagenette_reduced_1",
+            "imagenette_reduced_3", "imagenet200_reduced_1"]  # fmt: skip
+    records = [r for arm in arms for r in made(arm, seeds=3)]
+    fig = figures.cosine_by_split(arms, records=records)
+    titles = [ax.get_title(loc="left") for ax in fig.axes if ax.get_visible()]
+    assert titles == ["Digits", "Digits, deep", "CIFAR-10", "Imagenette, 1 split",
+                      "Imagenette, 3 splits", "200 classes, 1 split"]  # fmt: skip
+    assert len({ax.get_subplotspec().rowspan.start for ax in fig.axes}) == 2
+
+
+def test_pulls_draw_the_records_of_a_row(tmp_path):
+    book = ledger.Ledger(probing.EXPERIMENT, tmp_path)
+    chosen = training.settings("digits", ["critic", "local_ce"], epochs=1)
+    probing.sweep(chosen, [0, 1], book, times=2, batch=16, quiet=True)
+    records = book.read()
+    assert len(figures.probed_runs("digits", "critic", records)) == 2
+    above, pull = figures.pulls(["digits", "cifar10_reduced"], records=records).axes
+    runs = [r for r in records if r.config["module"] == "critic"]
+    for ax, name in ((above, "above"), (pull, "pull")):
+        expected = np.mean([[p[1] for p in r.metrics[name]] for r in runs], axis=0)
+        assert ax.lines[1].get_ydata() == pytest.approx(expected)
+        assert ax.lines[1].get_xdata() == pytest.approx([0, 0.5, 1])
+    local = figures.pulls(["digits"], "local_ce", records).axes[1].lines[:3]
+    assert all(line.get_ydata() == pytest.approx([1.0] * 3) for line in local)
+    said = [t.get_text() for t in figures.pulls(["cifar10_reduced"], records=records).axes[0].texts]
+    assert said[1] == "python -m sobolev_lib probes --arm cifar10_reduced --rows critic"

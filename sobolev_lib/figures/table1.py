@@ -17,11 +17,21 @@ from matplotlib.ticker import MaxNLocator
 from sobolev_lib import table1
 from sobolev_lib.figures import style
 from sobolev_lib.ledger import Ledger, Record
+from sobolev_lib.synthetic_gradients import probing, training
 from sobolev_lib.synthetic_gradients.probing import Probe
 from sobolev_lib.table1 import NAMES, Group, spread
 
 ALIGNED = ("direct", "vfbn", "critic", "sobolev", "local_ce", "sobolev_mean", "sobolev_kernel")
 """Rows with a synthetic gradient, for figures of its cosine."""
+
+LABELS = {"cosine": "Cosine over examples", "batch_cosine": "Cosine of the batch"}
+"""The two measures of alignment, for axes."""
+
+DASHES, MARKS = ("-", "--", ":"), ("o", "s", "^")
+"""Looks of the splits, from the input."""
+
+COLUMNS = 4
+"""Panels in a row, at most: more cannot be read."""
 
 
 def method(row: str) -> str:
@@ -165,7 +175,7 @@ def cosine_over_training(
 
     ``metric`` as for :meth:`sobolev_lib.table1.Group.cosine`, here and below.
     """
-    return _by_split(arm, rows, records, metric, "Cosine to the true gradient")
+    return _by_split(arm, rows, records, metric, LABELS[metric])
 
 
 def scale_over_training(
@@ -239,7 +249,7 @@ def _line(
         for end in ("centre", "low", "high")
     )
     look = _options(row) | {"markersize": 4} | options
-    (line,) = ax.plot(x, centre, label=NAMES[row], **look)
+    (line,) = ax.plot(x, centre, **({"label": NAMES[row]} | look))
     ax.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
     return line
 
@@ -267,23 +277,33 @@ def cosine_by_split(
     found = _measured(arms, rows, records, metric)
     if not found:
         return _nothing(arms[0])
-    fig, axes = style.figure(
-        1, len(found), width="wide" if len(found) > 1 else "text", height=3.8, sharey=True,
-        squeeze=False,
-    )  # fmt: skip
-    for ax, g in zip(axes[0], found, strict=True):
+    fig, panels = _grid(len(found), sharey=True)
+    for ax, g in zip(panels, found, strict=True):
         shown = [row for row in rows if len(g.cosine(row, metric))]
         shifts = np.linspace(-0.3, 0.3, len(shown)) if len(shown) > 1 else [0.0]
         for row, shift in zip(shown, shifts, strict=True):
             _dots(ax, row, float(shift), g.cosine(row, metric))
         splits = g.config["splits"]
         ax.set_xticks(range(len(splits)), splits)
-        ax.set(title=g.arm, xlabel="Split", xlim=(-0.5, len(splits) - 0.5))
+        ax.set(title=g.short, xlabel="Split", xlim=(-0.5, len(splits) - 0.5))
         ax.axhline(0, color="#777777", linewidth=0.8)
         ax.grid(visible=False, axis="x")
-    axes[0, 0].set_ylabel("Cosine to the true gradient")
+    fig.supylabel(LABELS[metric], fontsize=10)
     _legend(fig, [row for row in rows if any(len(g.cosine(row, metric)) for g in found)])
     return fig
+
+
+def _grid(count: int, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Panels in rows of at most :data:`COLUMNS`; places that are left over stay empty."""
+    columns = min(count, COLUMNS)
+    lines = -(-count // columns)
+    fig, axes = style.figure(
+        lines, columns, width="wide" if count > 1 else "text", height=0.8 + 2.7 * lines,
+        squeeze=False, **options,
+    )  # fmt: skip
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return fig, list(axes.flat[:count])
 
 
 def _dots(ax: Axes, row: str, shift: float, cosines: np.ndarray) -> None:
@@ -296,10 +316,13 @@ def _dots(ax: Axes, row: str, shift: float, cosines: np.ndarray) -> None:
         ax.plot(np.full(len(values), x), values, ".", color=look["color"], alpha=0.4, markersize=3)
 
 
-def _legend(fig: Figure, rows: Sequence[str]) -> None:
+def _legend(fig: Figure, rows: Sequence[str], reference: bool = False) -> None:
     handles = [
         Line2D([], [], **(_options(row) | {"linestyle": "none"}), label=NAMES[row]) for row in rows
     ]
+    if reference:
+        colour = style.COLOURS["backprop"]
+        handles.append(Line2D([], [], color=colour, linestyle="--", label=NAMES["backprop"]))
     fig.legend(handles=handles, loc="outside lower center", ncols=min(len(rows), 4))
 
 
@@ -313,23 +336,17 @@ def accuracy_against_cosine(
     found = _measured(arms, rows, records, metric)
     if not found:
         return _nothing(arms[0])
-    fig, axes = style.figure(
-        1, len(found), width="wide" if len(found) > 1 else "text", height=3.8, squeeze=False
-    )
-    for ax, g in zip(axes[0], found, strict=True):
+    fig, panels = _grid(len(found))
+    for ax, g in zip(panels, found, strict=True):
         for row in rows:
             _cloud(ax, row, g, metric)
         reference = list(g.values("backprop").values())
         if reference:
             ax.axhline(float(np.mean(reference)), color=style.COLOURS["backprop"], linestyle="--")
-            ax.text(
-                0.99, float(np.mean(reference)), "backpropagation", va="bottom", ha="right",
-                transform=ax.get_yaxis_transform(), fontsize=8,
-                color=style.TEXT_COLOURS["backprop"],
-            )  # fmt: skip
-        ax.set(title=g.arm, xlabel="Mean cosine over splits")
-    axes[0, 0].set_ylabel("Test accuracy, top 1 (%)")
-    _legend(fig, [row for row in rows if any(len(g.cosine(row, metric)) for g in found)])
+        ax.set(title=g.short)
+    fig.supylabel("Test accuracy, top 1 (%)", fontsize=10)
+    fig.supxlabel(f"{LABELS[metric]}, mean over splits", fontsize=10)
+    _legend(fig, [row for row in rows if any(len(g.cosine(row, metric)) for g in found)], True)
     return fig
 
 
@@ -343,8 +360,11 @@ def _cloud(ax: Axes, row: str, found: Group, metric: str) -> None:
         return
     x, y = np.array(pairs).T
     look = _options(row) | {"linestyle": "none"}
+    across, up = spread(list(x)), spread(list(y))
     ax.plot(x, y, ".", color=look["color"], alpha=0.5, markersize=4)
-    ax.plot(x.mean(), y.mean(), **look, markersize=8)
+    ax.plot([across.low, across.high], [up.centre] * 2, color=look["color"], linewidth=1)
+    ax.plot([across.centre] * 2, [up.low, up.high], color=look["color"], linewidth=1)
+    ax.plot(across.centre, up.centre, **look, markersize=8)
 
 
 def throughput(arm: str, records: Sequence[Record] | None = None) -> Figure:
@@ -395,8 +415,8 @@ def _bars(ax: Axes, found: Mapping[str, Mapping[str, float]]) -> None:
             label="from operations" if k == 0 else None,
         )  # fmt: skip
         ax.annotate(
-            f"{measured:.2f}", (measured, -k), xytext=(3, 0), textcoords="offset points",
-            va="center", fontsize=8,
+            f"{measured:.2f}", (max(measured, predicted), -k), xytext=(3, 0),
+            textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
     ax.set_yticks([-k for k in range(len(found))], [NAMES[row] for row in found])
     ax.set_xlabel("Images per second, backpropagation = 1")
@@ -430,6 +450,60 @@ def probed(found: Mapping[str, Sequence[tuple[int, Probe]]], split: int = 0) -> 
         ax.set_xlabel("Step")
     _legend(fig, list(found))
     return fig
+
+
+def pulls(
+    arms: Sequence[str], row: str = "critic", records: Sequence[Record] | None = None
+) -> Figure:
+    """Whether modules are local classifiers, over training: a column for each arm.
+
+    Upper row: the share of examples whose loss a module puts above the true one.  Lower row: the
+    cosine of its own loss's gradient with that of the labels' cross entropy.
+
+    Parameters
+    ----------
+    arms : sequence of str
+        Arms of :data:`.training.ARMS`.
+    row : str
+        Row of :data:`.training.ROWS`.
+    records : sequence of Record, optional
+        Those of the ledger "probes" unless given.
+    """
+    found = {arm: runs for arm in arms if (runs := probed_runs(arm, row, records))}
+    if not found:
+        return _nothing(arms[0], f"python -m sobolev_lib probes --arm {arms[0]} --rows {row}")
+    fig, axes = style.figure(
+        2, len(found), width="wide", height=5.0, sharex="col", sharey="row", squeeze=False
+    )
+    for column, runs in zip(axes.T, found.values(), strict=True):
+        for ax, name in zip(column, ("above", "pull"), strict=True):
+            _pulled(ax, row, runs, name)
+        column[0].set_title(Group(runs[0].config, runs[0].scale, {}).short)
+        column[1].set_xlabel("Epoch")
+    axes[0, 0].set(ylabel="Share of losses above", ylim=(-0.05, 1.05))
+    axes[1, 0].set(ylabel="Pull of the labels, cosine", ylim=(-1.05, 1.05))
+    fig.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return fig
+
+
+def probed_runs(
+    arm: str, row: str = "critic", records: Sequence[Record] | None = None
+) -> list[Record]:
+    """Records of the ledger "probes" of an arm and a row."""
+    every = Ledger(probing.EXPERIMENT).read() if records is None else records
+    return [r for r in every if r.config["arm"] == arm and training.row_of(r.config) == row]
+
+
+def _pulled(ax: Axes, row: str, runs: Sequence[Record], name: str) -> None:
+    """One line a split, the lowest drawn in full."""
+    steps = np.array(runs[0].metrics["steps"])
+    epochs = steps / steps[-1] * runs[0].config["epochs"]
+    for k, split in enumerate(runs[0].config["splits"]):
+        curves = [[point[k] for point in r.metrics[name]] for r in runs]
+        look = {"linestyle": DASHES[k % 3], "marker": MARKS[k % 3], "label": f"after {split}"}
+        _line(ax, row, epochs, curves, **look)
+    if name == "pull":
+        ax.axhline(0, color="#777777", linewidth=0.8)
 
 
 def timed(*arms: str, records: Sequence[Record] | None = None) -> str:

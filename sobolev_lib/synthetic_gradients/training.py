@@ -194,9 +194,7 @@ class Setting:
                 else "Targets are bootstrapped (Jaderberg et al. 2016); the paper: true gradients."
             )
         if self.module == "sobolev" and self.gradient_weight != 1:
-            notes.append(
-                f"Gradient term times {self.gradient_weight:g}; no weight in the paper."
-            )
+            notes.append(f"Gradient term times {self.gradient_weight:g}; no weight in the paper.")
         if self.label_weight:
             notes.append(f"Label derivative too, times {self.label_weight:g} (SM 4.1).")
         if self.hidden is not None:

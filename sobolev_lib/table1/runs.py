@@ -29,6 +29,14 @@ DATA = {
     "imagenet": "ImageNet",
 }
 
+SHORT = {
+    "digits": "Digits",
+    "cifar10": "CIFAR-10",
+    "imagenette": "Imagenette",
+    "imagenet200": "200 classes",
+    "imagenet": "ImageNet",
+}
+
 ROW_KEYS = frozenset(name for row in training.ROWS.values() for name in row)
 """Entries of a configuration that tell rows apart; the others are one experiment's."""
 
@@ -65,6 +73,16 @@ class Group:
     def seeds(self) -> int:
         """Largest number of seeds of a row."""
         return max(len(runs) for runs in self.rows.values())
+
+    @property
+    def short(self) -> str:
+        """Name for a panel: the data, and what tells apart experiments on the same data."""
+        name = SHORT.get(self.config["data"], str(self.config["data"]))
+        if (self.config["depth"] or 8) > 8:
+            name += ", deep"
+        splits = len(self.config["splits"])
+        several = self.config["network"] == "resnet50"
+        return name + (f", {splits} split{'s'[: splits - 1]}" if several else "")
 
     @property
     def title(self) -> str:

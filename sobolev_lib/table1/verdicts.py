@@ -218,9 +218,10 @@ def _aligned(block: str) -> _Measure:
             row: ", ".join(f"{c:.2f}" for c in found.cosine(row).mean(axis=0))
             for row in ("sobolev", "critic")
         }
+        differences = ", ".join(f"{gain:+.2f}" for gain in gains)
         ours = (
             f"cosine by split, from the input: Sobolev {means['sobolev']}, "
-            f"Critic {means['critic']}; {found.title}"
+            f"Critic {means['critic']}, difference {differences}; {found.title}"
         )
         words = {verdict(gain) for gain in gains}
         word = words.pop() if len(words) == 1 else FAILS if FAILS in words else OPEN
