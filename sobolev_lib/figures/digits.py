@@ -79,29 +79,18 @@ def difference(
     return interval([a[seed] - b[seed] for seed in common]) if len(common) > 1 else None
 
 
-def ranking(records: Records, arm: str = "digits") -> list[str]:
-    """Rows with records, from the lowest interquartile mean of the test accuracy to the highest.
-
-    Of those that :func:`sum_or_mean` draws, Noprop and Direct SG.
-    """
-    wanted = {"noprop", "direct", *REDUCTION_ROWS}
-    found = {row: runs for row, runs in by_row(records, arm).items() if row in wanted}
-    centres = {row: _centre(runs) for row, runs in found.items() if len(_values(runs))}
-    return sorted(centres, key=lambda row: centres[row])
-
-
 def failures(
     records: Records, row: str, arm: str = "digits", points: float = 5.0
 ) -> tuple[int, int]:
-    """Seeds of a row that end ``points`` or more below backpropagation's centre, and all its seeds.
+    """Seeds of a row that end ``points`` or more below the critic's centre, and all its seeds.
 
-    (0, 0) without records of the row or of backpropagation.
+    The critic is the row that fails least on the deep network; (0, 0) without records of it.
     """
     rows = by_row(records, arm)
-    if row not in rows or "backprop" not in rows:
+    if row not in rows or "critic" not in rows:
         return 0, 0
     values = _values(rows[row])
-    return int((values <= _centre(rows["backprop"]) - points).sum()), len(values)
+    return int((values <= _centre(rows["critic"]) - points).sum()), len(values)
 
 
 def said(found: Interval | None, spec: str = "") -> str:
@@ -367,7 +356,7 @@ def examples(found: Fidelity, split: int = 2, every: int = 3) -> Figure:
     k = split - 1
     both = (
         ("truth", "o", "Batch statistics", found.cosine[k], found.norm[k]),
-        ("sobolev", "s", "Statistics frozen", found.frozen[k], found.frozen_norm[k]),
+        ("smooth", "s", "Statistics frozen", found.frozen[k], found.frozen_norm[k]),
     )
     loss = np.maximum(found.loss, 1e-12)
     for method, marker, label, cosines, norms in both:
