@@ -119,6 +119,12 @@ def test_gaps_where_a_run_diverged():
 def test_scale_is_logarithmic():
     axes = figures.scale_over_training("cifar10_reduced", records=made()).axes
     assert all(ax.get_yscale() == "log" for ax in axes)
+    records = made(top1={"critic": 90.0}, seeds=3)
+    for r, first in zip(records, (0.0, 0.01, 1.0), strict=True):  # 0: no logarithm, left out
+        r.metrics["curve"]["scale"][0] = [first] * 3
+    ax = figures.scale_over_training("cifar10_reduced", records=records).axes[0]
+    critic = next(line for line in ax.lines if line.get_label() == "Critic")
+    assert critic.get_ydata()[0] == pytest.approx(0.1)
 
 
 def test_cosine_by_split_has_a_panel_for_each_arm_with_runs():

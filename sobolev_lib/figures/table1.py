@@ -21,8 +21,14 @@ from sobolev_lib.synthetic_gradients import probing, training
 from sobolev_lib.synthetic_gradients.probing import Probe
 from sobolev_lib.table1 import NAMES, Group, spread
 
-ALIGNED = ("direct", "vfbn", "critic", "sobolev", "local_ce", "sobolev_mean", "sobolev_kernel")
+ALIGNED = (
+    *("direct", "vfbn", "critic", "sobolev", "local_ce"),
+    *("sobolev_tenfold", "sobolev_mean", "sobolev_kernel"),
+)
 """Rows with a synthetic gradient, for figures of its cosine."""
+
+VARIANTS = {"sobolev_tenfold": "p", "sobolev_tenth": "d"}
+"""Marks of variants; the others have that of what they vary, open."""
 
 LABELS = {"cosine": "Cosine over examples", "batch_cosine": "Cosine of the batch"}
 """The two measures of alignment, for axes."""
@@ -47,7 +53,7 @@ def _options(row: str) -> dict[str, Any]:
     variant = row not in style.COLOURS and key != "kernel"
     return {
         "color": style.COLOURS[key],
-        "marker": style.MARKERS[key],
+        "marker": VARIANTS.get(row, style.MARKERS[key]),
         "linestyle": (0, (1, 1)) if variant else style.DASHES[key],
         "markerfacecolor": "white" if variant else style.COLOURS[key],
     }
@@ -234,20 +240,32 @@ def _split_line(ax: Axes, row: str, found: Group, name: str, split: int) -> Line
         for r in runs
         if len(r.metrics["curve"].get(name, [])) == len(steps)
     ]
-    return _line(ax, row, epochs, values, marker="")
+    return _line(ax, row, epochs, values, name == "scale", marker="")
 
 
 def _line(
-    ax: Axes, row: str, x: np.ndarray, curves: Sequence[Sequence[float]], **options: Any
+    ax: Axes,
+    row: str,
+    x: np.ndarray,
+    curves: Sequence[Sequence[float]],
+    ratios: bool = False,
+    **options: Any,
 ) -> Line2D:
-    """Centre and band over seeds at each place; seeds without a number there are left out."""
+    """Centre and band over seeds at each place; seeds without a number there are left out.
+
+    ``ratios`` are averaged by their logarithms.
+    """
     table = np.array(curves, dtype=float)
+    if ratios:
+        table = np.log10(np.where(table > 0, table, np.nan))  # Direct SG starts at zero
     columns = [column[np.isfinite(column)] for column in table.T]
     spreads = [spread(list(c)) if len(c) else None for c in columns]
     centre, low, high = (
         np.array([np.nan if s is None else getattr(s, end) for s in spreads])
         for end in ("centre", "low", "high")
     )
+    if ratios:
+        centre, low, high = (np.power(10.0, y) for y in (centre, low, high))
     look = _options(row) | {"markersize": 4} | options
     (line,) = ax.plot(x, centre, **({"label": NAMES[row]} | look))
     ax.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
@@ -285,7 +303,8 @@ def cosine_by_split(
             _dots(ax, row, float(shift), g.cosine(row, metric))
         splits = g.config["splits"]
         ax.set_xticks(range(len(splits)), splits)
-        ax.set(title=g.short, xlabel="Split", xlim=(-0.5, len(splits) - 0.5))
+        # few seeds have intervals that leave the range of a cosine
+        ax.set(title=g.short, xlim=(-0.5, len(splits) - 0.5), ylim=(-0.4, 1.02))
         ax.axhline(0, color="#777777", linewidth=0.8)
         ax.grid(visible=False, axis="x")
     fig.supylabel(LABELS[metric], fontsize=10)
@@ -343,9 +362,8 @@ def accuracy_against_cosine(
         reference = list(g.values("backprop").values())
         if reference:
             ax.axhline(float(np.mean(reference)), color=style.COLOURS["backprop"], linestyle="--")
-        ax.set(title=g.short)
+        ax.set(title=g.short, xlabel=LABELS[metric])
     fig.supylabel("Test accuracy, top 1 (%)", fontsize=10)
-    fig.supxlabel(f"{LABELS[metric]}, mean over splits", fontsize=10)
     _legend(fig, [row for row in rows if any(len(g.cosine(row, metric)) for g in found)], True)
     return fig
 
