@@ -518,8 +518,10 @@ def _pulled(ax: Axes, row: str, runs: Sequence[Record], name: str) -> None:
     epochs = steps / steps[-1] * runs[0].config["epochs"]
     for k, split in enumerate(runs[0].config["splits"]):
         curves = [[point[k] for point in r.metrics[name]] for r in runs]
-        look = {"linestyle": DASHES[k % 3], "marker": MARKS[k % 3], "label": f"after {split}"}
-        _line(ax, row, epochs, curves, **look)
+        _line(
+            ax, row, epochs, curves, linestyle=DASHES[k % 3], marker=MARKS[k % 3],
+            label=f"after {split}",
+        )  # fmt: skip
     if name == "pull":
         ax.axhline(0, color="#777777", linewidth=0.8)
 
