@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment; return the exit status."""
     options = _parser().parse_args(arguments)
     device = getattr(options, "device", "cpu")
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        print(f"--device is {device!r}; it must be cpu, cuda or cuda:K", file=sys.stderr)
+        return 2
     if device.startswith("cuda") and not torch.cuda.is_available():
         print(
             "--device is cuda, but PyTorch sees no CUDA device; use --device cpu", file=sys.stderr
@@ -30,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         said = options.act(options)
-    except (ValueError, RuntimeError) as error:  # LedgerError and DataError among them
+    except (ValueError, RuntimeError, OSError) as error:  # LedgerError and DataError among them
         print(f"error: {error}", file=sys.stderr)
         return 2
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
@@ -72,7 +75,10 @@ def _regression(options: argparse.Namespace) -> str:
 
 
 def _synthetic_gradients(options: argparse.Namespace) -> str:
-    names = ("batch", "epochs", "width", "image_size", "train_images", "precision", "module_rate")
+    sizes = ("batch", "epochs", "width", "image_size", "train_images", "precision")
+    names = (*sizes, "learning_rate", "module_rate")
+    if options.seconds is not None and (options.workers > 1 or options.scheduler):
+        raise ValueError("--seconds needs one process: leave out --workers and --scheduler")
     changes = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
     if options.hogwild:
         changes["hogwild"] = True
@@ -168,12 +174,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument(
-        "--seeds", type=int, default=1, help="number of seeds (default: %(default)s)"
+        "--seeds", type=_positive, default=1, help="number of seeds (default: %(default)s)"
     )
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, help="instead of the arm's")
+    parser.add_argument("--first-seed", type=_natural, default=0)
+    parser.add_argument("--batch", type=_positive, help="instead of the arm's")
     parser.add_argument(
-        "--workers", type=int, default=1, help="local processes (default: %(default)s)"
+        "--workers", type=_positive, default=1, help="local processes (default: %(default)s)"
     )
     parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler that runs the jobs")
     parser.add_argument("--ledger", type=Path, help="folder of the ledger (default: data/ledger)")
@@ -242,6 +248,7 @@ def _add_synthetic_gradients(parser: argparse.ArgumentParser) -> None:
     _add_rows(parser)
     for name in ("epochs", "width", "image-size", "train-images"):
         parser.add_argument(f"--{name}", type=int, help="instead of the arm's")
+    parser.add_argument("--learning-rate", type=float, help="SGD's, instead of the arm's")
     parser.add_argument("--module-rate", type=float, help="Adam's, instead of the arm's")
     parser.add_argument(
         "--hogwild", action="store_true", help="modules in shared memory (with torchrun, CPU)"
@@ -265,7 +272,7 @@ def _add_probes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arm", choices=list(training.ARMS), metavar="ARM", help="default: digits")
     rows = [row for row, changes in training.ROWS.items() if changes["module"] in probing.PROBED]
     parser.add_argument("--rows", nargs="+", choices=rows, default=["critic"], metavar="ROW")
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: 1)")
+    parser.add_argument("--seeds", type=_positive, default=1, help="number of seeds (default: 1)")
     parser.add_argument("--ledger", type=Path, help="folder of the ledger (default: data/ledger)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(act=_probes)
@@ -279,6 +286,18 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="where to write (default: data/images)")
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     parser.set_defaults(act=_images)
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
+    return int(text)
 
 
 def _states() -> Path:

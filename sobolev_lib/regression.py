@@ -434,10 +434,8 @@ class Training:
 
     def _load(self) -> None:
         assert self.path is not None
-        notes = states.load(
-            self.path, self.stack, {"adam": self.optimizer}, ("step", "seconds", "curve"),
-            self.device,
-        )  # fmt: skip
+        names = ("step", "seconds", "curve")
+        notes = states.load(self.path, self.stack, {"adam": self.optimizer}, names)
         self.step, self.seconds, self.curve = notes["step"], notes["seconds"], notes["curve"]
 
 

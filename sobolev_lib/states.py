@@ -1,8 +1,9 @@
 """States of trainings that are not over: written so that no cut spoils them, read without pickle.
 
 A state holds the tensors of a network, those of its optimisers, and *notes* (the step, curves),
-which are JSON.  What comes back is the same to the last bit, so a resumed run ends with the weights
-of one that was never stopped.
+which are JSON.  What comes back is the same to the last bit, and laid out as in memory before, so a
+resumed run ends with the weights of one that was never stopped: to the last bit on the CPU, up to
+the order in which its kernels add on a GPU.
 """
 
 from __future__ import annotations
@@ -54,7 +55,6 @@ def load(
     net: nn.Module,
     optimizers: Optimizers,
     names: Sequence[str],
-    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Put a state back into a network and its optimisers; return the notes.
 
@@ -66,8 +66,6 @@ def load(
         Of the same form as those that were saved; changed in place.
     names : sequence of str
         Notes that the state must have.
-    device : torch.device or str
-        Where the optimisers' tensors belong.
 
     Raises
     ------
@@ -75,20 +73,28 @@ def load(
         If the file is damaged, or not the state of this network; see :func:`unreadable`.
     """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         notes = {name: json.loads(meta[name]) for name in names}
         net.load_state_dict(_below("net", tensors))
         for name, optimizer in optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in _below(name, tensors).items():
-                index, entry = key.split(".")
-                state.setdefault(int(index), {})[entry] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            _fill(optimizer, _below(name, tensors))
+    except (SafetensorError, LookupError, ValueError, RuntimeError) as error:
         raise unreadable(path, str(error)) from error
     return notes
+
+
+def _fill(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, entry = key.split(".")
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:  # channels last stays so: momenta are read beside it
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[entry] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def unreadable(path: Path, why: str) -> ValueError:

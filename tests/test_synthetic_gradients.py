@@ -21,6 +21,7 @@ from sobolev_lib.synthetic_gradients import (
     networks,
 )
 from sobolev_lib.synthetic_gradients import modules as sg
+from sobolev_lib.synthetic_gradients.decoupling import cross_entropy
 
 F64 = torch.float64
 
@@ -581,3 +582,60 @@ def test_a_network_that_is_not_a_sequence_is_refused():
 
     with pytest.raises(ValueError, match="one after the other"):
         decouple(Skip(), ["a"], example=torch.randn(2, 6))
+
+
+# ---------------------------------------------------------------- networks as users have them
+
+
+def test_a_segment_without_parameters_gets_no_gradient_and_needs_none():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = torch.randn(5, 3, 4), torch.tensor([0, 2, 1, 1, 0])
+    for mode in ("noprop", "vfbn", "critic", "sobolev"):
+        net = decouple(network, ["0", "2"], mode, example=x)
+        net.zero_grad()
+        net.accumulate(x, y)
+        assert network[3].weight.grad is not None
+        assert (network[1].weight.grad is None) == (mode == "noprop")
+
+
+def test_a_frozen_segment_stays_as_it_is():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    network[0].requires_grad_(False)
+    x, y = torch.randn(5, 4), torch.tensor([0, 2, 1, 1, 0])
+    for targets in ("true", "bootstrapped"):
+        net = decouple(network, ["1", "3"], "sobolev", example=x, targets=targets)
+        step = net.accumulate(x, y, measure=True)
+        assert network[0].weight.grad is None and network[2].weight.grad is not None
+        assert len(step.cosines) == 2 and all(p.grad is not None for p in net.module_parameters())
+
+
+def test_decoupling_leaves_frozen_batch_statistics_frozen():
+    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    network.train()
+    network[1].eval()
+    decouple(network, ["2"], "critic", example=torch.randn(5, 4))
+    assert [part.training for part in network] == [True, False, True, True] and network.training
+
+
+def test_more_classes_than_outputs_are_refused():
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(ValueError, match="classes is 5; the network has 3 outputs"):
+        decouple(network, ["1"], example=torch.zeros(2, 4), classes=5)
+    with pytest.raises(ValueError, match="hidden is 0"):
+        decouple(network, ["1"], example=torch.zeros(2, 4), hidden=0)
+
+
+def test_signals_stop_at_the_input_of_a_segment():
+    """No backward pass makes the gradient of an input that nobody asks for."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    x, y = torch.randn(5, 4), torch.tensor([0, 2, 1, 1, 0])
+    for targets, reached in (("true", [False] * 2), ("bootstrapped", [True] * 2)):
+        net = decouple(network, ["1", "3"], "sobolev", example=x, targets=targets)
+        inputs, outputs = net._forward(x)
+        predictions = [m(h, y) for m, h in zip(net.synthesizers, outputs, strict=False)]
+        loss = cross_entropy(outputs[-1], y)
+        arrived = net._send(inputs, outputs, loss, predictions)
+        assert [g is not None for g in arrived] == reached

@@ -199,7 +199,17 @@ def test_out_of_memory_suggests_a_batch(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(run.net, "accumulate", full)
-    with pytest.raises(RuntimeError, match="batch = 32; try batch = 16"):
+    with pytest.raises(RuntimeError, match=r"batch = 32; try --batch 16 --learning-rate 0\.05"):
+        run.run()
+
+    def full_cpu(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 B")
+
+    monkeypatch.setattr(run.net, "accumulate", full_cpu)
+    with pytest.raises(RuntimeError, match="try --batch 16"):
+        run.run()
+    monkeypatch.setattr(run.net, "accumulate", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):  # other errors stay what they are
         run.run()
 
 
@@ -517,7 +527,8 @@ def test_flops_by_hand():
     assert throughput.flops(setting, data) == wanted
     noprop = throughput.flops(tiny("noprop"), data)
     top = products[6:]
-    assert noprop == 2 * (sum(products[:6]) + 3 * sum(top))
+    # nor that of the top segment's input, where no module asks for it
+    assert noprop == 2 * (sum(products[:6]) + 3 * sum(top) - top[0])
 
 
 def test_throughput_records(tmp_path):
@@ -556,7 +567,7 @@ def test_command_line_prepares_images(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_torchrun(tmp_path):
-    """The command of the README, on two processes."""
+    """The command of data/README.md, on two processes."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words += ["-m", "sobolev_lib", "synthetic_gradients", "--rows", "sobolev"]
     words += ["--epochs", "1", "--hogwild", "--quiet", "--ledger", str(tmp_path)]
@@ -582,3 +593,143 @@ def test_compiled_training_is_the_same_training(row):
         run.run(until=3)
     for name, value in weights(plain).items():
         torch.testing.assert_close(fast.net.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def test_states_are_saved_when_due_only(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(training.states, "save", lambda path, *_: saved.append(path))
+    book = Ledger(training.EXPERIMENT, tmp_path)
+    training.sweep([tiny(epochs=20)], [0], book, folder=tmp_path, quiet=True, save_every=1e9)
+    assert not saved
+    training.sweep([tiny(epochs=20)], [1], book, folder=tmp_path, quiet=True, save_every=0.0)
+    assert len(saved) >= 20
+    del saved[:]
+    Training(tiny(), 0, folder=tmp_path, save_every=1e9).run(until=1)
+    assert len(saved) == 1  # who stops a run by hand can go on
+
+
+def test_ranks_share_one_batch(monkeypatch):
+    setting = tiny(workers=2)
+    whole = Training(tiny(), 0)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(hogwild, "world", lambda rank=rank: (rank, 2))
+        parts.append(Training(setting, 0))
+    for step in (0, 2, 4):
+        x, y = whole.batch(step)
+        halves = [part.batch(step) for part in parts]
+        assert torch.equal(torch.cat([h[0] for h in halves]), x)
+        assert torch.equal(torch.cat([h[1] for h in halves]), y)
+
+
+def test_each_process_has_its_own_gpu(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert hogwild.own_device("cuda") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert hogwild.own_device("cuda") == torch.device("cuda", 3)
+    assert hogwild.own_device("cuda:1") == torch.device("cuda", 1)
+    assert hogwild.own_device("cpu") == torch.device("cpu")
+
+
+def test_images_stay_on_the_host_if_they_are_too_large():
+    gpu = torch.device("cuda", 0)
+    assert training.place_of(50, 100, gpu) == gpu
+    assert training.place_of(51, 100, gpu) == torch.device("cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="device is cuda, but PyTorch sees no CUDA device"):
+        Training(tiny(), 0, device="cuda")
+
+
+def test_a_resumed_run_keeps_the_layout_of_its_momenta(tmp_path):
+    setting = picture(width=8)
+    run = Training(setting, 0, fake_images(), folder=tmp_path)
+    run.run(until=2)
+    again = Training(setting, 0, fake_images(), folder=tmp_path)
+    maps = 0
+    for one, two in ((run.main, again.main), (run.adam, again.adam)):
+        for p, q in zip(one.param_groups[0]["params"], two.param_groups[0]["params"], strict=True):
+            for name, value in one.state[p].items():
+                loaded = two.state[q][name]
+                assert loaded.stride() == value.stride() and torch.equal(loaded, value)
+                maps += value.dim() == 4 and value.stride() != value.contiguous().stride()
+    assert maps  # channels last, in memory too
+
+
+class Counting:
+    """Backend that counts graphs, and runs them by AOTAutograd without a compiler."""
+
+    def __init__(self):
+        self.graphs = 0
+
+    def __call__(self, graph, inputs):
+        from torch._dynamo.backends.debugging import aot_eager
+
+        self.graphs += 1
+        return aot_eager(graph, inputs)
+
+
+@pytest.mark.parametrize("row", ["backprop", "critic", "sobolev"])
+def test_compiled_segments_are_traced_and_give_the_same_gradients(row):
+    torch._dynamo.reset()
+    nets = [training.build(picture(row, width=4), fake_images(), 0) for _ in range(2)]
+    backend = Counting()
+    nets[1].compile_segments(backend=backend)
+    x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(6) % 3
+    steps = [net.train().accumulate(x, y) for net in nets]
+    # true signals go through segments as they are: a compiled backward pass cannot be split
+    assert (backend.graphs >= len(nets[0].segments)) == (row != "sobolev")
+    assert (backend.graphs == 0) == (row == "sobolev")
+    torch.testing.assert_close(steps[0].loss, steps[1].loss)
+    for one, two in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hogwild": True}, "workers is 1"),
+        ({"depth": 0}, "depth is 0"),
+        ({"hidden": 0}, "hidden is 0"),
+        ({"train_images": 0}, "train_images is 0"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        tiny(**changes)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seeds", "0"], "at least 1"),
+        (["--seeds", "-3"], "at least 1"),
+        (["--first-seed", "-1"], "at least 0"),
+        (["--batch", "0"], "at least 1"),
+        (["--device", "gpu"], "--device is 'gpu'; it must be cpu, cuda or cuda:K"),
+        (["--seconds", "1", "--workers", "2"], "--seconds needs one process"),
+    ],
+)
+def test_bad_arguments_are_named(words, said, capsys, tmp_path):
+    place = ["--ledger", str(tmp_path), "--states", str(tmp_path), "--quiet"]
+    try:
+        status = command.main(["synthetic_gradients", "--arm", "digits", *words, *place])
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2 and said in capsys.readouterr().err
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path, capsys):
+    (tmp_path / "states").write_text("not a folder")
+    words = ["--arm", "digits", "--epochs", "1", "--train-images", "64", "--quiet"]
+    place = ["--ledger", str(tmp_path), "--states", str(tmp_path / "states")]
+    words = ["synthetic_gradients", *words, "--rows", "noprop", "--save-every", "0", *place]
+    assert command.main(words) == 2
+    assert "states" in capsys.readouterr().err

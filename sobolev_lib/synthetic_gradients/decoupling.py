@@ -15,7 +15,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,12 +93,23 @@ class Decoupled(nn.Module):
         self.segments = nn.ModuleList(segments)
         self.synthesizers = nn.ModuleList(synthesizers)
         self.mode, self.targets = mode, targets
+        self._compiled: list[Callable[[Tensor], Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of x (B, *in)."""
-        for segment in self.segments:
+        for segment in self._compiled or self.segments:
             x = segment(x)
         return x
+
+    def compile_segments(self, **options: Any) -> None:
+        """Run the segments through :func:`torch.compile`; ``options`` are its.
+
+        Not where modules need true gradients: a compiled backward pass is one piece, and would make
+        the gradients of the weights once more on the way of the true signal.
+        """
+        if not self.needs_true_gradients:
+            # Compiled in place, nn.Sequential would stay as it is: only wrappers are traced.
+            self._compiled = [torch.compile(segment, **options) for segment in self.segments]
 
     def main_parameters(self) -> list[nn.Parameter]:
         """Parameters of the main network."""
@@ -168,7 +179,7 @@ class Decoupled(nn.Module):
     def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Inputs of the segments (leaves from the second on) and their outputs."""
         inputs, outputs = [x], []
-        for segment in self.segments:
+        for segment in self._compiled or self.segments:
             outputs.append(segment(inputs[-1]))
             inputs.append(outputs[-1].detach().requires_grad_())
         return inputs[:-1], outputs
@@ -194,11 +205,20 @@ class Decoupled(nn.Module):
     ) -> list[Tensor | None]:
         """Send gradients into the segments; return what arrives at the splits, per example."""
         count = len(loss)
-        loss.mean().backward()
-        for h, said in zip(outputs, predictions, strict=False):
+        self._backward(len(outputs) - 1, loss.mean(), None, inputs[-1])
+        for k, said in enumerate(predictions):
             if said.gradient is not None:
-                h.backward(said.gradient.detach().to(h.dtype) / count)
+                signal = said.gradient.detach().to(outputs[k].dtype) / count
+                self._backward(k, outputs[k], signal, inputs[k])
         return [None if leaf.grad is None else leaf.grad * count for leaf in inputs[1:]]
+
+    def _backward(self, k: int, h: Tensor, signal: Tensor | None, leaf: Tensor) -> None:
+        """Backward pass of segment k alone; its input is reached only where that is a target."""
+        wanted = [p for p in self.segments[k].parameters() if p.requires_grad]
+        if k > 0 and self.targets == "bootstrapped":
+            wanted.append(cast(nn.Parameter, leaf))
+        if wanted and h.requires_grad:  # nothing to move in a frozen segment
+            h.backward(signal, inputs=wanted)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -359,7 +379,9 @@ def decouple(
         raise ValueError(f"module is {module!r}; it must be one of {', '.join(MODES)}")
     segments = cut(network, splits)
     shapes, outputs = _shapes(network, segments, example)
-    classes = classes or outputs
+    if classes is not None and classes != outputs:
+        raise ValueError(f"classes is {classes}; the network has {outputs} outputs")
+    classes = outputs
     if module == "backprop":
         return Decoupled(segments, [], module, targets)
     if architecture is not None:
@@ -394,7 +416,7 @@ def _shapes(
     network: nn.Module, segments: Sequence[nn.Module], example: Tensor
 ) -> tuple[list[tuple[int, ...]], int]:
     """Shapes at the splits, and number of outputs; batch statistics are left alone."""
-    training = network.training
+    before = {part: part.training for part in network.modules()}  # some may be frozen
     network.eval()
     try:
         with torch.no_grad():
@@ -404,7 +426,8 @@ def _shapes(
                 shapes.append(tuple(value.shape[1:]))
             whole = network(example)
     finally:
-        network.train(training)
+        for part, training in before.items():
+            part.training = training
     if whole.shape != value.shape or not torch.equal(whole, value):
         raise ValueError(
             "network does not call its children one after the other (its output differs from "

@@ -24,10 +24,20 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
+def own_device(device: torch.device | str) -> torch.device:
+    """Device of this process: of several GPUs the one that ``torchrun`` means it to have."""
+    found = torch.device(device)
+    if found.type == "cuda" and found.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return found
+
+
 def start(device: torch.device | str) -> bool:
     """Join the processes of ``torchrun`` if it started this one; return whether it did."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         return False
+    if own_device(device).type == "cuda":
+        torch.cuda.set_device(own_device(device))
     dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
     return True
 

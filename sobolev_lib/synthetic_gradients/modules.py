@@ -312,8 +312,9 @@ def classifier(
     Raises
     ------
     ValueError
-        If the shape is neither a vector's nor a map's.
+        If the shape is neither a vector's nor a map's, or ``hidden`` below 1.
     """
+    _check_hidden(hidden)
     if len(shape) == 1:
         units = hidden or 64
         return nn.Sequential(nn.Linear(shape[0], units), nn.ReLU(), nn.Linear(units, classes))
@@ -343,6 +344,7 @@ def direct(shape: tuple[int, ...], classes: int, hidden: int | None = None) -> D
         Units of the two hidden layers: 128 (SM 4.2), for vectors 64.  The last of the three has
         as many channels as h, which the paper's "3 layers of 128 kernels" leaves out.
     """
+    _check_hidden(hidden)
     if len(shape) == 1:
         units = hidden or 64
         sizes = (shape[0], units, units, shape[0])
@@ -353,6 +355,11 @@ def direct(shape: tuple[int, ...], classes: int, hidden: int | None = None) -> D
     return DirectGradient(
         [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(sizes)], classes
     )
+
+
+def _check_hidden(hidden: int | None) -> None:
+    if hidden is not None and hidden < 1:
+        raise ValueError(f"hidden is {hidden}; it must be at least 1, or None for the default")
 
 
 def _check_map(shape: tuple[int, ...]) -> None:

@@ -13,9 +13,9 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,11 @@ class Setting:
         for name in ("epochs", "batch", "width", "workers", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("depth", "hidden", "train_images"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1, or None")
+        if self.hogwild and self.workers == 1:
+            raise ValueError("hogwild is True, but workers is 1; start several with torchrun")
         for name in ("learning_rate", "module_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
@@ -153,6 +158,12 @@ class Setting:
             f"then linear to 0, L2 {self.weight_decay:g}; the paper: 0.1 in three steps, batches "
             f"of 32 from each of {processes}, L2 1e-4.",
         ]
+        if self.nesterov:
+            notes.append("Nesterov momentum; the paper does not say.")
+        if self.augmented:
+            notes.append("Random flips and shifted crops; not said, and for ImageNet other crops.")
+        if self.precision == "bf16":
+            notes.append("Products in bf16; the paper does not say.")
         if self.module != "backprop":
             notes.append(f"Splits after {', '.join(self.splits)}: the paper does not say where.")
         if self.module in PREDICTING:
@@ -395,7 +406,7 @@ class Training:
         compiled: bool = False,
     ) -> None:
         self.setting, self.seed, self.save_every = setting, seed, save_every
-        self.device = torch.device(device)
+        self.device = _checked(hogwild.own_device(device))
         self.rank, self.workers = hogwild.world()
         if self.workers != setting.workers:
             raise ValueError(
@@ -411,11 +422,12 @@ class Training:
             )
         self.steps = self.per_epoch * setting.epochs
         self._put_on_device()
-        net = build(setting, self.data, seed).to(self.device)
+        with self._advice():
+            net = build(setting, self.data, seed).to(self.device)
         if setting.network != "mlp":
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = net
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self._saved = 0, 0.0, time.monotonic()
         names = ("steps", "cosine", "batch_cosine", "scale", "loss")
         self.curve: dict[str, list[Any]] = {name: [] for name in names}
         self.tests: dict[str, list[Any]] = {"steps": [], "top1": [], "top5": [], "loss": []}
@@ -447,10 +459,26 @@ class Training:
         return torch.randperm(count, generator=source)[: self.setting.train_images]
 
     def _put_on_device(self) -> None:
-        """On a GPU keep all images there, as bytes; on the CPU they stay memory-mapped."""
-        data = self.data
+        """On a GPU keep all images there, as bytes, if they fit; else they stay memory-mapped."""
         names = ("train_x", "train_y", "test_x", "test_y")
-        self.tensors = {name: getattr(data, name).to(self.device) for name in names}
+        tensors = {name: getattr(self.data, name) for name in names}
+        place = self.device
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            free, _ = torch.cuda.mem_get_info(self.device)
+            place = place_of(sum(t.nbytes for t in tensors.values()), free, self.device)
+        self.tensors = {name: t.to(place) for name, t in tensors.items()}
+        mean, std = (
+            None if v is None else v.to(self.device) for v in (self.data.mean, self.data.std)
+        )
+        self.data = replace(self.data, mean=mean, std=std)
+
+    def _pick(self, name: str, index: Tensor | slice) -> Tensor:
+        """Entries of the data on the device, wherever the data are."""
+        chosen = self.tensors[name][index]
+        if chosen.device.type == "cpu" and self.device.type == "cuda":
+            return chosen.pin_memory().to(self.device, non_blocking=True)
+        return chosen
 
     def _make_optimizers(self) -> None:
         setting = self.setting
@@ -469,8 +497,7 @@ class Training:
         import torch._functorch.config as functorch
 
         functorch.donated_buffer = False
-        for segment in self.net.segments:
-            segment.compile()
+        self.net.compile_segments()
         for module in self.net.synthesizers:
             network = module.network
             # Double backward by autograd cannot be compiled.
@@ -478,39 +505,70 @@ class Training:
                 network.compile()
 
     def run(
-        self, progress: Callable[[Training], object] | None = None, until: int | None = None
+        self,
+        progress: Callable[[Training], object] | None = None,
+        until: int | None = None,
+        keep: bool = True,
     ) -> None:
         """Train to the last step (or ``until``); test after every epoch.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called now and then with this object.
+        until : int, optional
+            Step to stop at.
+        keep : bool
+            Save the state at the end, too, not only every ``save_every`` seconds.
 
         Raises
         ------
         RuntimeError
             Out of memory; the message suggests a batch size.
         """
+        with self._advice(), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            self._train(progress, until, keep)
+
+    def _train(
+        self, progress: Callable[[Training], object] | None, until: int | None, keep: bool
+    ) -> None:
         last = self.steps if until is None else min(until, self.steps)
         every = max(1, self.steps // MEASUREMENTS)
-        saved = time.monotonic()
+        while self.step < last:
+            began = time.perf_counter()
+            stop = min(last, (self.step // self.per_epoch + 1) * self.per_epoch)
+            while True:  # one step at least, however short the time between two states
+                self.one(measure=self.step % every == 0)
+                if self.step == stop or self._overdue():
+                    break
+            self._wait()
+            self.seconds += time.perf_counter() - began
+            if self.step % self.per_epoch == 0 and (
+                not self.tests["steps"] or self.tests["steps"][-1] != self.step
+            ):
+                self._test()
+            if self._overdue() or (keep and self.step == last):
+                self.save()
+            if progress:
+                progress(self)
+
+    def _overdue(self) -> bool:
+        return time.monotonic() - self._saved > self.save_every
+
+    @contextlib.contextmanager
+    def _advice(self) -> Iterator[None]:
+        """Say what helps where memory ends."""
         try:
-            while self.step < last:
-                began = time.perf_counter()
-                stop = min(last, (self.step // self.per_epoch + 1) * self.per_epoch)
-                while self.step < stop and time.monotonic() - saved <= self.save_every:
-                    self.one(measure=self.step % every == 0)
-                self._wait()
-                self.seconds += time.perf_counter() - began
-                if self.step % self.per_epoch == 0 and (
-                    not self.tests["steps"] or self.tests["steps"][-1] != self.step
-                ):
-                    self._test()
-                if time.monotonic() - saved > self.save_every or self.step == last:
-                    self.save()
-                    saved = time.monotonic()
-                if progress:
-                    progress(self)
-        except torch.OutOfMemoryError as error:
+            yield
+        except RuntimeError as error:  # torch.OutOfMemoryError among them; the CPU's has no class
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(
+                error
+            ):
+                raise
+            half = max(1, self.setting.batch // 2)
             raise RuntimeError(
                 f"out of memory on {self.device} with batch = {self.setting.batch}; try "
-                f"batch = {max(1, self.setting.batch // 2)} and halve the learning rate"
+                f"--batch {half} --learning-rate {self.setting.learning_rate / 2:g}"
             ) from error
 
     def _wait(self) -> None:
@@ -523,15 +581,16 @@ class Training:
         if self._epoch != epoch:
             source = torch.Generator().manual_seed(_stream("order", self.seed, epoch))
             order = torch.randperm(len(self.chosen), generator=source)
-            self._epoch, self._order = epoch, self.chosen[order]
+            # where the images are, so that no step waits for a copy
+            self._epoch, self._order = epoch, self.chosen[order].to(self.tensors["train_x"].device)
         size = self.setting.batch // self.workers
         first = place * self.setting.batch + self.rank * size
-        index = self._order[first : first + size].to(self.device)
-        x = images.normalize(self.tensors["train_x"][index], self.data)
+        index = self._order[first : first + size]
+        x = images.normalize(self._pick("train_x", index), self.data)
         if self.setting.augmented:
             source = torch.Generator().manual_seed(_stream("augment", self.seed, step, self.rank))
             x = images.augment(x, source, max(1, self.setting.image_size // 8))
-        return self._laid_out(x), self.tensors["train_y"][index]
+        return self._laid_out(x), self._pick("train_y", index)
 
     def _laid_out(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
@@ -587,14 +646,15 @@ class Training:
     @torch.no_grad()
     def _test(self) -> None:
         self.net.eval()
-        x, y = self.tensors["test_x"], self.tensors["test_y"]
-        total, size = torch.zeros(3, dtype=torch.float64), 1_000
-        for first in range(0, len(x), size):
-            part = self._laid_out(images.normalize(x[first : first + size], self.data))
+        count, size = len(self.tensors["test_x"]), 1_000
+        total = torch.zeros(3, dtype=torch.float64)
+        for first in range(0, count, size):
+            part = slice(first, first + size)
+            x = self._laid_out(images.normalize(self._pick("test_x", part), self.data))
             with self._autocast():
-                logits = self.net(part).float()
-            total += _scores(logits, y[first : first + size]).cpu()
-        top1, top5, loss = (total / len(x)).tolist()
+                logits = self.net(x).float()
+            total += _scores(logits, self._pick("test_y", part)).cpu()
+        top1, top5, loss = (total / count).tolist()
         for name, value in (
             ("steps", self.step),
             ("top1", 100 * top1),
@@ -650,17 +710,37 @@ class Training:
         if self.path and not self.rank:
             notes = {name: getattr(self, name) for name in NOTES}
             states.save(self.path, self.net, self._optimizers(), notes)
+        self._saved = time.monotonic()
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"main": self.main} | ({"adam": self.adam} if self.adam else {})
 
     def _load(self) -> None:
         assert self.path is not None
-        notes = states.load(self.path, self.net, self._optimizers(), NOTES, self.device)
+        notes = states.load(self.path, self.net, self._optimizers(), NOTES)
         if set(notes["curve"]) != set(self.curve):
             raise states.unreadable(self.path, "another version of this library wrote it")
         for name in NOTES:
             setattr(self, name, notes[name])
+
+
+def place_of(nbytes: int, free: int, device: torch.device) -> torch.device:
+    """Where images belong: on the device if they take at most half of its free memory.
+
+    Parameters
+    ----------
+    nbytes, free : int
+        Size of the images, and free memory, in bytes.
+    device : torch.device
+        Where the network is.
+    """
+    return device if 2 * nbytes <= free else torch.device("cpu")
+
+
+def _checked(device: torch.device) -> torch.device:
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device}, but PyTorch sees no CUDA device; use 'cpu'")
+    return device
 
 
 def _scores(logits: Tensor, y: Tensor) -> Tensor:
@@ -784,7 +864,7 @@ def _run(run: Training, quiet: bool, began: float, seconds: float | None) -> boo
                 run.save()
                 return False
             before = run.step
-            run.run(until=run.step + max(1, run.per_epoch // 10))
+            run.run(until=run.step + max(1, run.per_epoch // 10), keep=False)
             bar.update((run.step - before) * size)
             shown = {"top1": run.tests["top1"][-1:], "cosine": run.curve["cosine"][-1:]}
             bar.set_postfix({k: v[0] for k, v in shown.items() if v})

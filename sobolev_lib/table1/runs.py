@@ -267,7 +267,8 @@ def command(arm: str, row: str | None = None, found: Group | None = None, seeds:
     words.append(f"--seeds {max([seeds, *(r.seed + 1 for r in runs)])}")
     standard = training.config(training.settings(arm, ["backprop"])[0])
     if found is not None:
-        for name in ("batch", "epochs", "width", "image_size", "train_images", "precision"):
+        names = ("batch", "epochs", "width", "image_size", "train_images", "precision")
+        for name in (*names, "learning_rate", "module_rate"):
             if found.config[name] != standard[name]:
                 words.append(f"--{name.replace('_', '-')} {found.config[name]}")
     on_gpu = any(not r.device.startswith("cpu") for r in runs)
