@@ -1,8 +1,8 @@
 """The experiment behind Table 1: decoupled training of image classifiers (section 4.3, SM 4).
 
 A :class:`Setting` is one configuration without its seed; :class:`Training` runs it, resumable at
-any step to the last bit.  Batches, crops and flips depend on seed and step only, so that nothing
-but weights, momenta and the step has to be kept.
+any step (to the last bit on the CPU).  Batches, crops and flips depend on seed and step only, so
+that nothing but weights, momenta and the step has to be kept.
 """
 
 from __future__ import annotations
