@@ -513,15 +513,21 @@ def probed_runs(
 
 
 def _pulled(ax: Axes, row: str, runs: Sequence[Record], name: str) -> None:
-    """One line a split, the lowest drawn in full."""
+    """Mean over seeds, a line for each split, and the seeds as dots: a band would hide all."""
     steps = np.array(runs[0].metrics["steps"])
     epochs = steps / steps[-1] * runs[0].config["epochs"]
-    for k, split in enumerate(runs[0].config["splits"]):
-        curves = [[point[k] for point in r.metrics[name]] for r in runs]
-        _line(
-            ax, row, epochs, curves, linestyle=DASHES[k % 3], marker=MARKS[k % 3],
-            label=f"after {split}",
+    colour = _options(row)["color"]
+    for k in range(len(runs[0].config["splits"])):
+        curves = np.array([[point[k] for point in r.metrics[name]] for r in runs])
+        ax.plot(
+            epochs, curves.mean(axis=0), color=colour, linestyle=DASHES[k % 3],
+            label=f"split {k + 1}",
         )  # fmt: skip
+        for values in curves:
+            ax.plot(
+                epochs, values, color=colour, linestyle="none", marker=MARKS[k % 3], markersize=3,
+                alpha=0.35, markeredgewidth=0,
+            )  # fmt: skip
     if name == "pull":
         ax.axhline(0, color="#777777", linewidth=0.8)
 
