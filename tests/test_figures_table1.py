@@ -216,3 +216,13 @@ def test_pulls_draw_the_records_of_a_row(tmp_path):
     assert all(line.get_ydata() == pytest.approx([1.0] * 3) for line in local)
     said = [t.get_text() for t in figures.pulls(["cifar10_reduced"], records=records).axes[0].texts]
     assert said[1] == "python -m sobolev_lib probes --arm cifar10_reduced --rows critic"
+
+
+def test_slower_rows_are_those_below_what_operations_predict():
+    records = [
+        speed("backprop", 100.0, 2e9), speed("critic", 95.0, 2e9), speed("sobolev", 40.0, 4e9),
+    ]  # fmt: skip
+    assert figures.slower("cifar10", records=records) == "Sobolev 0.80"
+    assert figures.slower("cifar10", 0.96, records) == "Critic 0.95, Sobolev 0.80"
+    assert figures.slower("cifar10", 0.5, records) == "none"
+    assert figures.slower("digits", records=records) == "not run yet"

@@ -537,3 +537,19 @@ def timed(*arms: str, records: Sequence[Record] | None = None) -> str:
     every = Ledger("throughput").read() if records is None else records
     known = {r.config["arm"] for r in every if r.config["row"] == "backprop"}
     return next((arm for arm in arms if arm in known), arms[-1])
+
+
+def slower(arm: str, share: float = 0.9, records: Sequence[Record] | None = None) -> str:
+    """Name the rows that reach less than a share of the speed their operations predict.
+
+    Of the first run of an arm, with that share: "Sobolev 0.81, VFBN 0.80".
+    """
+    every = Ledger("throughput").read() if records is None else records
+    speeds = [r for r in every if r.config["arm"] == arm and r.config["row"] in NAMES]
+    runs = sorted({_run(r) for r in speeds if r.config["row"] == "backprop"})
+    if not runs:
+        return "not run yet"
+    found = {r.config["row"]: r.metrics for r in speeds if _run(r) == runs[0]}
+    work = {row: m["images_per_second"] * m["flops_per_image"] for row, m in found.items()}
+    reached = {row: work[row] / work["backprop"] for row in NAMES if row in work}
+    return ", ".join(f"{NAMES[row]} {v:.2f}" for row, v in reached.items() if v < share) or "none"
