@@ -370,17 +370,23 @@ def test_augmentation_is_on_where_the_setting_says(size):
     """Crops of images padded by an eighth of their size."""
     setting = picture(image_size=size)
     data = throughput.stand_in(setting, count=48)
-    data.train_x[:] = torch.arange(1, size * size + 1).view(size, size) * 200 // size**2 + 10
+    data.train_x[:] = data.train_x[:1].clone()
     plain = images.normalize(data.train_x, data)[:16]
     off = Training(picture(image_size=size, augmented=False), 0, data).batch(0)[0]
     torch.testing.assert_close(off, plain, rtol=0, atol=0)
-    on = Training(setting, 0, data).batch(0)[0]
-    crops = functional.pad(plain[0], [size // 8] * 4).unfold(1, size, 1).unfold(2, size, 1)
+    run = Training(setting, 0, data)
+    on = torch.cat([run.batch(step)[0] for step in range(run.per_epoch)])
+    padding = size // 8
+    count = 2 * padding + 1
+    crops = functional.pad(plain[0], [padding] * 4).unfold(1, size, 1).unfold(2, size, 1)
     crops = crops.permute(1, 2, 0, 3, 4).reshape(-1, 3, size, size)
     crops = torch.cat([crops, crops.flip(3)])
     places = [(crops == image).flatten(1).all(dim=1).nonzero().flatten().tolist() for image in on]
-    assert all(places)
-    assert len({found[0] for found in places}) > 8
+    assert all(len(found) == 1 for found in places)
+    where = torch.tensor(places).flatten() % count**2
+    for shift in (where // count, where % count):  # the whole range of crops
+        assert shift.unique().tolist() == list(range(count))
+    assert (torch.tensor(places) >= count**2).unique().numel() == 2  # and flips
 
 
 # Schedule and optimisers.
