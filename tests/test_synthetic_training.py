@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
-import io
 import itertools
 import json
 import os
 import subprocess
 import sys
-import tarfile
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from sobolev_lib import __main__ as command
@@ -244,177 +238,6 @@ def test_sweep_resumes_and_leaves_nothing(tmp_path):
     assert all(r.deviations and r.versions["torch"] for r in book.read())
 
 
-# Images.
-
-
-def folder_of_images(root, part="val", flat=False):
-    """Two classes, plain colours, other sizes than wanted."""
-    source = np.random.default_rng(0)
-    for place, count in (("train", 3), (part, 2)):
-        lines = []
-        for k, name in enumerate(("cat", "dog")):
-            for i in range(count):
-                pixels = source.integers(100, 120, (20, 24 + 4 * i, 3), dtype=np.uint8)
-                pixels[..., k] += 100
-                file = f"{name}{i}.png"
-                held = flat and place == part
-                home = root / place / ("images" if held else name)
-                home.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(home / file)
-                lines.append(f"{file}\t{name}\t0\t0\t63\t63\n")
-        if flat and place == part:
-            (root / place / "val_annotations.txt").write_text("".join(lines))
-    return root
-
-
-@pytest.mark.parametrize(("part", "flat"), [("val", False), ("test", False), ("val", True)])
-def test_folders_are_prepared(tmp_path, part, flat):
-    source = folder_of_images(tmp_path / "source", part, flat)
-    images.prepare_folder(source, "pets", 10, tmp_path / "out", workers=1)
-    data = images.load("pets", 10, tmp_path / "out")
-    assert data.train_x.shape == (6, 3, 10, 10) and data.train_x.dtype == torch.uint8
-    assert data.train_y.tolist() == [0, 0, 0, 1, 1, 1] and data.test_y.tolist() == [0, 0, 1, 1]
-    assert data.classes == 2
-    bright = data.train_x.float().mean(dim=(2, 3)).argmax(dim=1)
-    assert bright.tolist() == data.train_y.tolist()
-    x = images.normalize(data.train_x, data)
-    assert x.mean(dim=(0, 2, 3)).abs().max() < 1e-3
-    assert (x.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-3
-
-
-def test_folder_errors(tmp_path):
-    with pytest.raises(images.DataError, match="train/CLASS/"):
-        images.prepare_folder(tmp_path, "pets", 8, tmp_path)
-    (tmp_path / "source/train/cat").mkdir(parents=True)
-    (tmp_path / "source/val/cat").mkdir(parents=True)
-    with pytest.raises(images.DataError, match="holds no images"):
-        images.prepare_folder(tmp_path / "source", "pets", 8, tmp_path / "out", 1)
-    (tmp_path / "source/train/cat/a.jpg").write_bytes(b"not a picture")
-    with pytest.raises(images.DataError, match=r"a\.jpg is not an image"):
-        images.prepare_folder(tmp_path / "source", "pets", 8, tmp_path / "out", 1)
-
-
-def test_missing_and_damaged_arrays(tmp_path):
-    with pytest.raises(images.DataError, match="sobolev_lib images imagenet --size 64 --source"):
-        images.load("imagenet", 64, tmp_path)
-    with pytest.raises(images.DataError, match=r"sobolev_lib images cifar10 --size 32$"):
-        images.load("cifar10", 32, tmp_path)
-    source = folder_of_images(tmp_path / "source")
-    images.prepare_folder(source, "pets", 8, tmp_path, 1)
-    (tmp_path / "pets-8-test-x.npy").write_bytes(b"short")
-    with pytest.raises(images.DataError, match="cannot be read"):
-        images.load("pets", 8, tmp_path)
-
-
-def cifar_archive(path, rows: int = 3):
-    """A small archive with the official layout."""
-    source, kept = np.random.default_rng(1), {}
-    with tarfile.open(path, "w:gz") as tar:
-        for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
-            block = source.integers(0, 256, (rows, 3073), dtype=np.uint8)
-            block[:, 0] %= 10
-            kept[name] = block
-            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            info.size = block.nbytes
-            tar.addfile(info, io.BytesIO(block.tobytes()))
-    return kept
-
-
-def test_the_official_archive_keeps_every_byte(tmp_path):
-    kept = cifar_archive(tmp_path / "cifar.tar.gz")
-    images.prepare_cifar10(32, tmp_path / "cifar.tar.gz", tmp_path)
-    data = images.load("cifar10", 32, tmp_path)
-    assert data.train_x.shape == (15, 3, 32, 32) and data.classes == 10
-    block = kept["data_batch_2.bin"]
-    np.testing.assert_array_equal(data.train_x[3:6].reshape(3, -1).numpy(), block[:, 1:])
-    np.testing.assert_array_equal(data.test_y.numpy(), kept["test_batch.bin"][:, 0])
-    images.prepare_cifar10(16, tmp_path / "cifar.tar.gz", tmp_path)
-    small = images.load("cifar10", 16, tmp_path)
-    assert small.test_x.shape == (3, 3, 16, 16)
-    gap = small.test_x.float().mean() - data.test_x.float().mean()
-    assert abs(gap) < 3
-
-
-def test_damaged_archive(tmp_path):
-    (tmp_path / "cifar.tar.gz").write_bytes(b"no archive")
-    with pytest.raises(images.DataError, match="not the official binary archive"):
-        images.prepare_cifar10(32, tmp_path / "cifar.tar.gz", tmp_path)
-
-
-class _Ranges(http.server.BaseHTTPRequestHandler):
-    content = bytes(range(256)) * 8_000
-    asked: list[str | None] = []  # noqa: RUF012
-
-    def do_GET(self):
-        start = 0
-        wanted = self.headers.get("Range")
-        type(self).asked.append(wanted)
-        if wanted:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-        self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(len(self.content) - start))
-        self.end_headers()
-        self.wfile.write(self.content[start:])
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server():
-    _Ranges.asked = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Ranges) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}/file.bin"
-        running.shutdown()
-
-
-def test_download_is_checked_and_goes_on_where_it_was(server, tmp_path):
-    known = "md5:" + hashlib.md5(_Ranges.content).hexdigest()
-    (tmp_path / "file.bin.part").write_bytes(_Ranges.content[:1234])
-    path = images.fetch(server, known, tmp_path)
-    assert path.read_bytes() == _Ranges.content
-    assert _Ranges.asked == ["bytes=1234-"] and not (tmp_path / "file.bin.part").exists()
-    assert images.fetch(server, known, tmp_path) == path and len(_Ranges.asked) == 1
-    with pytest.raises(images.DataError, match="hash"):
-        images.fetch(server, "md5:" + "0" * 32, tmp_path / "other")
-
-
-def test_offline_says_what_to_put_where(tmp_path):
-    with pytest.raises(images.DataError, match=r"put it at .*file\.bin"):
-        images.fetch("http://127.0.0.1:9/file.bin", "md5:" + "0" * 32, tmp_path)
-
-
-def test_augmented_images_are_crops_and_flips():
-    x = torch.randn(64, 3, 8, 8)
-    out = images.augment(x, torch.Generator().manual_seed(0), 2)
-    assert out.shape == x.shape
-    padded = nn.functional.pad(x, [2] * 4)
-    seen = set()
-    for i in range(64):
-        found = [
-            (top, left, flip)
-            for top in range(5)
-            for left in range(5)
-            for flip in (False, True)
-            if torch.equal(
-                out[i],
-                (lambda crop, flip: crop.flip(2) if flip else crop)(
-                    padded[i, :, top : top + 8, left : left + 8], flip
-                ),
-            )
-        ]
-        assert len(found) == 1
-        seen.update(found)
-    assert {f for *_, f in seen} == {False, True} and len(seen) > 30
-
-
-def test_digits_need_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(images.DataError, match="pip install"):
-        images.digits()
-
-
 # Several processes.
 
 
@@ -552,17 +375,6 @@ def test_command_line(tmp_path, capsys):
     if not torch.cuda.is_available():
         assert command.main([*words, "--device", "cuda"]) == 2
         assert "no CUDA device" in capsys.readouterr().err
-
-
-def test_command_line_prepares_images(tmp_path, capsys, monkeypatch):
-    cifar_archive(tmp_path / "a.tar.gz")
-    monkeypatch.setenv("SOBOLEV_DATA", str(tmp_path))
-    assert command.main(["images", "cifar10", "--archive", str(tmp_path / "a.tar.gz")]) == 0
-    assert images.load("cifar10", 32).train_x.shape[0] == 15
-    assert command.main(["images", "imagenette"]) == 2
-    assert "--source is needed" in capsys.readouterr().err
-    assert command.main(["synthetic_gradients", "--arm", "imagenette_1", "--quiet"]) == 2
-    assert "prepare the images first" in capsys.readouterr().err
 
 
 @pytest.mark.slow
