@@ -592,6 +592,13 @@ def _describe(root: Path, name: str, size: int, classes: int, source: str) -> No
     )
 
 
+def on_device(value: Tensor, device: torch.device) -> Tensor:
+    """Value on the device; for a GPU through pinned memory, so that no step waits for the copy."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
+
+
 def normalize(x: Tensor, data: ImageData) -> Tensor:
     """Bytes (B, 3, H, W) to floats of mean 0 and spread 1 by channel; vectors as they are."""
     if x.dtype != torch.uint8:
@@ -624,7 +631,7 @@ def augment(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
     rows = top[:, None] + torch.arange(height)
     columns = left[:, None] + torch.arange(width)
     columns = torch.where(flip[:, None], columns.flip(1), columns)
-    rows, columns = rows.to(x.device), columns.to(x.device)
+    rows, columns = on_device(rows, x.device), on_device(columns, x.device)
     padded = torch.nn.functional.pad(x, [padding] * 4)
     each = torch.arange(count, device=x.device)[:, None, None]
     # Advanced indices around the channel slice put channels last: (B, H, W, 3).

@@ -475,10 +475,7 @@ class Training:
 
     def _pick(self, name: str, index: Tensor | slice) -> Tensor:
         """Entries of the data on the device, wherever the data are."""
-        chosen = self.tensors[name][index]
-        if chosen.device.type == "cpu" and self.device.type == "cuda":
-            return chosen.pin_memory().to(self.device, non_blocking=True)
-        return chosen
+        return images.on_device(self.tensors[name][index], self.device)
 
     def _make_optimizers(self) -> None:
         setting = self.setting
