@@ -1,4 +1,4 @@
-"""Training with synthetic gradients: settings, images, resume, several processes, command line."""
+"""Training with synthetic gradients: settings, resume, several processes, command line."""
 
 from __future__ import annotations
 
