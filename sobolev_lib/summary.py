@@ -46,7 +46,14 @@ class Interval:
 
     def __format__(self, spec: str) -> str:
         spec = spec or ".2g"
-        return f"{self.centre:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+        centre, low, high = (number(v, spec) for v in (self.centre, self.low, self.high))
+        return f"{centre} [{low}, {high}]"
+
+
+def number(value: float, spec: str) -> str:
+    """Return a number as text; what rounds to zero has no minus."""
+    text = f"{value:{spec}}"
+    return text if text.strip("+-0.") else f"{0.0:{spec}}"
 
 
 def interquartile_mean(values: ArrayLike, axis: int = -1) -> Any:

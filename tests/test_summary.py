@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from sobolev_lib.ledger import Record
-from sobolev_lib.summary import error, gain, interquartile_mean, interval
+from sobolev_lib.summary import error, gain, interquartile_mean, interval, number
 
 
 def records(errors):
@@ -60,3 +60,6 @@ def test_errors():
 
 def test_format():
     assert f"{interval([1.0, 1.0]):.1f}" == "1.0 [1.0, 1.0]"
+    assert number(-0.004, ".2f") == "0.00" and number(-0.004, "+.2f") == "+0.00"
+    assert number(-0.006, "+.2f") == "-0.01" and number(-10.0, ".0f") == "-10"
+    assert number(-0.0, ".2g") == "0" and number(-1e-9, ".2g") == "-1e-09"

@@ -216,6 +216,9 @@ def _by_split(
             ax.axhline(1, color="#777777", linewidth=0.8)
         else:
             ax.axhline(0, color="#777777", linewidth=0.8)
+    if name != "scale":  # few seeds have bands that leave the range of a cosine
+        low, high = axes[0, 0].get_ylim()
+        axes[0, 0].set_ylim(max(low, -0.4), min(high, 1.02))
     axes[0, 0].set_ylabel(label)
     style.label_ends(axes[0, -1], lines)
     return fig

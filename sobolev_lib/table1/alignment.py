@@ -9,6 +9,7 @@ from scipy import stats
 
 from sobolev_lib.claims import FAILS, HOLDS, OPEN
 from sobolev_lib.ledger import Record
+from sobolev_lib.summary import number
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
 from sobolev_lib.table1.paper import NAMES
 from sobolev_lib.table1.runs import (
@@ -51,7 +52,7 @@ def alignment(found: Group, row: str) -> str:
     cosine = found.cosine(row)
     if not len(cosine):
         return f"{NAMES[row]}: not run yet"
-    return f"{NAMES[row]} " + ", ".join(f"{c:.2f}" for c in cosine.mean(axis=0))
+    return f"{NAMES[row]} " + ", ".join(number(c, ".2f") for c in cosine.mean(axis=0))
 
 
 def findings_on_alignment(records: Sequence[Record], arms: Sequence[str]) -> str:
@@ -100,7 +101,7 @@ def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
 def _gained(found: Sequence[Group], metric: str) -> str:
     gains = {g.short: cosine_gain(g, "sobolev", "critic", metric) for g in found}
     return "; ".join(
-        f"{name} " + ", ".join(f"{gain.centre:+.2f}" for gain in by_split)
+        f"{name} " + ", ".join(number(gain.centre, "+.2f") for gain in by_split)
         for name, by_split in gains.items()
         if by_split and all(gain.count >= FEWEST for gain in by_split)
     )

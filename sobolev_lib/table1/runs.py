@@ -11,7 +11,7 @@ import numpy as np
 
 from sobolev_lib.claims import FAILS, HOLDS, OPEN
 from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.summary import Interval, interval
+from sobolev_lib.summary import Interval, interval, number
 from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.table1.paper import BLOCKS, NAMES
 
@@ -222,9 +222,9 @@ def shown(values: Sequence[float], spec: str = ".1f", unit: str = "") -> str:
     if not numbers:
         return "not run yet"
     if len(numbers) == 1:
-        return f"{numbers[0]:{spec}}{unit} (1 seed)"
+        return f"{number(numbers[0], spec)}{unit} (1 seed)"
     if len(numbers) < FEWEST:
-        listed = " and ".join(f"{v:{spec}}" for v in numbers)
+        listed = " and ".join(number(v, spec) for v in numbers)
         return f"{listed}{unit} ({len(numbers)} seeds)"
     return f"{spread(numbers):{spec}}{unit} ({len(numbers)} seeds)"
 
