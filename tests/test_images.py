@@ -319,7 +319,7 @@ def test_damaged_headers_are_named(tmp_path, old, new):
 
 def test_pickles_are_not_opened(tmp_path):
     path = prepared(tmp_path) / "pets-4-train-y.npy"
-    np.save(path, np.array([0, 1, 0, 1, None], object), allow_pickle=True)
+    np.save(path, np.array([0, 1, 0, 1, None], object))
     with pytest.raises(images.DataError, match=r"train-y\.npy cannot be read"):
         images.load("pets", 4, tmp_path)
 

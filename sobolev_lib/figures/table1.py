@@ -270,7 +270,7 @@ def _line(
     if ratios:
         centre, low, high = (np.power(10.0, y) for y in (centre, low, high))
     look = _options(row) | {"markersize": 4} | options
-    (line,) = ax.plot(x, centre, **({"label": NAMES[row]} | look))
+    (line,) = ax.plot(x, centre, label=NAMES[row], **look)
     ax.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
     return line
 
@@ -398,9 +398,7 @@ def throughput(arm: str, records: Sequence[Record] | None = None) -> Figure:
     records : sequence of Record, optional
         Those of the ledger ``throughput`` unless given.
     """
-    every = Ledger("throughput").read() if records is None else records
-    speeds = [r for r in every if r.config["arm"] == arm and r.config["row"] in NAMES]
-    runs = sorted({_run(r) for r in speeds if r.config["row"] == "backprop"})
+    speeds, runs = _speeds(arm, records)
     if not runs:
         return _nothing(arm, f"python -m sobolev_lib throughput --arm {arm}")
     fig, axes = style.figure(
@@ -413,6 +411,15 @@ def throughput(arm: str, records: Sequence[Record] | None = None) -> Figure:
         ax.set_title(f"{run[0]}, batch {run[1]}", fontsize=9)
     axes[0, 0].legend(loc="lower right")
     return fig
+
+
+def _speeds(
+    arm: str, records: Sequence[Record] | None
+) -> tuple[list[Record], list[tuple[str, int, str, bool]]]:
+    """Timings of an arm's rows, and the runs that have backpropagation to compare with."""
+    every = Ledger("throughput").read() if records is None else records
+    speeds = [r for r in every if r.config["arm"] == arm and r.config["row"] in NAMES]
+    return speeds, sorted({_run(r) for r in speeds if r.config["row"] == "backprop"})
 
 
 def _run(record: Record) -> tuple[str, int, str, bool]:
@@ -547,9 +554,7 @@ def slower(arm: str, share: float = 0.9, records: Sequence[Record] | None = None
 
     Of the first run of an arm, with that share: "Sobolev 0.81, VFBN 0.80".
     """
-    every = Ledger("throughput").read() if records is None else records
-    speeds = [r for r in every if r.config["arm"] == arm and r.config["row"] in NAMES]
-    runs = sorted({_run(r) for r in speeds if r.config["row"] == "backprop"})
+    speeds, runs = _speeds(arm, records)
     if not runs:
         return "not run yet"
     found = {r.config["row"]: r.metrics for r in speeds if _run(r) == runs[0]}

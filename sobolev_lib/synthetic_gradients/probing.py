@@ -191,7 +191,7 @@ def record(setting: training.Setting, seed: int, times: int = 12, batch: int = 6
     curves = {f.name: [getattr(p, f.name) for _, p in found] for f in fields(Probe)}
     return ledger.Record(
         EXPERIMENT,
-        {**training.config(setting), "times": times, "probed": batch},
+        _config(setting, times, batch),
         seed,
         {"steps": [step for step, _ in found], "top1": run.tests["top1"][-1], **curves},
         setting.scale,
@@ -200,6 +200,10 @@ def record(setting: training.Setting, seed: int, times: int = 12, batch: int = 6
         seconds=round(run.seconds, 2),
         **ledger.provenance(),
     )
+
+
+def _config(setting: training.Setting, times: int, batch: int) -> dict[str, Any]:
+    return {**training.config(setting), "times": times, "probed": batch}
 
 
 def sweep(
@@ -211,10 +215,10 @@ def sweep(
     quiet: bool = False,
 ) -> int:
     """Enter the records of all settings and seeds that the ledger lacks; return their number."""
+    ledger.provenance()  # now: the checkout may move on while this runs
     book = book or ledger.Ledger(EXPERIMENT)
     done, entered = book.keys(), 0
     for seed, setting in tqdm(list(itertools.product(seeds, chosen)), disable=quiet, unit="run"):
-        config = {**training.config(setting), "times": times, "probed": batch}
-        if ledger.key(config, setting.scale, seed) not in done:
+        if ledger.key(_config(setting, times, batch), setting.scale, seed) not in done:
             entered += book.append([record(setting, seed, times, batch)])
     return entered

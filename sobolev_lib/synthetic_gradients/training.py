@@ -468,10 +468,8 @@ class Training:
             free, _ = torch.cuda.mem_get_info(self.device)
             place = place_of(sum(t.nbytes for t in tensors.values()), free, self.device)
         self.tensors = {name: t.to(place) for name, t in tensors.items()}
-        mean, std = (
-            None if v is None else v.to(self.device) for v in (self.data.mean, self.data.std)
-        )
-        self.data = replace(self.data, mean=mean, std=std)
+        data = self.data
+        self.data = replace(data, mean=data.mean.to(self.device), std=data.std.to(self.device))
 
     def _pick(self, name: str, index: Tensor | slice) -> Tensor:
         """Entries of the data on the device, wherever the data are."""
@@ -557,10 +555,9 @@ class Training:
         """Say what helps where memory ends."""
         try:
             yield
-        except RuntimeError as error:  # torch.OutOfMemoryError among them; the CPU's has no class
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(
-                error
-            ):
+        except RuntimeError as error:
+            on_cpu = "allocate memory" in str(error)  # that one has no class of its own
+            if not isinstance(error, torch.OutOfMemoryError) and not on_cpu:
                 raise
             half = max(1, self.setting.batch // 2)
             raise RuntimeError(
