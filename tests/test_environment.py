@@ -15,7 +15,14 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 LOCKED_EXTRAS = (
-    "book", "test", "lint", "kriging", "scheduler", "images", "atari", "theory",
+    "book",
+    "test",
+    "lint",
+    "kriging",
+    "scheduler",
+    "images",
+    "atari",
+    "theory",
 )
 
 
