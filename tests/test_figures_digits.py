@@ -101,15 +101,6 @@ def test_failures_are_counted_from_the_critic():
     assert draw.failures(base, "vfbn") == (0, 0)
 
 
-def test_agreement_counts_equal_runs():
-    other = [record("critic", 0, 90.0), record("critic", 1, 92.0), record("critic", 9, 50.0)]
-    count, equal, apart = draw.agreement(runs(rows=("critic", "vfbn")), other)
-    assert (count, equal) == (2, 1)
-    middle = interquartile_mean([90.0, 92.0, 50.0]) - interquartile_mean([90 + n for n in NOISE])
-    assert apart == pytest.approx(abs(middle))
-    assert draw.agreement(other, []) == (0, 0, 0.0)
-
-
 def test_a_ledger_serves_as_well(tmp_path):
     book = ledger.Ledger(training.EXPERIMENT, tmp_path)
     book.append(runs(rows=("critic", "vfbn")))
@@ -154,20 +145,32 @@ def test_curves_are_centres_over_seeds():
     assert list(cosine.lines[0].get_ydata()) == pytest.approx([0.2, 0.2, 0.2])
 
 
-def test_fidelity_is_drawn():
+def test_fidelity_is_drawn_from_its_records(tmp_path):
     pytest.importorskip("sklearn")
-    setting = training.settings("digits", ["critic"], epochs=2)[0]
-    followed = {"critic": [fidelity.follow(setting, seed, (3, 20, 36), 200) for seed in range(2)]}
-    last = followed["critic"][0][36]
-    found = draw.measured(followed, "critic", "weights", 36)
+    chosen = training.settings("digits", ["critic"], epochs=2)
+    book = ledger.Ledger(fidelity.EXPERIMENT, tmp_path)
+    assert fidelity.sweep(chosen, range(2), book, (3, 20, 36), 200, quiet=True) == 2
+    assert fidelity.sweep(chosen, range(2), book, (3, 20, 36), 200, quiet=True) == 0
+    values = [run.metrics["weights"][2] for run in book.read()]
+    found = draw.summarise(book, "critic", "weights", step=36)
     assert found.low <= found.centre <= found.high
-    table = draw.fidelity_table(followed, 36)
+    assert min(values) <= found.centre <= max(values)
+    table = draw.fidelity_table(book, 36)
     assert table.rows["Critic"]["Weights"] == draw.said(found)
-    same = draw.measured_difference(followed, "critic", "critic", "batch", 36)
+    same = draw.difference(book, "critic", "critic", "batch", step=36)
     assert (same.low, same.high) == (0.0, 0.0)
-    fig = draw.fidelity_over_training(followed)
+    fig = draw.fidelity_over_training(book)
     assert list(fig.axes[0].lines[1].get_xdata()) == [3, 20, 36]
     assert fig.axes[3].lines[1].get_ydata()[2] == pytest.approx(found.centre)
+    shares = draw.recall_table(book, 1, ["critic", "vfbn"], "digits").rows
+    assert list(shares) == ["Critic"]
+    assert list(shares["Critic"].values()) == book.read()[1].metrics["recall"]
+
+
+def test_examples_of_one_network_are_drawn():
+    pytest.importorskip("sklearn")
+    setting = training.settings("digits", ["critic"], epochs=2)[0]
+    last = fidelity.follow(training.Training(setting, 0), (3, 36), 200)[36]
     draw.examples(last, split=3).canvas.draw()
     with pytest.raises(ValueError, match="split is 4"):
         draw.examples(last, split=4)

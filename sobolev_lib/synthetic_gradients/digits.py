@@ -1,8 +1,8 @@
 """Figures of the digits experiment: five kinds of module, two controls, a network of a few layers.
 
-Every figure takes records (a ledger, or any iterable) and draws the rows that it finds.  What the
-records do not hold, how far a synthetic gradient can be trusted once batch normalisation mixes the
-examples, is measured by :mod:`.synthetic_gradients.fidelity`.
+Every figure takes records (a ledger, or any iterable) and draws the rows that it finds: those of
+the experiment itself, or, for how far a synthetic gradient can be trusted once batch normalisation
+mixes the examples, those of :mod:`.synthetic_gradients.fidelity`.
 """
 
 from __future__ import annotations
@@ -57,23 +57,31 @@ def by_row(records: Records, arm: str = "digits") -> dict[str, list[Record]]:
 
 
 def summarise(
-    records: Records, row: str, metric: str = "top1", arm: str = "digits"
+    records: Records, row: str, metric: str = "top1", arm: str = "digits", step: int | None = None
 ) -> Interval | None:
-    """Interquartile mean of a metric over seeds; ``None`` with fewer than two."""
-    values = list(_by_seed(by_row(records, arm).get(row, []), metric).values())
+    """Interquartile mean of a metric over seeds; ``None`` with fewer than two.
+
+    With ``step`` the metric is a curve of the records of fidelity, and its value there is meant.
+    """
+    values = list(_by_seed(by_row(records, arm).get(row, []), metric, step).values())
     return interval(values) if len(values) > 1 else None
 
 
 def difference(
-    records: Records, higher: str, lower: str, metric: str = "top1", arm: str = "digits"
+    records: Records,
+    higher: str,
+    lower: str,
+    metric: str = "top1",
+    arm: str = "digits",
+    step: int | None = None,
 ) -> Interval | None:
     """Interval of the paired difference ``higher`` minus ``lower``, seed by seed.
 
     For equal seeds both start from the same main network and see the same batches.  ``None`` with
-    fewer than two common seeds.
+    fewer than two common seeds.  ``step`` as for :func:`summarise`.
     """
     rows = by_row(records, arm)
-    a, b = (_by_seed(rows.get(row, []), metric) for row in (higher, lower))
+    a, b = (_by_seed(rows.get(row, []), metric, step) for row in (higher, lower))
     common = sorted(a.keys() & b.keys())
     return interval([a[seed] - b[seed] for seed in common]) if len(common) > 1 else None
 
@@ -106,21 +114,6 @@ def verdict(found: Interval | None) -> str:
     if found is None:
         return NOT_RUN
     return {1: HOLDS, -1: FAILS, 0: OPEN}[found.sign]
-
-
-def agreement(one: Records, other: Records, arm: str = "digits") -> tuple[int, int, float]:
-    """Compare two sets of records: runs in both, those with the same accuracy, largest difference.
-
-    The difference, in points, is that of the interquartile means of a row; 0 if none is in both.
-    """
-    a, b = (by_row(records, arm) for records in (one, other))
-    common = a.keys() & b.keys()
-    runs = []
-    for row in common:
-        x, y = _by_seed(a[row], "top1"), _by_seed(b[row], "top1")
-        runs += [(x[seed], y[seed]) for seed in x.keys() & y.keys()]
-    apart = [abs(_centre(a[row]) - _centre(b[row])) for row in common]
-    return len(runs), sum(x == y for x, y in runs), max(apart, default=0.0)
 
 
 def accuracy_table(
@@ -267,35 +260,16 @@ def curves(
     return fig
 
 
-MEASURES: dict[str, tuple[str, Callable[[Fidelity], float]]] = {
-    "cosine": ("Mean over examples,\nbatch statistics (as recorded)", lambda f: f.cosine.mean()),
-    "frozen": ("Mean over examples,\nstatistics frozen", lambda f: f.frozen.mean()),
-    "batch": ("Whole batch as one vector,\nbatch statistics", lambda f: f.batch.mean()),
-    "weights": ("Gradient of the weights\nbelow the split", lambda f: f.weights.mean()),
+MEASURES = {
+    "cosine": "Mean over examples,\nbatch statistics (as recorded)",
+    "frozen": "Mean over examples,\nstatistics frozen",
+    "batch": "Whole batch as one vector,\nbatch statistics",
+    "weights": "Gradient of the weights\nbelow the split",
 }
-"""Ways to say how well a synthetic gradient points: heading, and number, mean over the splits."""
-
-Followed = Mapping[str, Sequence[Mapping[int, Fidelity]]]
+"""Ways to say how well a synthetic gradient points: metrics of the records of fidelity."""
 
 
-def measured(
-    followed: Followed, row: str, measure: str | Callable[[Fidelity], float], step: int
-) -> Interval:
-    """Interval over seeds of a measure (a key of :data:`MEASURES`, or a function) at a step."""
-    number = MEASURES[measure][1] if isinstance(measure, str) else measure
-    return interval([float(number(run[step])) for run in followed[row]])
-
-
-def measured_difference(
-    followed: Followed, higher: str, lower: str, measure: str, step: int
-) -> Interval:
-    """Interval of the paired difference of a measure between two rows at a step."""
-    number = MEASURES[measure][1]
-    pairs = zip(followed[higher], followed[lower], strict=True)
-    return interval([float(number(a[step]) - number(b[step])) for a, b in pairs])
-
-
-def fidelity_table(followed: Followed, step: int) -> style.Table:
+def fidelity_table(records: Records, step: int, arm: str = "digits") -> style.Table:
     """:data:`MEASURES` of every row at a step: mean over the splits, interval over seeds."""
     columns = {
         "cosine": "As recorded",
@@ -303,38 +277,55 @@ def fidelity_table(followed: Followed, step: int) -> style.Table:
         "batch": "Whole batch",
         "weights": "Weights",
     }
+    records = _loaded(records)
     rows = {
         _name(row): {
-            heading: said(measured(followed, row, name, step)) for name, heading in columns.items()
+            heading: said(summarise(records, row, name, arm, step))
+            for name, heading in columns.items()
         }
-        for row in followed
+        for row in by_row(records, arm)
     }
     return style.Table(rows, corner=f"Cosine, step {step}")
 
 
-def fidelity_over_training(followed: Followed) -> Figure:
+def fidelity_over_training(records: Records, arm: str = "digits") -> Figure:
     """Four ways to compare synthetic with true gradients, over the steps of training.
 
     Parameters
     ----------
-    followed : mapping
-        From the row to what :func:`follow` returned for each seed, at least two.
+    records : Records
+        Of the experiment "fidelity"; rows with fewer than two seeds are left out.
+    arm : str
+        Key of :data:`.training.ARMS`.
     """
+    found = {row: runs for row, runs in by_row(records, arm).items() if len(runs) > 1}
     fig, axes = style.figure(2, 2, width="wide", height=5.4, sharex=True, sharey=True)
-    for ax, (name, (title, _)) in zip(axes.flat, MEASURES.items(), strict=True):
+    for ax, (name, title) in zip(axes.flat, MEASURES.items(), strict=True):
         ax.axhline(0, color="#777777", linewidth=1)
-        for row, runs in followed.items():
-            steps = sorted(runs[0])
-            found = [measured(followed, row, name, step) for step in steps]
-            low, high = [i.low for i in found], [i.high for i in found]
-            style.curve(ax, steps, [i.centre for i in found], row, low=low, high=high)
+        for row, runs in found.items():
+            points = [interval(v) for v in zip(*(r.metrics[name] for r in runs), strict=True)]
+            low, high = [i.low for i in points], [i.high for i in points]
+            steps = runs[0].metrics["steps"]
+            style.curve(ax, steps, [i.centre for i in points], row, low=low, high=high)
         ax.set_title(title, fontsize=10)
     for ax in axes[1]:
         ax.set_xlabel("Steps")
     for ax in axes[:, 0]:
         ax.set_ylabel("Cosine")
-    _legend(fig, list(followed))
+    _legend(fig, list(found))
     return fig
+
+
+def recall_table(records: Records, seed: int, rows: Sequence[str], arm: str) -> style.Table:
+    """Share of the test images named right, digit by digit, at the end of single runs."""
+    found = by_row(records, arm)
+    table = {
+        _name(row): {str(digit): share for digit, share in enumerate(run.metrics["recall"])}
+        for row in rows
+        for run in found.get(row, [])
+        if run.seed == seed
+    }
+    return style.Table(table, {str(digit): ".2f" for digit in range(10)}, f"Seed {seed}")
 
 
 def examples(found: Fidelity, split: int = 2, every: int = 3) -> Figure:
@@ -387,14 +378,16 @@ def _loaded(records: Records) -> list[Record]:
     return records.read() if isinstance(records, Ledger) else list(records)
 
 
-def _by_seed(records: Sequence[Record], metric: str) -> dict[int, float]:
-    """Return a metric by seed, the mean over splits where it has one number for each.
+def _by_seed(records: Sequence[Record], metric: str, step: int | None = None) -> dict[int, float]:
+    """Return a metric by seed, at a step or the mean over splits where it has a number for each.
 
     Diverged runs (null) and rows without the metric are left out.
     """
     found = {}
     for record in records:
         value = record.metrics[metric]
+        if step is not None:
+            value = value[record.metrics["steps"].index(step)]
         values = value if isinstance(value, list) else [value]
         if values and None not in values:
             found[record.seed] = float(np.mean(values))
