@@ -59,7 +59,7 @@ def by_row(records: Records, arm: str = "digits") -> dict[str, list[Record]]:
 def summarise(
     records: Records, row: str, metric: str = "top1", arm: str = "digits", step: int | None = None
 ) -> Interval | None:
-    """Interquartile mean of a metric over seeds; ``None`` with fewer than two.
+    """Mean of a metric over seeds with its interval; ``None`` with fewer than two.
 
     With ``step`` the metric is a curve of the records of fidelity, and its value there is meant.
     """
@@ -170,7 +170,7 @@ def order_table(
 def accuracy(
     records: Records, arm: str = "digits", rows: Sequence[str] = training.MAIN_ROWS
 ) -> Figure:
-    """Test accuracy of each row: single seeds, interquartile mean and 95 % interval.
+    """Test accuracy of each row: single seeds, mean and 95 % interval.
 
     The right panel is the left one, enlarged around its best rows.
     """
@@ -399,7 +399,7 @@ def _values(records: Sequence[Record]) -> np.ndarray:
 
 
 def _centre(records: Sequence[Record]) -> float:
-    return float(interquartile_mean(_values(records)))
+    return float(_values(records).mean())
 
 
 def _name(row: str) -> str:
