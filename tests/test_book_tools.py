@@ -164,6 +164,17 @@ def test_a_stored_fault_of_another_program_is_not_used(monkeypatch, tmp_path):
     assert nbcache.is_stored(executed())
 
 
+@pytest.mark.parametrize("left", ["", None], ids=["half", "nothing"])
+def test_a_store_that_was_killed_is_done_again(monkeypatch, tmp_path, left):
+    monkeypatch.setattr(nbcache, "cache_path", lambda: tmp_path / "cache")
+    nbcache.store(executed(), tmp_path / "one.ipynb")
+    [written] = (tmp_path / "cache").rglob("*.ipynb")
+    written.write_text(left) if left is not None else shutil.rmtree(written.parent)
+    assert not nbcache.is_stored(executed())
+    nbcache.store(executed(), tmp_path / "one.ipynb")
+    assert nbcache.is_stored(executed())
+
+
 def _store_at_once(folder, number, barrier):
     nbcache.cache_path = lambda: folder
     notebook = new_notebook(cells=[new_code_cell(f"{number}", execution_count=1)])

@@ -26,6 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from nbformat.reader import NotJSONError
 
 ROOT = Path(__file__).resolve().parent.parent
 WATCHED = {
@@ -113,8 +116,6 @@ def faults(notebook: Any) -> dict[int, str]:
 @contextmanager
 def _opened() -> Iterator[Any]:
     """Open the cache, for one process at a time: a new cache breaks when two create its tables."""
-    from jupyter_cache import get_cache
-
     folder = cache_path()
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
@@ -123,8 +124,6 @@ def _opened() -> Iterator[Any]:
 
 def store(notebook: Any, path: Path, seconds: float | None = None) -> None:
     """Put an executed notebook into the cache, as MyST-NB would; refuse one with faults."""
-    from jupyter_cache.base import CacheBundleIn
-
     for index, fault in faults(notebook).items():
         raise ValueError(f"{path.name}, cell {index + 1}: not stored. {fault}")
     notebook = copy.deepcopy(notebook)
@@ -144,7 +143,10 @@ def is_stored(notebook: Any) -> bool:
             record = cache.match_cache_notebook(notebook)
         except KeyError:
             return False
-        return not faults(cache.get_cache_bundle(record.pk).nb)
+        try:
+            return not faults(cache.get_cache_bundle(record.pk).nb)
+        except (KeyError, NotJSONError):  # killed while it was written
+            return False
 
 
 def setup(app: Any) -> dict[str, Any]:
