@@ -13,7 +13,6 @@ import functools
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -236,9 +235,13 @@ def provenance() -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device | str = "cpu") -> int:
-    """Peak memory in bytes: of the process, or of the CUDA device."""
+    """Peak memory in bytes, of the process or the CUDA device; 0 where the system does not tell."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
 
@@ -255,12 +258,15 @@ def _commit() -> str:
     root = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=root, capture_output=True, text=True, check=False
-        )
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=root, capture_output=True, text=True, check=False
+            )
+        except OSError:  # no git on this machine
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     head = git("rev-parse", "--short=12", "HEAD")
-    if not head:
-        return "unknown"  # an installed package, or no git
+    if not head or not git("ls-files", "__init__.py"):
+        return "unknown"  # no checkout: a tarball, or installed, maybe below somebody else's checkout
     return head + ("+" if git("status", "--porcelain", "--untracked-files=no", ".") else "")
