@@ -6,15 +6,13 @@ import shutil
 import subprocess
 import sys
 
+import nbcache
 import nbformat
 import pytest
-from book_files import ROOT
-from nbformat.v4 import new_code_cell, new_notebook, new_output
-
-sys.path.insert(0, str(ROOT / "tools"))
-import nbcache
 import rooms
 import status
+from book_files import ROOT
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 
 @pytest.mark.parametrize(
@@ -225,3 +223,12 @@ def test_what_git_ignores_below_data_makes_nothing_stale():
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
     folders = {name for name in ignored if name.startswith("data/") and name.endswith("/")}
     assert folders == {f"{name}/" for name in nbcache.UNWATCHED}
+
+
+def test_one_time_limit_for_everything(pytestconfig):
+    """Nothing else may state one: a slow machine would fail there."""
+    assert nbcache.time_limit() == float(pytestconfig.getini("timeout")) >= 1800
+    for name in ("Makefile", "_config.yml", ".ci/run"):
+        assert "timeout" not in (ROOT / name).read_text(encoding="utf-8")
+    for path in (ROOT / "book").glob("*.ipynb"):
+        assert "timeout" not in nbformat.read(path, 4).metadata.get("execution", {}), path

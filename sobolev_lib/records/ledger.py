@@ -268,5 +268,5 @@ def _commit() -> str:
 
     head = git("rev-parse", "--short=12", "HEAD")
     if not head or not git("ls-files", "__init__.py"):
-        return "unknown"  # no checkout: a tarball, or installed, maybe below somebody else's checkout
+        return "unknown"  # no checkout: a tarball, or installed, maybe below another checkout
     return head + ("+" if git("status", "--porcelain", "--untracked-files=no", ".") else "")
