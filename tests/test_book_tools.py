@@ -97,7 +97,7 @@ def write(root, name, *cells):
 def build(root, *names, home=os.devnull):
     """Execute chapters as ``make book`` does, with a home that nothing can be written to."""
     command = [sys.executable, "tools/execute.py", *names]
-    dropped = ("MPLCONFIGDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "PYTHONPATH")
+    dropped = ("MPLCONFIGDIR", "IPYTHONDIR", "PYTHONPATH")
     environment = {key: value for key, value in os.environ.items() if key not in dropped}
     environment |= {"HOME": home}
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)

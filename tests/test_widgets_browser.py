@@ -245,7 +245,7 @@ WIDGETS = [
 
 
 @pytest.mark.parametrize(("name", "css"), WIDGETS)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_widgets_are_legible_and_follow_the_theme(open_widget, name, css, scheme):
     page, section = open_widget(name, css, width=360, height=800, scheme=scheme)
     assert section.evaluate(CONTRAST) >= 7

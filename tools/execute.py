@@ -7,6 +7,7 @@ the checkout). With names of chapters it executes those, stored or not.
 
 import argparse
 import os
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -90,6 +91,11 @@ def choose(names: list[str]) -> list[tuple[int, Path]]:
     ]
 
 
+def end_quietly() -> None:
+    """Let the main process alone answer Ctrl-C; a worker that runs a kernel ends that first."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def main() -> int:
     """Execute what is missing; return the number of chapters that failed."""
     parser = argparse.ArgumentParser(description="Execute chapters and store their outputs.")
@@ -105,7 +111,7 @@ def main() -> int:
     print(f"Chapters: {total}, to execute: {len(chosen)}, two at a time.", flush=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     nbcache.prepare()
-    pool = ProcessPoolExecutor(max_workers=2)
+    pool = ProcessPoolExecutor(max_workers=2, initializer=end_quietly)
     try:
         runs = {
             pool.submit(execute, path, f"{path.stem}: running, chapter {number} of {total}"): path

@@ -10,14 +10,11 @@ all else that a notebook's output depends on: the library (Python, JavaScript, s
 in ``data/`` and the pinned versions. A change in any of them makes every stored output stale.
 """
 
-import atexit
 import copy
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,9 +70,8 @@ def prepare() -> None:
     """Make this process, and the kernels it starts, independent of the reader's own set-up.
 
     The library is imported from this checkout, installed or not. What matplotlib and IPython keep
-    goes below ``_build``, and the kernels' connection files go to a temporary folder, so that the
-    home may be read-only. matplotlib's list of fonts is made here, because the first program that
-    makes it says so on stderr.
+    goes below ``_build``, so that the home may be read-only, and the reader's own settings change
+    no figure. matplotlib's list of fonts is made here: the program that makes it says so on stderr.
     """
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
@@ -90,10 +86,6 @@ def prepare() -> None:
     for variable, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[variable] = str(folder)
-    if "JUPYTER_RUNTIME_DIR" not in os.environ:
-        runtime = tempfile.mkdtemp(prefix="sobolev-kernels-")
-        os.environ["JUPYTER_RUNTIME_DIR"] = runtime
-        atexit.register(shutil.rmtree, runtime, ignore_errors=True)
     with FileLock(home / "fonts.lock"):
         if not list(folders["MPLCONFIGDIR"].glob("fontlist-*.json")):
             command = [sys.executable, "-c", "import matplotlib.font_manager"]
