@@ -111,7 +111,7 @@ def verdict(found: Interval | None) -> str:
 def agreement(one: Records, other: Records, arm: str = "digits") -> tuple[int, int, float]:
     """Compare two sets of records: runs in both, those with the same accuracy, largest difference.
 
-    The difference, in points, is that of the interquartile means of a row; 0 if none is in both.
+    The difference, in points, is that of the means of a row; 0 if none is in both.
     """
     a, b = (by_row(records, arm) for records in (one, other))
     common = a.keys() & b.keys()
@@ -177,7 +177,7 @@ def order_table(
 def accuracy(
     records: Records, arm: str = "digits", rows: Sequence[str] = training.MAIN_ROWS
 ) -> Figure:
-    """Test accuracy of each row: single seeds, interquartile mean and 95 % interval.
+    """Test accuracy of each row: single seeds, mean and 95 % interval.
 
     The right panel is the left one, enlarged around its best rows.
     """
@@ -406,7 +406,7 @@ def _values(records: Sequence[Record]) -> np.ndarray:
 
 
 def _centre(records: Sequence[Record]) -> float:
-    return float(interquartile_mean(_values(records)))
+    return float(_values(records).mean())
 
 
 def _name(row: str) -> str:
