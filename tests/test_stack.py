@@ -7,7 +7,7 @@ from torch import nn
 from sobolev_lib import kinks
 from sobolev_lib.stack import ACTIVATIONS, MLPStack
 
-PIECEWISE = [name for name, rule in ACTIVATIONS.items() if rule.curvature is None]
+PIECEWISE = [name for name, rule in ACTIVATIONS.items() if rule.all is None]
 SMOOTH = [name for name in ACTIVATIONS if name not in PIECEWISE]
 
 
