@@ -298,7 +298,7 @@ class MLPStack(nn.Module):
 
     def _weight(self, weight: float | Tensor) -> tuple[Tensor, list[bool]]:
         """Weights (E,), and who matches gradients."""
-        w = torch.as_tensor(weight)
+        w = weight if isinstance(weight, Tensor) else torch.as_tensor(weight, dtype=torch.float64)
         if w.ndim > 1 or (w.ndim == 1 and len(w) != self.members):
             raise ValueError(
                 f"derivative_weight has shape {tuple(w.shape)}; needed is () or ({self.members},)"
