@@ -23,8 +23,8 @@ __all__ = ["KERNELS", "LeakyReLU", "ReLU", "kernel", "leaky_relu", "relu", "repl
 
 
 def _logistic(u: Tensor) -> Tensor:
-    s = torch.sigmoid(-u.abs())  # of -|u|: exactly symmetric, no digits lost in the tails
-    return s * (1 - s)
+    s = u.abs().neg_().sigmoid()  # of -|u|: exactly symmetric, no digits lost in the tails
+    return torch.addcmul(s, s, s, value=-1)
 
 
 def _gaussian(u: Tensor) -> Tensor:

@@ -197,9 +197,8 @@ class SobolevLoss(nn.Module):
         TypeError
             An argument that is no tensor or has the wrong dtype or device.
         ValueError
-            A wrong shape, an empty batch, infinity, NaN in x, a missing target, a model without
-            the derivatives that are needed or with batch statistics, or order 2 of a
-            piecewise-linear model.
+            A wrong shape, an empty batch, infinity, NaN in x, a missing target, batch statistics,
+            a layer without the derivatives that are needed, order 2 of a piecewise-linear model.
         """
         checks.check_input(x)
         targets = self._targets(x, y, dy)
