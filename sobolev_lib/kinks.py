@@ -23,7 +23,7 @@ __all__ = ["KERNELS", "LeakyReLU", "ReLU", "kernel", "leaky_relu", "relu", "repl
 
 
 def _logistic(u: Tensor) -> Tensor:
-    s = u.abs().neg_().sigmoid()  # of -|u|: exactly symmetric, no digits lost in the tails
+    s = u.abs().neg_().sigmoid_()  # of -|u|: exactly symmetric, no digits lost in the tails
     return torch.addcmul(s, s, s, value=-1)
 
 

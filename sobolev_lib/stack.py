@@ -38,7 +38,7 @@ class MLPStack(nn.Module):
     hidden : sequence of int
         Widths of the hidden layers; section 4.1 uses two of 256.
     activation : str
-        A key of :data:`ACTIVATIONS`.
+        A key of :data:`sobolev_lib.closed_form.ACTIVATIONS`.
     kink_bandwidth : float, optional
         Width of the kernel that stands in for the derivative of a kink's step
         (:mod:`sobolev_lib.kinks`); only for piecewise-linear activations.  ``None``: the kinks are
