@@ -53,7 +53,7 @@ class Setting:
     schedule : {"constant", "cosine"}
         Learning rate over the steps.
     activation : str
-        Key of :data:`sobolev_lib.stack.ACTIVATIONS`.
+        Key of :data:`sobolev_lib.closed_form.ACTIVATIONS`.
     bandwidth : float or None
         Kernel width at the kinks (:mod:`sobolev_lib.kinks`), ``None`` for plain ReLU.
     scaled_bandwidth : bool

@@ -167,9 +167,8 @@ class Training:
         self.setting = self.members[0]
         self.problem = Problem.of(self.members, seed, self.device)
         self.stack = _stack(self.members, seed).to(self.device)
-        self.weight = torch.tensor(
-            [float(s.method == "sobolev") for s in self.members], device=self.device
-        )
+        # On the CPU: the stack looks at it in each step, and a GPU would have to wait for that.
+        self.weight = torch.tensor([float(s.method == "sobolev") for s in self.members])
         self.optimizer = torch.optim.Adam(
             self.stack.parameters(), lr=self.setting.learning_rate, fused=True
         )
