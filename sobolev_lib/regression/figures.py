@@ -102,14 +102,13 @@ def error_against_data(
         ):
             found = {k: results.error(name, n, line, metric) for k, n in enumerate(sizes)}
             centres = {k + shift: i.centre for k, i in found.items() if i}
-            ax.plot(
-                list(centres), list(centres.values()), linewidth=1.2,
-                **{**marks.look(look), "marker": ""},
-            )  # fmt: skip
+            if centres:
+                how = {**marks.look(look), "marker": "", "linewidth": 1.2}
+                ax.plot(list(centres), list(centres.values()), **how)
             for k, interval in found.items():
                 marks.interval(ax, k + shift, interval, look)
-                seeds = results.errors(name, sizes[k], line, metric).values()
-                marks.dots(ax, k + shift, [power(v) for v in seeds], look)
+                logs = results.errors(name, sizes[k], line, metric).values() if interval else ()
+                marks.dots(ax, k + shift, [power(v) for v in logs], look)
         ax.set(xticks=range(len(sizes)), xlim=(-0.5, len(sizes) - 0.5))
         ax.set_xticklabels([f"{n:,}" for n in sizes])
         _log_axis(ax)
