@@ -164,7 +164,7 @@ def stopping(sizes: Sequence[int] = SIZES, book: Ledger | None = None) -> Figure
         ax.set_title(f"N = {n:,}", fontsize=10)
     for at, (look, how) in shown.items():
         axes[0].plot([], [], label=READINGS[at], **{**marks.look(look), "linestyle": "-", **how})
-    fig.legend(loc="outside lower center", ncols=len(shown))
+    fig.legend(loc="outside upper center", ncols=len(shown))
     fig.supxlabel("Decades of test error gained (right of the line: Sobolev better)", fontsize=9)
     return fig
 
