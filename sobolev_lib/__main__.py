@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import hogwild, probing, throughput, training
 
 SMALL_STEPS = 300
+INSTRUMENTS = {probing.EXPERIMENT: probing}
 ROW_KEYS = {name for row in training.ROWS.values() for name in row}
 SKIPPED = {"arm", "workers", *ROW_KEYS}  # chosen in other ways
 
@@ -133,10 +135,11 @@ def _throughput(options: argparse.Namespace) -> str:
     return _entered(book.append(records), book)
 
 
-def _probes(options: argparse.Namespace) -> str:
-    places = given.Places.of(options, probing.EXPERIMENT)
+def _watch(options: argparse.Namespace) -> str:
+    places = given.Places.of(options, options.experiment)
     chosen = training.settings(options.arm or "digits", options.rows)
-    entered = probing.sweep(chosen, places.seeds, places.book, quiet=options.quiet)
+    instrument = INSTRUMENTS[options.experiment]
+    entered = instrument.sweep(chosen, places.seeds, places.book, quiet=options.quiet)
     return _entered(entered, places.book)
 
 
@@ -248,11 +251,12 @@ def _add_throughput(parser: argparse.ArgumentParser) -> None:
     given.add_ledger(parser)
 
 
-def _add_probes(parser: argparse.ArgumentParser) -> None:
+def _add_watch(parser: argparse.ArgumentParser, modules: Sequence[str]) -> None:
     parser.add_argument("--arm", choices=list(training.ARMS), metavar="ARM", help="default: digits")
-    rows = [row for row, changes in training.ROWS.items() if changes["module"] in probing.PROBED]
+    rows = [row for row, changes in training.ROWS.items() if changes["module"] in modules]
     parser.add_argument("--rows", nargs="+", choices=rows, default=["critic"], metavar="ROW")
-    given.add_runs(parser)
+    given.add_seeds(parser)
+    given.add_ledger(parser)
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
@@ -264,14 +268,20 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
 
 
-COMMANDS = {
+Act = Callable[[argparse.Namespace], str]
+Add = Callable[[argparse.ArgumentParser], None]
+COMMANDS: dict[str, tuple[Act, Add, str]] = {
     regression.EXPERIMENT: (_regression, _add_regression, "networks of section 4.1"),
     "kriging": (_kriging, _add_kriging, "the baseline beside them"),
     "grids": (_grids, _add_grids, "values and slopes of finished networks, for figures"),
     benchmark.EXPERIMENT: (_cost, _add_cost, "time of a training step"),
     training.EXPERIMENT: (_synthetic_gradients, _add_synthetic_gradients, "section 4.3"),
     throughput.EXPERIMENT: (_throughput, _add_throughput, "images per second, 4.3"),
-    probing.EXPERIMENT: (_probes, _add_probes, "what SG modules learn, 4.3"),
+    probing.EXPERIMENT: (
+        _watch,
+        partial(_add_watch, modules=probing.PROBED),
+        "what SG modules learn, 4.3",
+    ),
     "images": (_images, _add_images, "prepare image data for section 4.3"),
 }
 

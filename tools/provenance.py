@@ -137,6 +137,7 @@ EXPERIMENTS: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "cost": cost,
     "synthetic_gradients": lambda records: rows_of(records, "synthetic_gradients"),
     "probes": lambda records: rows_of(records, "probes"),
+    "fidelity": lambda records: rows_of(records, "fidelity"),
     "throughput": throughput,
 }
 

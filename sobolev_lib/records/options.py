@@ -98,16 +98,22 @@ def _or_none(inner: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def add_runs(parser: argparse.ArgumentParser, *, seeds: int = 1) -> None:
-    """Add what every command that makes records has: seeds, where to run, where to write."""
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add what a sweep takes: seeds, where to run, where to write."""
+    add_seeds(parser)
     add = parser.add_argument
-    add("--seeds", type=positive, default=seeds, help="number of seeds (default: %(default)s)")
-    add("--first-seed", type=natural, default=0, metavar="SEED")
     add("--workers", type=positive, default=1, help="local processes (default: %(default)s)")
     add("--scheduler", metavar="ADDRESS", help="Dask scheduler that runs the jobs")
     add("--seconds", type=float, help="stop after that time; the same command goes on")
-    add("--quiet", action="store_true", help="no progress bar")
     add_ledger(parser)
+
+
+def add_seeds(parser: argparse.ArgumentParser) -> None:
+    """Add the seeds, and whether to show progress."""
+    add = parser.add_argument
+    add("--seeds", type=positive, default=1, help="number of seeds (default: %(default)s)")
+    add("--first-seed", type=natural, default=0, metavar="SEED")
+    add("--quiet", action="store_true", help="no progress bar")
 
 
 def add_ledger(parser: argparse.ArgumentParser) -> None:
