@@ -38,7 +38,7 @@ def module_sizes(setting: training.Setting) -> list[dict[str, Any]]:
     net = training.build(setting, data, 0)
     found, x = [], data.train_x[:2].float()
     net.eval()
-    for segment, module in zip(net.segments, net.synthesizers, strict=False):
+    for segment, module in zip(net.segments, net.sg_modules, strict=False):
         x = segment(x)
         found.append(
             {

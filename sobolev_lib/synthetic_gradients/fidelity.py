@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
-from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
+from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
 
 
@@ -112,9 +112,9 @@ def _gradients(net: Decoupled, x: Tensor, y: Tensor) -> list[tuple[Segment, Tens
     """For each split: the segment below with its input, synthetic and true gradient."""
     found, value = [], x
     true = net.true_gradients(x, y)
-    for segment, module, g in zip(net.segments, net.synthesizers, true, strict=False):
+    for segment, module, g in zip(net.segments, net.sg_modules, true, strict=False):
         with torch.no_grad():
-            h = segment(value)
+            h = apart(segment, value)
         found.append(((segment, value), module(h, y).gradient.detach(), g))
         value = h
     return found
@@ -122,7 +122,7 @@ def _gradients(net: Decoupled, x: Tensor, y: Tensor) -> list[tuple[Segment, Tens
 
 def _weight_cosine(segment: Segment, synthetic: Tensor, true: Tensor) -> Tensor:
     module, value = segment
-    weights, h = list(module.parameters()), module(value)
+    weights, h = list(module.parameters()), apart(module, value)
     both = [
         torch.cat([part.flatten() for part in torch.autograd.grad(h, weights, g, True)])
         for g in (synthetic, true)

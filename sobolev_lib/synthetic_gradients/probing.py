@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from sobolev_lib.records import ledger
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
-from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
-from sobolev_lib.synthetic_gradients.modules import Prediction
+from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
+from sobolev_lib.synthetic_gradients.modules import Prediction, SGModule
 
 EXPERIMENT = "probes"
 PROBED = ("vfbn", "critic", "sobolev", "local_ce")
@@ -89,11 +89,11 @@ def own_gradients(net: Decoupled, x: Tensor, y: Tensor) -> tuple[list[Tensor], l
     h: list[Tensor] = []
     value = x
     for segment in list(segments)[:-1]:
-        value = segment(value)
+        value = apart(segment, value)
         if not h:
             value = value.detach().requires_grad_()
         h.append(value)
-    losses = cross_entropy(segments[-1](value), y)
+    losses = cross_entropy(apart(segments[-1], value), y)
     ones = torch.eye(len(y), dtype=losses.dtype, device=losses.device)
     each = torch.autograd.grad(losses, h, ones, is_grads_batched=True)  # [c, b]: dL_c/dh_b
     b = torch.arange(len(y), device=losses.device)
@@ -121,11 +121,11 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
     value = x
     with torch.no_grad():
         for segment in segments:
-            value = segment(value)
+            value = apart(segment, value)
             h.append(value)
     true_loss = cross_entropy(h[-1], y)
     found: list[tuple[float, ...]] = []
-    for module, values, g, part in zip(net.synthesizers, h, every, own, strict=False):
+    for module, values, g, part in zip(net.sg_modules, h, every, own, strict=False):
         said = module(values, y)
         if said.loss is None or said.log_probabilities is None:
             raise ValueError(f"modules of mode {net.mode!r} predict no loss; use 'critic' or such")
@@ -135,7 +135,7 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
             (
                 *(share.double().mean().item() for share in shares),
                 *(cosine(*pair).mean().item() for pair in pairs),
-                _pull(module, said, true_loss, g, functional.log_softmax(h[-1], dim=1)),
+                pull(module, said, true_loss, g, functional.log_softmax(h[-1], dim=1)),
                 g.flatten(1).norm(dim=1).mean().item(),
                 said.loss.mean().item(),
             )
@@ -145,9 +145,13 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
     return Probe(**dict(zip(names, columns, strict=True)), loss=true_loss.mean().item())
 
 
-def _pull(module: Any, said: Prediction, true_loss: Tensor, g: Tensor, logp: Tensor) -> float:
+def pull(
+    module: SGModule, said: Prediction, true_loss: Tensor, g: Tensor | None, logp: Tensor | None
+) -> float:
+    """Cosine of the gradients of a module's own loss and of the labels' cross entropy of p(h)."""
     assert said.loss is not None
     own = module.loss(said, true_loss, g, logp)
+    assert own is not None
     sides = [
         torch.autograd.grad(
             value, list(module.parameters()), retain_graph=True, materialize_grads=True

@@ -494,7 +494,7 @@ class Training:
 
         functorch.donated_buffer = False
         self.net.compile_segments()
-        for module in self.net.synthesizers:
+        for module in self.net.sg_modules:
             network = module.network
             # Double backward by autograd cannot be compiled.
             if isinstance(network, torch.nn.Module) and getattr(network, "explicit", True):
