@@ -208,7 +208,8 @@ class Decoupled(nn.Module):
     def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Inputs of the segments (leaves from the second on) and their outputs."""
         inputs, outputs = [x], []
-        for segment, known in zip(self._compiled or self.segments, self.segments, strict=True):
+        runs: Sequence[Any] = self._compiled or list(self.segments)
+        for segment, known in zip(runs, self.segments, strict=True):
             outputs.append(apart(segment, inputs[-1], may_write(known)))
             inputs.append(outputs[-1].detach().requires_grad_())
         return inputs[:-1], outputs

@@ -8,13 +8,14 @@ it in four.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sobolev_lib.records.summary import Interval, interval
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
@@ -173,3 +174,31 @@ def recall(run: training.Training) -> list[float]:
     return [
         float((named[data.test_y == c] == c).float().mean()) for c in range(data.classes)
     ]  # fmt: skip
+
+
+MEASURES: dict[str, tuple[str, Callable[[Fidelity], float]]] = {
+    "cosine": ("Mean over examples,\nbatch statistics (as recorded)", lambda f: f.cosine.mean()),
+    "frozen": ("Mean over examples,\nstatistics frozen", lambda f: f.frozen.mean()),
+    "batch": ("Whole batch as one vector,\nbatch statistics", lambda f: f.batch.mean()),
+    "weights": ("Gradient of the weights\nbelow the split", lambda f: f.weights.mean()),
+}
+"""Ways to say how well a synthetic gradient points: heading, and number, mean over the splits."""
+
+Followed = Mapping[str, Sequence[Mapping[int, Fidelity]]]
+
+
+def measured(
+    followed: Followed, row: str, measure: str | Callable[[Fidelity], float], step: int
+) -> Interval:
+    """Interval over seeds of a measure (a key of :data:`MEASURES`, or a function) at a step."""
+    number = MEASURES[measure][1] if isinstance(measure, str) else measure
+    return interval([float(number(run[step])) for run in followed[row]])
+
+
+def measured_difference(
+    followed: Followed, higher: str, lower: str, measure: str, step: int
+) -> Interval:
+    """Interval of the paired difference of a measure between two rows at a step."""
+    number = MEASURES[measure][1]
+    pairs = zip(followed[higher], followed[lower], strict=True)
+    return interval([float(number(a[step]) - number(b[step])) for a, b in pairs])

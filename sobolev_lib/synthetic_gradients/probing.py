@@ -10,7 +10,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -135,7 +135,9 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
             (
                 *(share.double().mean().item() for share in shares),
                 *(cosine(*pair).mean().item() for pair in pairs),
-                pull(module, said, true_loss, g, functional.log_softmax(h[-1], dim=1)),
+                pull(
+                    cast(SGModule, module), said, true_loss, g, functional.log_softmax(h[-1], dim=1)
+                ),
                 g.flatten(1).norm(dim=1).mean().item(),
                 said.loss.mean().item(),
             )
@@ -227,3 +229,11 @@ def sweep(
         if ledger.key(_config(setting, times, batch), setting.scale, seed) not in done:
             entered += book.append([record(setting, seed, times, batch)])
     return entered
+
+
+def probed_runs(
+    arm: str, row: str = "critic", records: Sequence[ledger.Record] | None = None
+) -> list[ledger.Record]:
+    """Records of the ledger "probes" of an arm and a row."""
+    every = ledger.Ledger(EXPERIMENT).read() if records is None else records
+    return [r for r in every if r.config["arm"] == arm and training.row_of(r.config) == row]
