@@ -10,7 +10,7 @@ from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records import claims
 from sobolev_lib.records.claims import FAILS, HOLDS, OPEN, PARTLY, Claim, Finding
 from sobolev_lib.records.ledger import Ledger, Record
-from sobolev_lib.records.summary import Interval, gain, log_errors
+from sobolev_lib.records.summary import Interval, gain
 
 
 def gains_at(records: Sequence[Record], n: int, arm: str = "paper") -> dict[str, Interval]:
@@ -29,8 +29,8 @@ def gains_at(records: Sequence[Record], n: int, arm: str = "paper") -> dict[str,
             ]
             for method in ("values", "sobolev")
         ]
-        if len(log_errors(both[0]).keys() & log_errors(both[1]).keys()) > 1:
-            found[name] = gain(both[0], both[1])
+        if gained := gain(both[0], both[1]):
+            found[name] = gained
     return found
 
 

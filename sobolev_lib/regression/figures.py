@@ -274,8 +274,7 @@ def paired(
     """
     a = _all(book).find_in(**{"function": function, "n": n, **baseline})
     b = _all(book).find_in(**{"function": function, "n": n, **other})
-    common = log_errors(a, metric).keys() & log_errors(b, metric).keys()
-    return gain(a, b, metric) if len(common) > 1 else None
+    return gain(a, b, metric)
 
 
 def errors_of(
