@@ -16,15 +16,23 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from scipy import stats
 
-from sobolev_lib.records.claims import FAILS, HOLDS, OPEN, PARTLY, Claim, Finding
+from sobolev_lib.records.claims import (
+    FAILS,
+    HOLDS,
+    NOT_HERE,
+    NOT_RUN,
+    OPEN,
+    PARTLY,
+    Claim,
+    Finding,
+    verdict,
+)
 from sobolev_lib.records.ledger import Record
-from sobolev_lib.records.summary import Interval, number
+from sobolev_lib.records.summary import FEWEST, Interval, number
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
 from sobolev_lib.synthetic_gradients.paper import BLOCKS, METRICS, NAMES, Block, Cell
 from sobolev_lib.synthetic_gradients.results import (
     COSINES,
-    FEWEST,
-    NOT_RUN,
     Group,
     answering,
     command,
@@ -35,15 +43,11 @@ from sobolev_lib.synthetic_gradients.results import (
     read,
     shown,
     spread,
-    verdict,
 )
 from sobolev_lib.synthetic_gradients.settings import ARMS
 
 WITHIN = 1.5
 """Points of accuracy within which Sobolev counts as close to backpropagation; our threshold."""
-
-NOT_HERE = "not at this scale"
-"""Verdict of runs that go against the paper at another scale than the paper's."""
 
 Measure = Callable[[Group, Sequence[Record]], Finding | None]
 

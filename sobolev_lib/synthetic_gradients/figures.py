@@ -16,11 +16,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sobolev_lib.figures import marks, style
+from sobolev_lib.records.claims import NOT_RUN
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.synthetic_gradients import results
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
 from sobolev_lib.synthetic_gradients.paper import BLOCKS, BRIEF, METRICS, NAMES, Cell
-from sobolev_lib.synthetic_gradients.results import NOT_RUN, REDUCTION_ROWS, Group, Records, spread
+from sobolev_lib.synthetic_gradients.results import REDUCTION_ROWS, Group, Records, spread
 from sobolev_lib.synthetic_gradients.settings import ARMS, MAIN_ROWS
 
 ALIGNED = (

@@ -8,16 +8,15 @@ from html import escape
 import numpy as np
 
 from sobolev_lib.figures.style import Table
-from sobolev_lib.records.claims import Claim, Finding
+from sobolev_lib.records.claims import NOT_RUN, Claim, Finding, verdict
 from sobolev_lib.records.ledger import Record
+from sobolev_lib.records.summary import FEWEST
 from sobolev_lib.synthetic_gradients import settings as arms
 from sobolev_lib.synthetic_gradients.claims import claims_on
 from sobolev_lib.synthetic_gradients.fidelity import Followed, measured
 from sobolev_lib.synthetic_gradients.paper import BLOCKS, BRIEF, METRICS, NAMES, Block
 from sobolev_lib.synthetic_gradients.results import (
     DATA,
-    FEWEST,
-    NOT_RUN,
     ORDER,
     Group,
     Records,
@@ -30,7 +29,6 @@ from sobolev_lib.synthetic_gradients.results import (
     said,
     shown,
     summarise,
-    verdict,
 )
 
 SMALL = "<small style='white-space:normal'>{}</small>"

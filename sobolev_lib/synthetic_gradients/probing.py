@@ -7,18 +7,20 @@ classifier that trains what lies below it by the labels?
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm.auto import tqdm
 
 from sobolev_lib.records import ledger
+from sobolev_lib.records import sweep as runner
+from sobolev_lib.records.sweep import Result, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
@@ -185,32 +187,14 @@ def probes(run: training.Training, times: int = 12, batch: int = 128) -> list[tu
     return found
 
 
-def record(setting: training.Setting, seed: int, times: int = 12, batch: int = 64) -> ledger.Record:
-    """Train a setting for one seed with :func:`probes` on the way.
-
-    Returns
-    -------
-    Record
-        Of the experiment "probes": ``steps``, and every field of :class:`Probe` as a curve.
-    """
+def _work(
+    setting: training.Setting, seed: int, times: int, batch: int, _tick: Tick
+) -> list[Result]:
     run = training.Training(setting, seed)
     found = probes(run, times, batch)
     curves = {f.name: [getattr(p, f.name) for _, p in found] for f in fields(Probe)}
-    return ledger.Record(
-        EXPERIMENT,
-        _config(setting, times, batch),
-        seed,
-        {"steps": [step for step, _ in found], "top1": run.tests["top1"][-1], **curves},
-        setting.scale,
-        setting.deviations(run.data.source),
-        device=ledger.device_name(run.device),
-        seconds=round(run.seconds, 2),
-        **ledger.provenance(),
-    )
-
-
-def _config(setting: training.Setting, times: int, batch: int) -> dict[str, Any]:
-    return {**training.config(setting), "times": times, "probed": batch}
+    first = {"steps": [step for step, _ in found], "top1": run.tests["top1"][-1]}
+    return training.results_of(run, first | curves)
 
 
 def sweep(
@@ -221,14 +205,18 @@ def sweep(
     batch: int = 64,
     quiet: bool = False,
 ) -> int:
-    """Enter the records of all settings and seeds that the ledger lacks; return their number."""
-    ledger.provenance()  # now: the checkout may move on while this runs
-    book = book or ledger.Ledger(EXPERIMENT)
-    done, entered = book.keys(), 0
-    for seed, setting in tqdm(list(itertools.product(seeds, chosen)), disable=quiet, unit="run"):
-        if ledger.key(_config(setting, times, batch), setting.scale, seed) not in done:
-            entered += book.append([record(setting, seed, times, batch)])
-    return entered
+    """Enter the records of all settings and seeds that the ledger lacks; return their number.
+
+    A record of the experiment "probes" has ``steps``, and every field of :class:`Probe` as a curve.
+    """
+    jobs = [
+        training.job(
+            setting, seed, functools.partial(_work, setting, seed, times, batch),
+            {**training.config(setting), "times": times, "probed": batch},
+        )
+        for seed, setting in itertools.product(seeds, chosen)
+    ]  # fmt: skip
+    return runner.sweep(EXPERIMENT, jobs, book, quiet=quiet)
 
 
 def probed_runs(

@@ -13,16 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from sobolev_lib.records.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.records.claims import FAILS, HOLDS, NOT_RUN, OPEN, verdict
 from sobolev_lib.records.ledger import Ledger, Record
-from sobolev_lib.records.summary import Interval, interval, number
+from sobolev_lib.records.summary import FEWEST, Interval, interval, number
 from sobolev_lib.synthetic_gradients import settings as arms
 from sobolev_lib.synthetic_gradients.paper import BLOCKS, NAMES, plural
-
-FEWEST = 3
-"""Seeds below which there is no interval and no verdict."""
-
-NOT_RUN = "not run yet"
 
 COSINES = {"cosine": "cosine over examples", "batch_cosine": "cosine of the batch"}
 """The two measures of alignment, as :class:`.decoupling.Step` has them."""
@@ -331,15 +326,6 @@ def spread(values: Sequence[float]) -> Interval:
     if len(values) >= FEWEST:
         return interval(list(values))
     return Interval(float(np.mean(values)), min(values), max(values), len(values))
-
-
-def verdict(found: Interval | None, threshold: float = 0.0) -> str:
-    """Whether a difference is above a threshold: its whole interval, from three seeds on."""
-    if found is None:
-        return NOT_RUN
-    if found.count < FEWEST:
-        return OPEN
-    return HOLDS if found.low > threshold else FAILS if found.high < threshold else OPEN
 
 
 def said(found: Interval | None, spec: str = "") -> str:

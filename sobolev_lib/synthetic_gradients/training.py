@@ -8,22 +8,24 @@ that nothing but weights, momenta and the step has to be kept.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sobolev_lib.records import ledger, states
+from sobolev_lib.records import sweep as runner
+from sobolev_lib.records.sweep import Job, Result, Run, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import hogwild, networks
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, Step, decouple
@@ -39,8 +41,8 @@ from sobolev_lib.synthetic_gradients.settings import (
 )
 
 __all__ = [
-    "ARMS", "EXPERIMENT", "MAIN_ROWS", "ROWS", "Setting", "Training", "build", "config", "place_of",
-    "row_of", "scores", "settings", "sweep", "train",
+    "ARMS", "EXPERIMENT", "MAIN_ROWS", "ROWS", "Setting", "Training", "build", "config", "job",
+    "place_of", "results_of", "row_of", "scores", "settings", "sweep",
 ]  # fmt: skip
 
 MEASUREMENTS = 25
@@ -145,19 +147,17 @@ class Training:
         self.curve: dict[str, list[Any]] = {name: [] for name in names}
         self.tests: dict[str, list[Any]] = {"steps": [], "top1": [], "top5": [], "loss": []}
         self._make_optimizers()
-        name = f"{zlib.crc32(repr(asdict(setting)).encode()):08x}"
-        self.path = (
-            Path(folder) / f"sg-{setting.arm}-{setting.module}-{name}-{seed}.safetensors"
-            if folder
-            else None
-        )
+        self.path = state_path(setting, seed, folder) if folder else None
         self._epoch, self._order = -1, torch.empty(0)
         if self.path and self.path.exists():
             self._load()
         if setting.hogwild and net.module_parameters():
             memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(folder or ".")
             run = os.environ.get("TORCHELASTIC_RUN_ID", str(os.getpid()))
-            hogwild.share(net.module_parameters(), memory / f"sg-{name}-{seed}-{run}.bin")
+            hogwild.share(
+                net.module_parameters(),
+                memory / f"{state_path(setting, seed, memory).stem}-{run}.bin",
+            )
         if compiled:
             self._compile()
 
@@ -403,21 +403,6 @@ class Training:
             "tests": self.tests,
         }
 
-    def record(self) -> ledger.Record:
-        """Return the record of a finished run."""
-        return ledger.Record(
-            EXPERIMENT,
-            config(self.setting),
-            self.seed,
-            self.metrics(),
-            self.setting.scale,
-            self.setting.deviations(self.data.source),
-            device=ledger.device_name(self.device),
-            seconds=round(self.seconds, 2),
-            peak_memory=ledger.peak_memory(self.device),
-            **ledger.provenance(),
-        )
-
     def save(self) -> None:
         """Keep the whole state (:mod:`.states`), if there is a folder for it."""
         if self.path and not self.rank:
@@ -468,18 +453,63 @@ def _number(value: float, digits: int) -> float | None:
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
-def train(
+def state_path(setting: Setting, seed: int, folder: str | os.PathLike[str]) -> Path:
+    """File of the state of an unfinished run."""
+    name = f"{zlib.crc32(repr(asdict(setting)).encode()):08x}"
+    return Path(folder) / f"sg-{setting.arm}-{setting.module}-{name}-{seed}.safetensors"
+
+
+def job(
     setting: Setting,
     seed: int,
+    work: Callable[[Tick], Sequence[Result] | None],
+    config: dict[str, Any],
     device: str = "cpu",
     folder: str | os.PathLike[str] | None = None,
-    save_every: float = 60.0,
-    compiled: bool = False,
-) -> ledger.Record:
-    """Train one setting for one seed and return its record; see :class:`Training`."""
-    run = Training(setting, seed, None, device, folder, save_every, compiled)
-    run.run()
-    return run.record()
+) -> Job:
+    """One run as :mod:`sobolev_lib.records.sweep` wants it, ten steps of its bar an epoch."""
+    return Job(
+        [Run(config, seed, setting.scale, setting.deviations())],
+        work,
+        10 * setting.epochs,
+        device,
+        ("scikit-learn",) if setting.data == "digits" else (),
+        [state_path(setting, seed, folder)] if folder else [],
+    )
+
+
+def results_of(run: Training, metrics: dict[str, Any]) -> list[Result]:
+    """What a run leaves, with the deviations that only its data can tell."""
+    told = run.setting.deviations()
+    more = [note for note in run.setting.deviations(run.data.source) if note not in told]
+    return [Result(metrics, run.seconds, more)]
+
+
+def _work(
+    setting: Setting,
+    seed: int,
+    loaded: dict[tuple[str, int], images.ImageData],
+    options: dict[str, Any],
+    deadline: float | None,
+    tick: Tick,
+) -> list[Result] | None:
+    """Train one run; nothing if it was stopped, with its state saved."""
+
+    def over(done: int) -> bool:
+        return hogwild.agree(tick(done) or (deadline is not None and time.time() > deadline))
+
+    if over(0):
+        return None
+    where = (setting.data, setting.image_size)
+    if where not in loaded:
+        loaded[where] = images.load(*where)
+    run = Training(setting, seed, loaded[where], **options)
+    while run.step < run.steps:
+        if over(10 * run.step // run.per_epoch):
+            run.save()
+            return None
+        run.run(until=run.step + max(1, run.per_epoch // 10), keep=False)
+    return results_of(run, run.metrics())
 
 
 def sweep(
@@ -502,78 +532,29 @@ def sweep(
         See :func:`settings`.
     seeds : sequence of int
         Seeds; all settings of a seed come before the next seed.
-    book : Ledger, optional
-        The experiment's ledger unless given.  Only this process writes it.
+    book, executor, quiet, seconds
+        See :func:`sobolev_lib.records.sweep.sweep`.
     device, folder, save_every, compiled
         See :class:`Training`.
-    executor : concurrent.futures.Executor, optional
-        Runs the jobs; in this process, one after the other, unless given.
-    quiet : bool
-        No progress bar.
-    seconds : float, optional
-        Without an executor: stop after that time, with the state of the run in hand saved.
 
     Returns
     -------
     int
         Number of records entered.
     """
-    ledger.provenance()  # now: the checkout may move on while this runs
-    book = book or ledger.Ledger(EXPERIMENT)
-    done = book.keys()
-    todo = [
-        (setting, seed)
+    rank, processes = hogwild.world()
+    # Several processes have to agree when time is over, or some would wait for the others forever.
+    shared = seconds is not None and processes > 1
+    deadline = time.time() + seconds if seconds is not None and shared else None
+    options = {"device": device, "folder": folder, "save_every": save_every, "compiled": compiled}
+    loaded: dict[tuple[str, int], images.ImageData] = {}  # shared by the runs of one process
+    jobs = [
+        job(
+            setting, seed, functools.partial(_work, setting, seed, loaded, options, deadline),
+            config(setting), device, folder,
+        )
         for seed, setting in itertools.product(seeds, chosen)
-        if ledger.key(config(setting), setting.scale, seed) not in done
-    ]
-    if executor is not None:
-        return _submit(todo, book, executor, quiet, device, folder, save_every, compiled)
-    began, entered = time.monotonic(), 0
-    loaded: dict[tuple[str, int], images.ImageData] = {}
-    for setting, seed in todo:
-        where = (setting.data, setting.image_size)
-        if where not in loaded:
-            loaded[where] = images.load(*where)
-        run = Training(setting, seed, loaded[where], device, folder, save_every, compiled)
-        if not _run(run, quiet or bool(run.rank), began, seconds):
-            return entered
-        if run.rank == 0:
-            entered += book.append([run.record()])
-            if run.path:
-                run.path.unlink(missing_ok=True)
-    return entered
-
-
-def _submit(
-    todo: Sequence[tuple[Setting, int]],
-    book: ledger.Ledger,
-    executor: Executor,
-    quiet: bool,
-    *options: Any,
-) -> int:
-    """Jobs return records; only this process writes."""
-    waiting = [executor.submit(train, setting, seed, *options) for setting, seed in todo]
-    entered = 0
-    for job in tqdm(as_completed(waiting), total=len(waiting), unit="run", disable=quiet):
-        entered += book.append([job.result()])
-    return entered
-
-
-def _run(run: Training, quiet: bool, began: float, seconds: float | None) -> bool:
-    """Train with a progress bar; ``False`` if the time was over first."""
-    name = f"{run.setting.arm} {run.setting.module} seed {run.seed}"
-    size = run.setting.batch
-    with tqdm(
-        total=run.steps * size, initial=run.step * size, desc=name, unit="image",
-        unit_scale=True, disable=quiet,
-    ) as bar:  # fmt: skip
-        while run.step < run.steps:
-            if seconds is not None and hogwild.agree(time.monotonic() - began > seconds):
-                run.save()
-                return False
-            before = run.step
-            run.run(until=run.step + max(1, run.per_epoch // 10), keep=False)
-            bar.update((run.step - before) * size)
-            shown = {"top1": run.tests["top1"][-1:], "cosine": run.curve["cosine"][-1:]}
-            bar.set_postfix({k: v[0] for k, v in shown.items() if v})
-    return True
+    ]  # fmt: skip
+    return runner.sweep(
+        EXPERIMENT, jobs, book, executor, quiet or bool(rank), None if shared else seconds, not rank
+    )
