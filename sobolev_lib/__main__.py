@@ -17,9 +17,11 @@ from sobolev_lib import functions
 from sobolev_lib.records import ledger
 from sobolev_lib.regression import training as regression
 from sobolev_lib.synthetic_gradients import data as images
-from sobolev_lib.synthetic_gradients import hogwild, probing, throughput, training
+from sobolev_lib.synthetic_gradients import fidelity, hogwild, probing, throughput, training
+from sobolev_lib.synthetic_gradients.modules import PREDICTING
 
 SMALL_STEPS = 300
+INSTRUMENTS = {probing.EXPERIMENT: probing, fidelity.EXPERIMENT: fidelity}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,11 +124,12 @@ def _throughput(options: argparse.Namespace) -> str:
     return _entered(book.append(records), throughput.EXPERIMENT, options.ledger)
 
 
-def _probes(options: argparse.Namespace) -> str:
-    book = ledger.Ledger(probing.EXPERIMENT, options.ledger)
+def _watch(options: argparse.Namespace) -> str:
+    book = ledger.Ledger(options.experiment, options.ledger)
     chosen = training.settings(options.arm or "digits", options.rows)
-    entered = probing.sweep(chosen, range(options.seeds), book, quiet=options.quiet)
-    return _entered(entered, probing.EXPERIMENT, options.ledger)
+    instrument = INSTRUMENTS[options.experiment]
+    entered = instrument.sweep(chosen, range(options.seeds), book, quiet=options.quiet)
+    return _entered(entered, options.experiment, options.ledger)
 
 
 def _images(options: argparse.Namespace) -> str:
@@ -163,7 +166,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_regression(commands.add_parser(regression.EXPERIMENT, help="section 4.1"))
     _add_synthetic_gradients(commands.add_parser(training.EXPERIMENT, help="section 4.3"))
     _add_throughput(commands.add_parser(throughput.EXPERIMENT, help="images per second, 4.3"))
-    _add_probes(commands.add_parser(probing.EXPERIMENT, help="what modules learn, 4.3"))
+    _add_watch(
+        commands.add_parser(probing.EXPERIMENT, help="what modules learn, 4.3"), probing.PROBED
+    )
+    _add_watch(
+        commands.add_parser(fidelity.EXPERIMENT, help="how synthetic gradients point, 4.3"),
+        PREDICTING,
+    )
     _add_images(commands.add_parser("images", help="prepare image data for section 4.3"))
     return parser
 
@@ -271,14 +280,14 @@ def _add_throughput(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(act=_throughput)
 
 
-def _add_probes(parser: argparse.ArgumentParser) -> None:
+def _add_watch(parser: argparse.ArgumentParser, modules: Sequence[str]) -> None:
     parser.add_argument("--arm", choices=list(training.ARMS), metavar="ARM", help="default: digits")
-    rows = [row for row, changes in training.ROWS.items() if changes["module"] in probing.PROBED]
+    rows = [row for row, changes in training.ROWS.items() if changes["module"] in modules]
     parser.add_argument("--rows", nargs="+", choices=rows, default=["critic"], metavar="ROW")
     parser.add_argument("--seeds", type=_positive, default=1, help="number of seeds (default: 1)")
     parser.add_argument("--ledger", type=Path, help="folder of the ledger (default: data/ledger)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.set_defaults(act=_probes)
+    parser.set_defaults(act=_watch)
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:

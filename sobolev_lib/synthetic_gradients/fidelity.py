@@ -8,18 +8,26 @@ it in four.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sobolev_lib.records.summary import Interval, interval
+from sobolev_lib.records import ledger
+from sobolev_lib.records import sweep as runner
+from sobolev_lib.records.sweep import Result, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
+
+EXPERIMENT = "fidelity"
+STEPS = (18, 90, 180, 360)
+"""When a run on the digits is measured: after the first of its twenty epochs, and up to its end."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,23 @@ class Fidelity:
     def hard(self) -> np.ndarray:
         """Mask (n,) of the tenth with the largest losses."""
         return np.asarray(self.loss > np.quantile(self.loss, 0.9))
+
+    def means(self) -> dict[str, float]:
+        """What a record keeps: means over the splits, and over the examples where there are any.
+
+        Cosines: "cosine", "frozen", "batch", "weights", and "cosine" over the easy half ("easy")
+        and the hard tenth ("hard") alone; "length" is that of an example's own gradient.
+        """
+        values = {
+            "cosine": self.cosine,
+            "frozen": self.frozen,
+            "batch": self.batch,
+            "weights": self.weights,
+            "easy": self.cosine[:, self.easy],
+            "hard": self.cosine[:, self.hard],
+            "length": self.frozen_norm,
+        }
+        return {name: float(value.mean()) for name, value in values.items()}
 
 
 def fidelity(net: Decoupled, x: Tensor, y: Tensor, batch: int = 64) -> Fidelity:
@@ -132,17 +157,14 @@ def _weight_cosine(segment: Segment, synthetic: Tensor, true: Tensor) -> Tensor:
 
 
 def follow(
-    setting: training.Setting,
-    seed: int,
-    at: Sequence[int] = (18, 90, 180, 360),
-    count: int = 512,
+    run: training.Training, at: Sequence[int] = STEPS, count: int = 512
 ) -> dict[int, Fidelity]:
-    """Train one setting for one seed; its :func:`fidelity` on training images, by step.
+    """Train a run up to the last of some steps; its :func:`fidelity` on training images, by step.
 
     Parameters
     ----------
-    setting, seed
-        See :class:`.training.Training`.
+    run : Training
+        A fresh one.
     at : sequence of int
         Steps.
     count : int
@@ -153,7 +175,6 @@ def follow(
     ValueError
         If a step lies beyond the last one, or ``count`` is below the batch.
     """
-    run = training.Training(setting, seed)
     if max(at) > run.steps:
         raise ValueError(f"at holds step {max(at)}; the run has {run.steps}")
     chosen = run.chosen[:count]
@@ -161,7 +182,7 @@ def follow(
     found = {}
     for step in sorted(at):
         run.run(until=step)
-        found[step] = fidelity(run.net, x, y, setting.batch)
+        found[step] = fidelity(run.net, x, y, run.setting.batch)
     return found
 
 
@@ -176,29 +197,35 @@ def recall(run: training.Training) -> list[float]:
     ]  # fmt: skip
 
 
-MEASURES: dict[str, tuple[str, Callable[[Fidelity], float]]] = {
-    "cosine": ("Mean over examples,\nbatch statistics (as recorded)", lambda f: f.cosine.mean()),
-    "frozen": ("Mean over examples,\nstatistics frozen", lambda f: f.frozen.mean()),
-    "batch": ("Whole batch as one vector,\nbatch statistics", lambda f: f.batch.mean()),
-    "weights": ("Gradient of the weights\nbelow the split", lambda f: f.weights.mean()),
-}
-"""Ways to say how well a synthetic gradient points: heading, and number, mean over the splits."""
-
-Followed = Mapping[str, Sequence[Mapping[int, Fidelity]]]
-
-
-def measured(
-    followed: Followed, row: str, measure: str | Callable[[Fidelity], float], step: int
-) -> Interval:
-    """Interval over seeds of a measure (a key of :data:`MEASURES`, or a function) at a step."""
-    number = MEASURES[measure][1] if isinstance(measure, str) else measure
-    return interval([float(number(run[step])) for run in followed[row]])
+def _work(
+    setting: training.Setting, seed: int, at: Sequence[int], count: int, _tick: Tick
+) -> list[Result]:
+    run = training.Training(setting, seed)
+    means = {step: found.means() for step, found in follow(run, at, count).items()}
+    run.run()
+    curves = {name: [means[step][name] for step in means] for name in next(iter(means.values()))}
+    last = {"steps": list(means), "top1": run.tests["top1"][-1], "recall": recall(run)}
+    return training.results_of(run, last | curves)
 
 
-def measured_difference(
-    followed: Followed, higher: str, lower: str, measure: str, step: int
-) -> Interval:
-    """Interval of the paired difference of a measure between two rows at a step."""
-    number = MEASURES[measure][1]
-    pairs = zip(followed[higher], followed[lower], strict=True)
-    return interval([float(number(a[step]) - number(b[step])) for a, b in pairs])
+def sweep(
+    chosen: Sequence[training.Setting],
+    seeds: Sequence[int],
+    book: ledger.Ledger | None = None,
+    at: Sequence[int] = STEPS,
+    count: int = 512,
+    quiet: bool = False,
+) -> int:
+    """Enter the records of all settings and seeds that the ledger lacks; return their number.
+
+    A record of the experiment "fidelity" has ``steps``, each of :meth:`Fidelity.means` as a curve,
+    and the :func:`recall` of the trained network.
+    """
+    jobs = [
+        training.job(
+            setting, seed, functools.partial(_work, setting, seed, at, count),
+            {**training.config(setting), "at": list(at), "count": count},
+        )
+        for seed, setting in itertools.product(seeds, chosen)
+    ]  # fmt: skip
+    return runner.sweep(EXPERIMENT, jobs, book, quiet=quiet)

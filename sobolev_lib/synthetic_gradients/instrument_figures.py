@@ -16,11 +16,11 @@ from torch import Tensor
 from sobolev_lib.figures import marks, style
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.synthetic_gradients import probing, throughput
-from sobolev_lib.synthetic_gradients.fidelity import MEASURES, Fidelity, Followed, measured
+from sobolev_lib.synthetic_gradients.fidelity import Fidelity
 from sobolev_lib.synthetic_gradients.figures import legend, look, method, nothing
 from sobolev_lib.synthetic_gradients.paper import NAMES
 from sobolev_lib.synthetic_gradients.probing import Probe
-from sobolev_lib.synthetic_gradients.results import Group
+from sobolev_lib.synthetic_gradients.results import Group, Records, by_row, spread
 from sobolev_lib.synthetic_gradients.schemes import INK, KINDS
 
 DASHES, MARKS = ("-", "--", ":"), ("o", "s", "^")
@@ -156,28 +156,39 @@ def _pulled(ax: Axes, row: str, runs: Sequence[Record], name: str) -> None:
             ax.plot(epochs, one, color=colour, markeredgewidth=0, **seeds)
 
 
-def fidelity_over_training(followed: Followed) -> Figure:
+MEASURES = {
+    "cosine": "Mean over examples,\nbatch statistics (as recorded)",
+    "frozen": "Mean over examples,\nstatistics frozen",
+    "batch": "Whole batch as one vector,\nbatch statistics",
+    "weights": "Gradient of the weights\nbelow the split",
+}
+"""Ways to say how well a synthetic gradient points: metrics of the records of fidelity."""
+
+
+def fidelity_over_training(records: Records, arm: str = "digits") -> Figure:
     """Four ways to compare synthetic with true gradients, over the steps of training.
 
     Parameters
     ----------
-    followed : mapping
-        From the row to what :func:`follow` returned for each seed, at least two.
+    records : Records
+        Of the experiment "fidelity".
+    arm : str
+        Key of :data:`.settings.ARMS`.
     """
+    found = by_row(records, arm)
     fig, axes = style.figure(2, 2, width="wide", height=5.4, sharex=True, sharey=True)
-    for ax, (name, (title, _)) in zip(axes.flat, MEASURES.items(), strict=True):
+    for ax, (name, title) in zip(axes.flat, MEASURES.items(), strict=True):
         marks.line_at_zero(ax)
-        for row, runs in followed.items():
-            steps = sorted(runs[0])
-            marks.band(
-                ax, steps, [measured(followed, row, name, s) for s in steps], row, marker=True
-            )
+        for row, runs in found.items():
+            seeds = zip(*(r.metrics[name] for r in runs), strict=True)
+            points = [spread(list(values)) for values in seeds]
+            marks.band(ax, runs[0].metrics["steps"], points, method(row), marker=True)
         ax.set_title(title, fontsize=10)
     for ax in axes[1]:
         ax.set_xlabel("Steps")
     for ax in axes[:, 0]:
         ax.set_ylabel("Cosine")
-    legend(fig, followed)
+    legend(fig, found)
     return fig
 
 

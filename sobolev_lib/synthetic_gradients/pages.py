@@ -13,13 +13,13 @@ from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import FEWEST
 from sobolev_lib.synthetic_gradients import settings as arms
 from sobolev_lib.synthetic_gradients.claims import claims_on
-from sobolev_lib.synthetic_gradients.fidelity import Followed, measured
 from sobolev_lib.synthetic_gradients.paper import BLOCKS, BRIEF, METRICS, NAMES, Block
 from sobolev_lib.synthetic_gradients.results import (
     DATA,
     ORDER,
     Group,
     Records,
+    by_row,
     command,
     describe,
     difference,
@@ -206,8 +206,8 @@ def order_table(
     return Table(rows, corner="Accuracy, points")
 
 
-def fidelity_table(followed: Followed, step: int) -> Table:
-    """:data:`MEASURES` of every row at a step: mean over the splits, interval over seeds."""
+def fidelity_table(records: Records, step: int, arm: str = "digits") -> Table:
+    """Measures of fidelity of every row at a step: mean over the splits, interval over seeds."""
     columns = {
         "cosine": "As recorded",
         "frozen": "Statistics frozen",
@@ -216,8 +216,21 @@ def fidelity_table(followed: Followed, step: int) -> Table:
     }
     rows = {
         NAMES[row]: {
-            heading: said(measured(followed, row, name, step)) for name, heading in columns.items()
+            heading: said(summarise(records, row, name, arm, step))
+            for name, heading in columns.items()
         }
-        for row in followed
+        for row in by_row(records, arm)
     }
     return Table(rows, corner=f"Cosine, step {step}")
+
+
+def recall_table(records: Records, seed: int, rows: Sequence[str], arm: str) -> Table:
+    """Share of the test images named right, digit by digit, at the end of single runs."""
+    found = by_row(records, arm)
+    table = {
+        BRIEF[row]: {str(digit): share for digit, share in enumerate(run.metrics["recall"])}
+        for row in rows
+        for run in found.get(row, [])
+        if run.seed == seed
+    }
+    return Table(table, {str(digit): ".2f" for digit in range(10)}, f"Seed {seed}")

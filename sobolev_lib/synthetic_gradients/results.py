@@ -116,26 +116,27 @@ class Group:
         """What was run, in words."""
         return describe(self.config, next(iter(self.rows.values()))[0].deviations)
 
-    def values(self, row: str, metric: str = "top1") -> dict[int, float]:
+    def values(self, row: str, metric: str = "top1", step: int | None = None) -> dict[int, float]:
         """Return a metric by seed, the mean over splits where it has one number for each.
 
-        Runs that diverged (null), and rows without the metric, are left out.
+        With ``step`` the metric is a curve of the records of fidelity, and its value there is
+        meant.  Runs that diverged (null), and rows without the metric, are left out.
         """
         found = {}
         for record in self.rows.get(row, []):
             value = record.metrics.get(metric)
+            if value is not None and step is not None:
+                value = value[record.metrics["steps"].index(step)]
             numbers: list[Any] = value if isinstance(value, list) else [value]
             if numbers and None not in numbers:
                 found[record.seed] = float(np.mean(numbers))
         return found
 
-    def interval(self, row: str, metric: str = "top1") -> Interval | None:
-        """Centre of a metric over seeds with its interval (:func:`spread`)."""
-        return _spread_of(self.values(row, metric).values())
-
-    def difference(self, row: str, other: str, metric: str = "top1") -> dict[int, float]:
+    def difference(
+        self, row: str, other: str, metric: str = "top1", step: int | None = None
+    ) -> dict[int, float]:
         """Row minus other by seed: same initial weights, same batches."""
-        a, b = self.values(row, metric), self.values(other, metric)
+        a, b = self.values(row, metric, step), self.values(other, metric, step)
         return {seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())}
 
     def cosine(self, row: str, metric: str = "cosine") -> np.ndarray:
@@ -256,19 +257,24 @@ def answering(block: str, records: Records, data: str | None = None) -> Group | 
 
 
 def summarise(
-    records: Records, row: str, metric: str = "top1", arm: str = "digits"
+    records: Records, row: str, metric: str = "top1", arm: str = "digits", step: int | None = None
 ) -> Interval | None:
-    """Centre of a metric over the seeds of a row, with its interval."""
+    """Centre of a metric over the seeds of a row, with its interval; ``step`` as for Group."""
     found = group(records, arm)
-    return found.interval(row, metric) if found else None
+    return _spread_of(found.values(row, metric, step).values()) if found else None
 
 
 def difference(
-    records: Records, higher: str, lower: str, metric: str = "top1", arm: str = "digits"
+    records: Records,
+    higher: str,
+    lower: str,
+    metric: str = "top1",
+    arm: str = "digits",
+    step: int | None = None,
 ) -> Interval | None:
     """Interval of the paired difference ``higher`` minus ``lower``, seed by seed."""
     found = group(records, arm)
-    return _spread_of(found.difference(higher, lower, metric).values()) if found else None
+    return _spread_of(found.difference(higher, lower, metric, step).values()) if found else None
 
 
 def failures(
@@ -280,26 +286,10 @@ def failures(
     """
     found = group(records, arm)
     values = list(found.values(row).values()) if found else []
-    critic = found.interval("critic") if found else None
-    if critic is None or not values:
+    critic = _spread_of(found.values("critic").values()) if found else None
+    if critic is None:
         return 0, 0
     return sum(v <= critic.centre - points for v in values), len(values)
-
-
-def agreement(one: Records, other: Records, arm: str = "digits") -> tuple[int, int, float]:
-    """Compare two sets of records: runs in both, those with the same accuracy, largest difference.
-
-    The difference, in points, is that of the centres of a row; 0 if none is in both.
-    """
-    a, b = group(one, arm), group(other, arm)
-    pairs, apart = [], [0.0]
-    for row in a.rows.keys() & b.rows.keys() if a and b else ():
-        assert a is not None and b is not None
-        x, y = a.values(row), b.values(row)
-        pairs += [(x[seed], y[seed]) for seed in x.keys() & y.keys()]
-        if x and y:
-            apart.append(abs(spread(list(x.values())).centre - spread(list(y.values())).centre))
-    return len(pairs), sum(x == y for x, y in pairs), max(apart)
 
 
 def measured_cosine(record: Record, metric: str = "cosine") -> list[float]:
