@@ -16,8 +16,14 @@ import torch
 from sobolev_lib import functions
 from sobolev_lib.records import ledger
 from sobolev_lib.regression import training as regression
-from sobolev_lib.synthetic_gradients import data as images
-from sobolev_lib.synthetic_gradients import fidelity, hogwild, probing, throughput, training
+from sobolev_lib.synthetic_gradients import (
+    fidelity,
+    hogwild,
+    prepare,
+    probing,
+    throughput,
+    training,
+)
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
 
 SMALL_STEPS = 300
@@ -136,11 +142,9 @@ def _images(options: argparse.Namespace) -> str:
     if options.source is None:
         if options.name != "cifar10":
             raise ValueError(f"--source is needed: the folder that holds {options.name}")
-        return str(images.prepare_cifar10(options.size, options.archive, options.folder))
+        return str(prepare.cifar10(options.size, options.archive, options.folder))
     return str(
-        images.prepare_folder(
-            options.source, options.name, options.size, options.folder, options.workers
-        )
+        prepare.folder(options.source, options.name, options.size, options.folder, options.workers)
     )
 
 
