@@ -46,7 +46,7 @@ def method(row: str) -> str:
     """Key of the style's colours for a row: variants take the colour of what they vary."""
     if row.endswith("_kernel"):
         return "kernel"
-    return row if row in style.COLOURS else row.split("_")[0]
+    return next(name for name in style.COLOURS if row == name or row.startswith(f"{name}_"))
 
 
 def look(row: str) -> dict[str, Any]:
