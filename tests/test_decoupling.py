@@ -113,7 +113,7 @@ def test_each_module_has_the_gradient_of_its_own_whole_loss(mode):
     cross, logp = functional.cross_entropy(logits, y, reduction="none"), logits.log_softmax(dim=1)
     step = net.accumulate(x, y)
     h = x
-    for k, (segment, module) in enumerate(zip(net.segments, net.synthesizers, strict=False)):
+    for k, (segment, module) in enumerate(zip(net.segments, net.sg_modules, strict=False)):
         h = segment(h).detach()
         own = module.loss(module(h, y), cross, true[k], logp)
         assert own is not None
