@@ -378,11 +378,11 @@ def test_a_killed_preparation_leaves_no_black_images(tmp_path):
     program = (
         "import os, sys\n"
         "from sobolev_lib.synthetic_gradients import prepare\n"
-        "prepare.np.save = lambda *_: os.kill(os.getpid(), 9)\n"  # between images and labels
+        "prepare.np.save = lambda *_: os.killpg(0, 9)\n"  # between images and labels, workers too
         "prepare.folder(*sys.argv[1:3], 8, sys.argv[3], 1)\n"
     )
     words = [sys.executable, "-c", program, str(source), "pets", str(out)]
-    assert subprocess.run(words).returncode == -9
+    assert subprocess.run(words, start_new_session=True).returncode == -9
     assert any(out.glob("pets-8-*.part"))  # it was on its way
     assert torch.equal(images.load("pets", 8, out).train_x, pixels)
 
