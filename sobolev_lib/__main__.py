@@ -25,6 +25,7 @@ from sobolev_lib.synthetic_gradients import (
     training,
 )
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
+from sobolev_lib.synthetic_gradients.settings import CHANGEABLE
 
 SMALL_STEPS = 300
 INSTRUMENTS = {probing.EXPERIMENT: probing, fidelity.EXPERIMENT: fidelity}
@@ -86,11 +87,9 @@ def _regression(options: argparse.Namespace) -> str:
 
 
 def _synthetic_gradients(options: argparse.Namespace) -> str:
-    sizes = ("batch", "epochs", "width", "image_size", "train_images", "precision")
-    names = (*sizes, "learning_rate", "module_rate")
     if options.seconds is not None and (options.workers > 1 or options.scheduler):
         raise ValueError("--seconds needs one process: leave out --workers and --scheduler")
-    changes = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    changes = {n: getattr(options, n) for n in CHANGEABLE if getattr(options, n) is not None}
     if options.hogwild:
         changes["hogwild"] = True
     joined = hogwild.start(options.device)
@@ -264,6 +263,7 @@ def _add_synthetic_gradients(parser: argparse.ArgumentParser) -> None:
     _add_rows(parser)
     for name in ("epochs", "width", "image-size", "train-images"):
         parser.add_argument(f"--{name}", type=int, help="instead of the arm's")
+    parser.add_argument("--held-out", type=int, help="training images to test on instead")
     parser.add_argument("--learning-rate", type=float, help="SGD's, instead of the arm's")
     parser.add_argument("--module-rate", type=float, help="Adam's, instead of the arm's")
     parser.add_argument(
