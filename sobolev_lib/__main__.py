@@ -22,13 +22,19 @@ from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.records.sweep import workers
 from sobolev_lib.regression import arms, grids, kriging
 from sobolev_lib.regression import training as regression
-from sobolev_lib.synthetic_gradients import data as images
-from sobolev_lib.synthetic_gradients import fidelity, hogwild, probing, throughput, training
+from sobolev_lib.synthetic_gradients import (
+    fidelity,
+    hogwild,
+    prepare,
+    probing,
+    throughput,
+    training,
+)
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
+from sobolev_lib.synthetic_gradients.settings import ROW_KEYS
 
 SMALL_STEPS = 300
 INSTRUMENTS = {probing.EXPERIMENT: probing, fidelity.EXPERIMENT: fidelity}
-ROW_KEYS = {name for row in training.ROWS.values() for name in row}
 SKIPPED = {"arm", "workers", *ROW_KEYS}  # chosen in other ways
 
 
@@ -148,11 +154,9 @@ def _images(options: argparse.Namespace) -> str:
     if options.source is None:
         if options.name != "cifar10":
             raise ValueError(f"--source is needed: the folder that holds {options.name}")
-        return str(images.prepare_cifar10(options.size, options.archive, options.folder))
+        return str(prepare.cifar10(options.size, options.archive, options.folder))
     return str(
-        images.prepare_folder(
-            options.source, options.name, options.size, options.folder, options.workers
-        )
+        prepare.folder(options.source, options.name, options.size, options.folder, options.workers)
     )
 
 

@@ -76,7 +76,7 @@ def test_frozen_gradients_are_those_of_single_examples(batch):
                 value = segment(value)
             (g,) = torch.autograd.grad(cross_entropy(value, y[b : b + 1]).sum(), one)
             assert found.frozen_norm[k, b] == pytest.approx(g.norm().item())
-            s = net.synthesizers[k](one, y[b : b + 1]).gradient
+            s = net.sg_modules[k](one, y[b : b + 1]).gradient
             expected = ((s * g).sum() / s.norm() / g.norm()).item()
             assert found.frozen[k, b] == pytest.approx(expected)
     assert not np.allclose(found.norm, found.frozen_norm)

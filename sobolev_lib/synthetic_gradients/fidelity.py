@@ -8,20 +8,21 @@ it in four.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sobolev_lib.records import ledger
+from sobolev_lib.records import sweep as runner
+from sobolev_lib.records.sweep import Result, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
-from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
+from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
 
 EXPERIMENT = "fidelity"
@@ -137,9 +138,9 @@ def _gradients(net: Decoupled, x: Tensor, y: Tensor) -> list[tuple[Segment, Tens
     """For each split: the segment below with its input, synthetic and true gradient."""
     found, value = [], x
     true = net.true_gradients(x, y)
-    for segment, module, g in zip(net.segments, net.synthesizers, true, strict=False):
+    for segment, module, g in zip(net.segments, net.sg_modules, true, strict=False):
         with torch.no_grad():
-            h = segment(value)
+            h = apart(segment, value)
         found.append(((segment, value), module(h, y).gradient.detach(), g))
         value = h
     return found
@@ -147,7 +148,7 @@ def _gradients(net: Decoupled, x: Tensor, y: Tensor) -> list[tuple[Segment, Tens
 
 def _weight_cosine(segment: Segment, synthetic: Tensor, true: Tensor) -> Tensor:
     module, value = segment
-    weights, h = list(module.parameters()), module(value)
+    weights, h = list(module.parameters()), apart(module, value)
     both = [
         torch.cat([part.flatten() for part in torch.autograd.grad(h, weights, g, True)])
         for g in (synthetic, true)
@@ -196,36 +197,15 @@ def recall(run: training.Training) -> list[float]:
     ]  # fmt: skip
 
 
-def record(
-    setting: training.Setting, seed: int, at: Sequence[int] = STEPS, count: int = 512
-) -> ledger.Record:
-    """Train a setting for one seed with :func:`follow` on the way.
-
-    Returns
-    -------
-    Record
-        Of the experiment "fidelity": ``steps``, each of :meth:`Fidelity.means` as a curve, and the
-        :func:`recall` of the trained network.
-    """
+def _work(
+    setting: training.Setting, seed: int, at: Sequence[int], count: int, _tick: Tick
+) -> list[Result]:
     run = training.Training(setting, seed)
     means = {step: found.means() for step, found in follow(run, at, count).items()}
     run.run()
     curves = {name: [means[step][name] for step in means] for name in next(iter(means.values()))}
-    return ledger.Record(
-        EXPERIMENT,
-        _config(setting, at, count),
-        seed,
-        {"steps": list(means), "top1": run.tests["top1"][-1], "recall": recall(run), **curves},
-        setting.scale,
-        setting.deviations(run.data.source),
-        device=ledger.device_name(run.device),
-        seconds=round(run.seconds, 2),
-        **ledger.provenance(),
-    )
-
-
-def _config(setting: training.Setting, at: Sequence[int], count: int) -> dict[str, Any]:
-    return {**training.config(setting), "at": list(at), "count": count}
+    last = {"steps": list(means), "top1": run.tests["top1"][-1], "recall": recall(run)}
+    return training.results_of(run, last | curves)
 
 
 def sweep(
@@ -236,11 +216,16 @@ def sweep(
     count: int = 512,
     quiet: bool = False,
 ) -> int:
-    """Enter the records of all settings and seeds that the ledger lacks; return their number."""
-    ledger.provenance()  # now: the checkout may move on while this runs
-    book = book or ledger.Ledger(EXPERIMENT)
-    done, entered = book.keys(), 0
-    for seed, setting in tqdm(list(itertools.product(seeds, chosen)), disable=quiet, unit="run"):
-        if ledger.key(_config(setting, at, count), setting.scale, seed) not in done:
-            entered += book.append([record(setting, seed, at, count)])
-    return entered
+    """Enter the records of all settings and seeds that the ledger lacks; return their number.
+
+    A record of the experiment "fidelity" has ``steps``, each of :meth:`Fidelity.means` as a curve,
+    and the :func:`recall` of the trained network.
+    """
+    jobs = [
+        training.job(
+            setting, seed, functools.partial(_work, setting, seed, at, count),
+            {**training.config(setting), "at": list(at), "count": count},
+        )
+        for seed, setting in itertools.product(seeds, chosen)
+    ]  # fmt: skip
+    return runner.sweep(EXPERIMENT, jobs, book, quiet=quiet)
