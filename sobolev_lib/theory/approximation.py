@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .broken_line import BrokenLine, Certificate, broken_line
+from .broken_line import BrokenLine, Certificate
 from .sampling import (
     Array,
     Cells,
@@ -42,14 +42,7 @@ from .sampling import (
     vectorised,
 )
 
-__all__ = [
-    "BrokenLine",
-    "Certificate",
-    "broken_line",
-    "fewest_pieces",
-    "line_network",
-    "relu_network",
-]
+__all__ = ["fewest_pieces", "line_network", "relu_network"]
 
 _FINENESS = 32  # cells change by eps/32; cutting at their ends makes about 1 % more pieces
 _RESERVE = 2.0**-9  # share of eps kept for rounding
