@@ -28,7 +28,7 @@ import numpy as np
 
 from .sampling import Array, Function, check_interval, vectorised
 
-__all__ = ["Bound", "best_pair", "lower_bound"]
+__all__ = ["Bound", "best_pair", "closest", "lower_bound"]
 
 _EPS = float(np.finfo(np.float64).eps)
 _CELLS, _MOST_CELLS = 2048, 1 << 20
@@ -95,6 +95,26 @@ def best_pair(f: Function, g: Function, interval: tuple[float, float]) -> Bound:
         beside = np.unique(np.clip(np.append(spots - 1, spots), 0, len(x) - 2))
         x = np.unique(np.append(x, np.linspace(x[beside], x[beside + 1], 65)))
     return best
+
+
+def closest(f: Function, g: Function, interval: tuple[float, float]) -> tuple[Array, Array]:
+    r"""Points and values of a function that attains the bound: the one of the proof of sharpness.
+
+    .. math:: h(x) = \eta + \min_s \bigl[ f(s) + \textstyle\int_s^x g + \eta\, |x - s| \bigr]
+
+    Returns
+    -------
+    x, h : array, shape (n,)
+    """
+    eta, s, t = best_pair(f, g, interval)
+    a, b = check_interval(interval)
+    x = np.unique(np.append(np.linspace(a, b, _CELLS + 1), [s, t]))
+    f, g = vectorised(f, "f", x), vectorised(g, "g", x)
+    integral = np.append(0.0, np.cumsum(_integrals(g, x[:-1], x[1:])[0]))
+    gap = f(x) - integral
+    left = np.minimum.accumulate(gap - eta * x) + eta * x
+    right = np.minimum.accumulate((gap + eta * x)[::-1])[::-1] - eta * x
+    return x, eta + integral + np.minimum(left, right)
 
 
 def _ratio(x: Array, gap: Array, error: Array, rounding: float) -> Bound:
