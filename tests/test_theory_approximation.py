@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sobolev_lib.theory import ridges
-from sobolev_lib.theory.approximation import fewest_pieces, line_network, relu_network
+from sobolev_lib.theory.approximation import (
+    fewest_pieces,
+    least_slope_error,
+    line_network,
+    relu_network,
+)
 from sobolev_lib.theory.broken_line import broken_line
 from sobolev_lib.theory.ridges import Ridge
 
@@ -163,6 +168,14 @@ def test_count_is_near_the_least_and_below_uniform():
     assert least - 1 <= fewest_pieces(np.exp, (low, high), eps) <= least
     assert net.certificate.pieces <= 1.03 * least + 1
     assert net.certificate.pieces < (high - low) * math.exp(high) / (2 * eps) / 4
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 10, 100])
+def test_least_error_is_the_change_of_a_monotone_slope_over_twice_the_pieces(pieces):
+    exact = (math.exp(3) - 1) / (2 * pieces)
+    assert 0.98 * exact <= least_slope_error(np.exp, (0, 3), pieces) <= exact
+    with pytest.raises(ValueError, match="pieces is 0"):
+        least_slope_error(np.exp, (0, 3), 0)
 
 
 def test_long_gentle_pieces_do_not_lose_the_values():

@@ -42,7 +42,7 @@ from .sampling import (
     vectorised,
 )
 
-__all__ = ["fewest_pieces", "line_network", "relu_network"]
+__all__ = ["fewest_pieces", "least_slope_error", "line_network", "relu_network"]
 
 _FINENESS = 32  # cells change by eps/32; cutting at their ends makes about 1 % more pieces
 _RESERVE = 2.0**-9  # share of eps kept for rounding
@@ -172,6 +172,22 @@ def fewest_pieces(df: Function, interval: tuple[float, float], eps: float) -> in
     _check_eps(eps)
     g = vectorised(df, "df", np.linspace(a, b, 9))
     return _least(g(_cells(g, (a, b), eps).x), eps)
+
+
+def least_slope_error(df: Function, interval: tuple[float, float], pieces: int) -> float:
+    """Lower bound of the slope error of every broken line with so many pieces.
+
+    The largest eps at which points of `df` still need more; found by bisection.
+    """
+    if pieces < 1:
+        raise ValueError(f"pieces is {pieces}; at least 1 is needed")
+    x = np.linspace(*check_interval(interval), 1 << 15)
+    d = vectorised(df, "df", x[:9])(x)
+    low, high = 0.0, float(np.ptp(d)) / 2
+    for _ in range(40):
+        eps = (low + high) / 2
+        low, high = (eps, high) if _least(d, eps) > pieces else (low, eps)
+    return low
 
 
 def _check_eps(eps: float) -> None:

@@ -72,7 +72,7 @@ def draw_counts(eps: Sequence[float], counts: Mapping[str, Sequence[int]]) -> Fi
     return fig
 
 
-def slope_errors(net: HiddenLayer, n: int = 2000, seed: int = 0) -> tuple[float, float]:
+def slope_errors(net: HiddenLayer, n: int = 1000, seed: int = 0) -> tuple[float, float]:
     r"""Largest and rms gradient error for :math:`e^{\cos x + \sin y}` at random points."""
     u = torch.rand(n, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x = ((2 * u - 1) * _SQUARE).requires_grad_()
@@ -98,7 +98,7 @@ def draw_rates(knots: Mapping[int, float], random: Mapping[int, float]) -> Figur
         guide = e[0] * (n / n[0]) ** power
         ax.plot(n, guide, ":", color=style.COLOURS["truth"])
         ax.annotate(
-            f"slope {power:g}", (n[-1], guide[-1]), xytext=(0, -4), textcoords="offset points",
+            f"slope −{-power:g}", (n[1], guide[1]), xytext=(-4, -4), textcoords="offset points",
             ha="right", va="top", fontsize=9, color=style.TEXT_COLOURS["truth"],
         )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="hidden units", ylabel="rms error of the gradient")
@@ -106,17 +106,18 @@ def draw_rates(knots: Mapping[int, float], random: Mapping[int, float]) -> Figur
     return fig
 
 
-def draw_practice(widths: Sequence[int], errors: Sequence[float], bounds: Sequence[float],
-                  trained: Mapping[str, float]) -> Figure:  # fmt: skip
+def draw_practice(
+    widths: Sequence[int], errors: Sequence[float], trained: Mapping[str, float]
+) -> Figure:
     """Draw the rms gradient error of explicit networks against width, and that of trained ones."""
     fig, ax = style.figure(width="narrow", height=3.4)
     ax.plot(widths, errors, "D-", color=style.COLOURS["kernel"], label="one hidden layer, built")
-    ax.plot(widths, bounds, ":", color=style.COLOURS["truth"], label="largest error, no less than")
     for method, level in trained.items():
-        ax.axhline(level, color=style.COLOURS[method], ls="--", lw=1.4,
-                   label=f"256-256, {style.LABELS[method].lower()}")  # fmt: skip
-    ax.set(xscale="log", yscale="log", xlabel="hidden units", ylabel="error of the gradient")
-    ax.legend(fontsize=8)
+        dash = {"values": "--", "sobolev": "-."}[method]
+        label = f"256-256, trained: {style.LABELS[method]}"
+        ax.axhline(level, color=style.COLOURS[method], ls=dash, lw=1.4, label=label)
+    ax.set(xscale="log", yscale="log", xlabel="hidden units", ylabel="rms error of the gradient")
+    ax.legend()
     return fig
 
 
@@ -132,13 +133,9 @@ def draw_conflict(f: Plain, g: Plain, interval: tuple[float, float], found: Boun
     for ax, target, at, best, name, labels in rows:
         ax.fill_between(x, target(x) - found.eta, target(x) + found.eta,
                         color=style.COLOURS["truth"], alpha=0.2, lw=0)  # fmt: skip
-        ax.plot(x, target(x), ls=style.DASHES["truth"], color=style.COLOURS["truth"], label=label)
-        ax.plot(
-            at,
-            best,
-            color=style.COLOURS["sobolev"],
-            label="best $h$" if name == "value" else "$h'$",
-        )
+        truth = {"ls": style.DASHES["truth"], "color": style.COLOURS["truth"]}
+        ax.plot(x, target(x), label=labels[0], **truth)
+        ax.plot(at, best, color=style.COLOURS["sobolev"], label=labels[1])
         ax.set(ylabel=name)
         ax.legend()
     axes[1].set(xlabel="$x$")
@@ -147,7 +144,7 @@ def draw_conflict(f: Plain, g: Plain, interval: tuple[float, float], found: Boun
 
 def draw_pairs(x: Array, gap: Array, found: Bound) -> Figure:
     """Draw what every pair s < t says about eta, and the best one."""
-    ratio = (gap[None] - gap[:, None]) / (2 + x[None] - x[:, None])
+    ratio = (gap[None] - gap[:, None]) / (2 + np.abs(x[None] - x[:, None]))
     shown = np.where(x[None] >= x[:, None], np.abs(ratio), np.nan)
     fig, ax = style.figure(width="narrow", height=3.7)
     mesh = ax.pcolormesh(x, x, shown.T, cmap=style.FIELD_CMAP, rasterized=True)

@@ -174,7 +174,7 @@ def cells(
         if stuck.any():
             raise ValueError(
                 f"the function changes by more than {tolerance:.3g} between neighbouring numbers "
-                f"of {dtype} near {left[stuck][0]!r}: it jumps there, or the interval is too far "
+                f"of {dtype} near {left[stuck][0]:.9g}: it jumps there, or the interval is too far "
                 f"from the origin for {dtype}"
             )
         if split.sum() + left.size > _MOST_CELLS:
