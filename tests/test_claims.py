@@ -2,9 +2,9 @@
 
 import pytest
 
-from sobolev_lib import claims
 from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.ledger import Ledger, Record
+from sobolev_lib.records.ledger import Ledger, Record
+from sobolev_lib.regression import claims
 
 
 def records(gain_by_size, seeds=6):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from sobolev_lib import ledger
-from sobolev_lib.claims import FAILS, HOLDS, OPEN
-from sobolev_lib.figures import digits as draw
-from sobolev_lib.summary import Interval, interquartile_mean
+from sobolev_lib.records import ledger
+from sobolev_lib.records.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.records.summary import Interval, interquartile_mean
+from sobolev_lib.synthetic_gradients import digits as draw
 from sobolev_lib.synthetic_gradients import fidelity, training
 
 mpl.use("Agg")

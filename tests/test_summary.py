@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sobolev_lib.ledger import Record
-from sobolev_lib.summary import error, gain, interquartile_mean, interval, number
+from sobolev_lib.records.ledger import Record
+from sobolev_lib.records.summary import error, gain, interquartile_mean, interval, number
 
 
 def records(errors):

@@ -15,12 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sobolev_lib import table1
-from sobolev_lib.claims import FAILS, HOLDS, OPEN
 from sobolev_lib.figures import style
-from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.summary import Interval, interquartile_mean, interval
-from sobolev_lib.synthetic_gradients import training
+from sobolev_lib.records.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.records.ledger import Ledger, Record
+from sobolev_lib.records.summary import Interval, interquartile_mean, interval
+from sobolev_lib.synthetic_gradients import table1, training
 from sobolev_lib.synthetic_gradients.fidelity import Fidelity
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from sobolev_lib.ledger import Record
+from sobolev_lib.records.ledger import Record
 
 RESAMPLES = 2_000
 LEVEL = 0.95

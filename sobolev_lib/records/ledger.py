@@ -93,7 +93,7 @@ def key(config: Mapping[str, Any], scale: str, seed: int) -> str:
 def default_folder() -> Path:
     """Folder of the ledgers: ``$SOBOLEV_DATA/ledger``, or ``data/ledger`` of the checkout."""
     root = os.environ.get("SOBOLEV_DATA")
-    return (Path(root) if root else Path(__file__).resolve().parent.parent / "data") / "ledger"
+    return (Path(root) if root else Path(__file__).resolve().parents[2] / "data") / "ledger"
 
 
 class Ledger:
@@ -252,7 +252,7 @@ def device_name(device: torch.device | str = "cpu") -> str:
 
 
 def _commit() -> str:
-    root = Path(__file__).resolve().parent
+    root = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
         done = subprocess.run(
