@@ -264,8 +264,11 @@ function render({ model, el }) {
     const p = s.points[i];
     if (to.slope !== undefined && !s.measured) p.slope = rounded("slope", to.slope);
     if (to.x !== undefined) {
-      const x = rounded("x", to.x);
-      if (!s.points.some((other, j) => j !== i && Math.abs(other.x - x) < STEP.x / 2)) p.x = x;
+      const taken = (x) => s.points.some((other, j) => j !== i && Math.abs(other.x - x) < STEP.x / 2);
+      const way = to.x < p.x ? -1 : 1;
+      let x = rounded("x", to.x);
+      if (taken(x)) x = rounded("x", x + way * STEP.x); // hop over the other point
+      if (!taken(x)) p.x = x;
     }
     if (to.y !== undefined && !s.measured) p.y = rounded("y", to.y);
     refresh(`Point ${i + 1} at ${shown(p.x)}.`);
