@@ -10,7 +10,7 @@ from torch import nn
 
 from sobolev_lib import SobolevLoss, derivatives
 from sobolev_lib.theory.interpolation import errors, relu_interpolant
-from sobolev_lib.theory.networks import GatedPlateaus, leaky
+from sobolev_lib.theory.networks import GatedPlanes, leaky
 
 METHODS = ["gated", "pair", "paper"]
 SLOW = settings(max_examples=40, deadline=None)
@@ -137,10 +137,10 @@ def test_away_from_the_points_the_gated_network_is_affine():
 
 
 def test_distances_have_the_right_derivatives_twice():
-    gated = GatedPlateaus(
+    gated = GatedPlanes(
         {
             "points": normal(4, 3).numpy(), "slopes": normal(4, 3, seed=1).numpy(),
-            "values": normal(4, seed=2).numpy(), "radius": np.full(4, 0.1),
+            "values": normal(4, seed=2).numpy(),
             "room": np.full(4, 9.0), "steepness": np.full(4, 1.7),
             "slope": normal(3, seed=3).numpy(), "offset": np.array(0.3),
         }

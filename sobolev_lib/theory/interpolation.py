@@ -6,15 +6,16 @@ R^d:
 =========  =============  ===================  =============================================
 method     hidden layers  units                slopes grow with
 =========  =============  ===================  =============================================
-"gated"    3              2nd + 3n + 4d + 2    1 / distance of a point to its nearest one
+"gated"    2              2nd + 2n + 2d + 2    1 / distance of a point to its nearest one
 "pair"     1              2n                   1 / smallest gap of projections on a line
 "paper"    1              4nd                  1 / smallest gap of projections on d lines
 =========  =============  ===================  =============================================
 
-"gated" is ours and the default: around each point a plateau, on which the network is the affine
-function with that point's value and gradient.  "paper" is the proof of SM 1 with its slips mended:
-gradients change coordinates by the *transpose* of A^-1, and the outer branches of a bump go from 0
-to the middle branch.  "pair" is ours, too: two units change one affine function into the next.
+"gated" is ours and the default: a gate opens around each point, and where it is open the network is
+the affine function with that point's value and gradient.  "paper" is the proof of SM 1 with its
+slips mended: gradients change coordinates by the *transpose* of A^-1, and the outer branches of a
+bump go from 0 to the middle branch.  "pair" is ours, too: two units change one affine function into
+the next.
 """
 
 from __future__ import annotations
@@ -29,15 +30,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from sobolev_lib import derivatives
-from sobolev_lib.theory.networks import GatedPlateaus, Interpolant, layers
+from sobolev_lib.theory.networks import GatedPlanes, Interpolant, layers
 
 __all__ = ["Errors", "errors", "relu_interpolant"]
 
 Array = NDArray[np.float64]
 Method = Literal["gated", "pair", "paper"]
 
-#: Radius of a plateau over that of its bump, which is half the distance to the nearest point.
-PLATEAU = 0.25
 #: Directions that "pair" chooses from, and orthogonal matrices that "paper" chooses from.
 TRIES = {"pair": 200, "paper": 20}
 
@@ -134,28 +133,27 @@ def errors(
 
 
 def _gated(x: Array, y: Array, dy: Array, _: np.random.Generator) -> Interpolant:
-    """Plateaus: the supports |x - x_i|_1 < reach_i do not meet, so one gate is open at a time."""
+    """Gated planes: the supports |x - x_i|_1 < reach_i do not meet, one gate is open at a time."""
     (n, d), (z, centre) = x.shape, _centred(x)
     slope = dy.mean(0)  # an affine fit first: the gates are as steep as what is left
     offset = (y - z @ slope).mean()
     f, g = y - z @ slope - offset, dy - slope
     reach = _nearest(z) / 2
-    radius = PLATEAU * reach
     size, largest = np.abs(f), np.abs(g).max(1)
-    # L_i + C_i > 0 on the plateau; the third |f_i| keeps rounding from closing the gate
-    room = 2 * size + largest * radius
+    # C_i > 0 and f_i + C_i > 0, with room to spare, so that rounding does not close the gate
+    room = 2 * size + largest * reach / 4
     with np.errstate(over="ignore", divide="ignore"):
-        steepness = (room + size + largest * reach) / (reach - radius)
+        steepness = (room + size) / reach + largest
     if not np.isfinite(steepness).all():
         raise ValueError(f"x: points {reach.min() * 2:.1e} apart are too close in double precision")
     parts = {
-        "points": z, "slopes": g, "values": f, "radius": radius, "room": room,
+        "points": z, "slopes": g, "values": f, "room": room,
         "steepness": steepness, "slope": slope, "offset": offset,
     }  # fmt: skip
     bumps = np.linalg.norm(g, axis=1) + steepness * np.sqrt(d)
     lipschitz = float(bumps.max() + np.linalg.norm(slope))
-    units = (2 * n * d + 2 * d, n + 2 * d, 2 * n + 2)
-    return Interpolant(GatedPlateaus(parts), centre, units, lipschitz)
+    units = (2 * n * d + 2 * d, 2 * n + 2)
+    return Interpolant(GatedPlanes(parts), centre, units, lipschitz)
 
 
 def _pair(x: Array, y: Array, dy: Array, rng: np.random.Generator) -> Interpolant:

@@ -1,4 +1,4 @@
-"""Networks with given weights: plain layers, the same with leaky units, and gated plateaus."""
+"""Networks with given weights: plain layers, the same with leaky units, and gated planes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["GatedPlateaus", "Interpolant", "layers", "leaky"]
+__all__ = ["GatedPlanes", "Interpolant", "layers", "leaky"]
 
 
 def layers(weights: Sequence[tuple[Tensor, Tensor]]) -> nn.Sequential:
@@ -89,28 +89,27 @@ class _Distances(torch.autograd.Function):
         return torch.stack(by_x, 1), torch.stack(by_points, 1)
 
 
-class GatedPlateaus(nn.Module):
-    """An affine function plus sum_i relu(L_i + C_i - M_i psi_i) - relu(C_i - M_i psi_i).
+class GatedPlanes(nn.Module):
+    """An affine function plus sum_i relu(L_i + C_i - M_i D_i) - relu(C_i - M_i D_i).
 
     L_i is the affine function with value `values[i]` and gradient `slopes[i]` at ``points[i]``, and
-    psi_i = relu(|x - points[i]|_1 - radius[i]).  As long as the first ReLUs are on, a summand is
-    L_i where psi_i = 0, and it is 0 where M_i psi_i exceeds both C_i and L_i + C_i.
+    D_i the l1 distance from that point.  Where both ReLUs of a summand are on, it is L_i, and the
+    kinks of D_i cancel; where both are off, it is 0.
 
-    A network of three hidden layers: the two units relu(x - p)_k + relu(p - x)_k for each point and
-    coordinate, which add up to distances and are not stored as a matrix; psi; the gates.  The input
+    A network of two hidden layers: the units relu(x - p)_k and relu(p - x)_k for each point and
+    coordinate, which add up to distances and are not stored as a matrix; then the gates.  The input
     is carried along (`sequential` writes it out).
 
     Parameters
     ----------
     parts : mapping of str to array
-        `points` and `slopes` (n, d); `values`, `radius`, `room` (C) and `steepness` (M), (n,);
-        `slope` (d,) and `offset` () of the affine function.  They become parameters.
+        `points` and `slopes` (n, d); `values`, `room` (C) and `steepness` (M), (n,); `slope` (d,)
+        and `offset` () of the affine function.  They become parameters.
     """
 
     points: Tensor
     slopes: Tensor
     values: Tensor
-    radius: Tensor
     room: Tensor
     steepness: Tensor
     slope: Tensor
@@ -127,29 +126,23 @@ class GatedPlateaus(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return h(x), (B, 1), for x of shape (B, d)."""
-        far = torch.relu(_Distances.apply(x, self.points) - self.radius)
-        room = self.room - self.steepness * far
-        pieces = x @ self.slopes.T + self._constants()
-        bumps = torch.relu(pieces + room) - torch.relu(room)
+        gates = self.room - self.steepness * _Distances.apply(x, self.points)
+        planes = x @ self.slopes.T + self._constants()
+        bumps = torch.relu(planes + gates) - torch.relu(gates)
         return bumps.sum(1, keepdim=True) + x @ self.slope[:, None] + self.offset
 
     @torch.no_grad()
     def sequential(self) -> nn.Sequential:
-        """Return plain layers, of 2nd + 2d, n + 2d and 2n + 2 units."""
+        """Return plain layers, of 2nd + 2d and 2n + 2 units."""
         (n, d), like = self.points.shape, self.points
-        eye, ones = torch.eye(d).to(like), torch.ones(n).to(like)
-        # x climbs beside the gates as relu(x - low) - relu(low - x); no point lies on this kink
+        eye, zeros = torch.eye(d).to(like), torch.zeros(n).to(like)
+        # x climbs beside the distances as relu(x - low) - relu(low - x); no point is on this kink
         low = self.points.amin(0) - 1.0
-        signs = torch.cat([eye, -eye])
         ends = torch.cat([torch.cat([self.points, -self.points], 1).flatten(), low, -low])
-        first = (signs.repeat(n + 1, 1), -ends)
-        sums = [torch.ones(1, 2 * d).to(like)] * n
-        second = (
-            torch.block_diag(*sums, torch.eye(2 * d).to(like)),
-            torch.cat([-self.radius, torch.zeros(2 * d).to(like)]),
-        )
-        gate, climb = -torch.diag(self.steepness), torch.cat([self.slopes, -self.slopes], 1)
-        line = torch.cat([0 * ones, self.slope, -self.slope])
+        first = (torch.cat([eye, -eye]).repeat(n + 1, 1), -ends)
+        gate = torch.block_diag(*[torch.ones(1, 2 * d).to(like)] * n) * -self.steepness[:, None]
+        climb = torch.cat([self.slopes, -self.slopes], 1)
+        line = torch.cat([zeros.repeat(2 * d), self.slope, -self.slope])
         rows = [
             torch.cat([gate, climb], 1),
             torch.cat([gate, 0 * climb], 1),
@@ -159,13 +152,10 @@ class GatedPlateaus(nn.Module):
         # the affine part as relu(z) - relu(-z), its kink beyond the points as well
         beyond = 1.0 + ((self.points - low) @ self.slope).abs().amax()
         base = self._constants() + self.slopes @ low
-        third = (
-            torch.cat(rows),
-            torch.cat([base + self.room, self.room, beyond[None], -beyond[None]]),
-        )
-        last = torch.cat([ones, -ones, ones.new_tensor([1.0, -1.0])])
+        biases = [base + self.room, self.room, beyond[None], -beyond[None]]
+        last = torch.cat([zeros + 1.0, zeros - 1.0, zeros.new_tensor([1.0, -1.0])])
         bias = self.offset + self.slope @ low - beyond
-        return layers([first, second, third, (last[None], bias[None])])
+        return layers([first, (torch.cat(rows), torch.cat(biases)), (last[None], bias[None])])
 
 
 class Interpolant(nn.Module):
@@ -213,7 +203,7 @@ class Interpolant(nn.Module):
         The matrices of a "gated" network have some 2 n^2 d entries, nearly all of them 0: this is
         for looking at small examples.
         """
-        gated = isinstance(self.network, GatedPlateaus)
+        gated = isinstance(self.network, GatedPlanes)
         plain: Any = self.network.sequential() if gated else self.network  # type: ignore[operator]
         linears = [layer for layer in plain if isinstance(layer, nn.Linear)]
         (first, bias), *rest = [(layer.weight, layer.bias) for layer in linears]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sobolev_lib.figures import style
-from sobolev_lib.theory.interpolation import PLATEAU, Method, relu_interpolant
+from sobolev_lib.theory.interpolation import Method, relu_interpolant
 
 __all__ = [
     "draw_bump",
@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 _METHODS: dict[Method, tuple[str, str]] = {
     "paper": ("values", "The paper's bumps"),
     "pair": ("equal_information", "Two units a point"),
-    "gated": ("sobolev", "Gated plateaus"),
+    "gated": ("sobolev", "Gated planes"),
 }
 _INK = style.COLOURS["truth"]
 
@@ -70,26 +70,24 @@ def draw_interpolants(x: Array, y: Array, slope: Array) -> Figure:
 
 
 def draw_gate(value: float = 1.0, slope: float = 1.5, reach: float = 1.0) -> Figure:
-    """The parts of one plateau on a line: the two ReLUs, and their difference."""
+    """The parts of one gated piece on a line: the two ReLUs, and their difference."""
     x = np.linspace(-1.6, 1.6, 1601)
-    radius = PLATEAU * reach
-    room = 2 * abs(value) + abs(slope) * radius
-    steep = (room + abs(value) + abs(slope) * reach) / (reach - radius)
-    gate = room - steep * np.maximum(np.abs(x) - radius, 0)
-    first = np.maximum(value + slope * x + gate, 0)
-    second = np.maximum(gate, 0)
+    room = 2 * abs(value) + abs(slope) * reach / 4
+    gate = room - ((room + abs(value)) / reach + abs(slope)) * np.abs(x)
+    plane = value + slope * x
+    first, second = np.maximum(plane + gate, 0), np.maximum(gate, 0)
     fig, (top, low) = style.figure(2, 1, width=WIDTH, height=4.4, sharex=True)
-    top.plot(x, first, color=style.COLOURS["sobolev"], label="relu(L + C − Mψ)")
-    top.plot(x, second, color=style.COLOURS["values"], ls="--", label="relu(C − Mψ)")
-    top.legend(loc="upper left", fontsize=8)
+    top.plot(x, first, color=style.COLOURS["sobolev"], label="relu(L + C − MD)")
+    top.plot(x, second, color=style.COLOURS["values"], ls="--", label="relu(C − MD)")
     top.set_ylim(-0.2, first.max() * 1.55)
-    low.plot(x, value + slope * x, color=_INK, ls=":", label="L")
+    low.plot(x, plane, color=_INK, ls=":", label="L")
     low.plot(x, first - second, color=style.COLOURS["sobolev"], label="difference")
-    low.legend(loc="upper left", fontsize=8)
     low.set_ylim(-1.8, 3.4)
     low.set_xlabel("$x - x_i$")
+    both = x[(first > 0) & (second > 0)]
     for ax in (top, low):
-        ax.axvspan(-radius, radius, color="#BBBBBB", alpha=0.35, lw=0)
+        ax.legend(loc="upper left", fontsize=8)
+        ax.axvspan(both[0], both[-1], color="#BBBBBB", alpha=0.35, lw=0)
         for edge in (-reach, reach):
             ax.axvline(edge, color="#777777", lw=0.8, ls=":")
     return fig
