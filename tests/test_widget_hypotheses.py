@@ -150,6 +150,7 @@ def centre(handle):
 
 
 def drag(page, handle, dx, dy):
+    handle.scroll_into_view_if_needed()
     x, y = centre(handle)
     page.mouse.move(x, y)
     page.mouse.down()
@@ -212,6 +213,7 @@ def test_points_and_slopes_that_are_let_go_can_contradict(explorer, view):
     slope = section.get_by_role("slider", name="Slope of point 2")
     before = place(slope)[0]
     point = section.get_by_role("slider", name="Point 2", exact=True)
+    slope.scroll_into_view_if_needed()
     (px, py), (sx, sy) = centre(point), centre(slope)
     assert (sy - py) / (sx - px) > 0  # the piece falls: its arm points down
     drag(page, slope, 0, 2 * (py - sy))

@@ -125,8 +125,8 @@ function verdict(result) {
 /** Where the handle of a slope is, in pixels, seen from its point: to the right unless there is no room. */
 function slopeArm(scale, box, p) {
   const [dx, dy] = [scale.X(1) - scale.X(0), (scale.Y(1) - scale.Y(0)) * p.slope];
-  const unit = 56 / Math.hypot(dx, dy);
-  const side = scale.X(p.x) + dx * unit > box.x + box.w ? -1 : 1;
+  const unit = Math.min(56, box.w / 6) / Math.hypot(dx, dy); // shorter than the way to the next point
+  const side = scale.X(p.x) + dx * unit > box.x + box.w + 6 ? -1 : 1;
   return [side * dx * unit, side * dy * unit];
 }
 
