@@ -100,7 +100,7 @@ def test_the_plain_layers_are_the_same_network_and_have_the_units_it_says(method
     far = far[((far > x.amin(0)) & (far < x.amax(0))).all(1)]  # linear units turn beyond the data
     points = torch.cat([x, far])
     assert len(far) > 100
-    both = [derivatives.value_and_jacobian(m, points, create_graph=False) for m in (net, plain)]
+    both = [derivatives.value_and_derivatives(m, points, create_graph=False) for m in (net, plain)]
     for a, b in zip(*both, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-7)
 
@@ -205,7 +205,7 @@ def test_dtypes_and_arrays():
     x, y, dy = data(100 + normal(50, 3))
     net = relu_interpolant(x.float(), y.float(), dy.float())
     assert net(x.float()).dtype == torch.float32
-    value, gradient = derivatives.value_and_jacobian(net, x.float())
+    value, gradient = derivatives.value_and_derivatives(net, x.float())
     torch.testing.assert_close(value[:, 0], y.float(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradient[:, 0], dy.float(), rtol=1e-5, atol=1e-5)
     for array in (x.numpy(), x.tolist()):

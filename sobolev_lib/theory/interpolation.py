@@ -122,7 +122,8 @@ def errors(
     net.to(dtype)
     # one hidden layer of the paper's size times a thousand points does not fit every memory
     batches = [
-        derivatives.value_and_jacobian(net, z, create_graph=False) for z in x.to(dtype).split(100)
+        derivatives.value_and_derivatives(net, z, create_graph=False)
+        for z in x.to(dtype).split(100)
     ]
     net.to(before)
     value, gradient = (torch.cat(part).double() for part in zip(*batches, strict=True))
