@@ -1,0 +1,282 @@
+"""Proximal policy optimisation (Schulman et al., 2017), in one file, with states that resume."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from sobolev_lib import states
+
+from .consoles import Consoles
+
+NOTES = ("settings", "consoles", "generator", "steps", "seconds", "curve")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training depends on.
+
+    Parameters
+    ----------
+    game : str
+    seed : int
+    games, horizon : int
+        Games played together, and decisions in each of them between two updates.
+    epochs, minibatch : int
+        How often each decision is used, and how many at a time.
+    learning_rate, last_rate : float
+        Adam's step, falling on a line over ``planned`` decisions, then constant.
+    planned : int
+    clip, entropy, value, discount, trace, norm : float
+        Clipping of the ratio of policies; weights of the entropy and of the value's error;
+        discount; lambda of the advantages; largest norm of a gradient.
+    milestone : int
+        Decisions between two points of the learning curve.
+    """
+
+    game: str
+    seed: int = 0
+    games: int = 16
+    horizon: int = 128
+    epochs: int = 6
+    minibatch: int = 512
+    learning_rate: float = 5e-4
+    last_rate: float = 1e-4
+    planned: int = 2_000_000
+    clip: float = 0.15
+    entropy: float = 0.01
+    value: float = 0.5
+    discount: float = 0.99
+    trace: float = 0.95
+    norm: float = 0.5
+    milestone: int = 100_000
+
+    @property
+    def batch(self) -> int:
+        """Decisions between two updates."""
+        return self.games * self.horizon
+
+
+def advantages(
+    rewards: Tensor, values: Tensor, ends: Tensor, last: Tensor, discount: float, trace: float
+) -> Tensor:
+    """Generalised advantage estimates (Schulman et al., 2016).
+
+    Parameters
+    ----------
+    rewards, values, ends : (T, N)
+        ``ends`` is 1 where nothing of what follows counts for that decision.
+    last : (N,)
+        Value of what is seen after the last decision.
+    discount, trace : float
+
+    Returns
+    -------
+    (T, N)
+    """
+    result = torch.zeros_like(rewards)
+    sum_ = torch.zeros_like(last)
+    following = last
+    for t in range(len(rewards) - 1, -1, -1):
+        on = 1 - ends[t]
+        error = rewards[t] + discount * on * following - values[t]
+        sum_ = error + discount * trace * on * sum_
+        result[t] = sum_
+        following = values[t]
+    return result
+
+
+class Trainer:
+    """One training: games, network, optimiser, random numbers, learning curve.
+
+    Parameters
+    ----------
+    settings : Settings
+    net : Module
+        From observations (uint8) to logits (N, actions) and values (N,).
+    consoles : Consoles
+    observe : callable
+        From consoles to the observations (N, ...) that the network takes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        net: nn.Module,
+        consoles: Consoles,
+        observe: Callable[[Consoles], Tensor],
+    ) -> None:
+        self.settings, self.net, self.consoles, self.observe = settings, net, consoles, observe
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate, eps=1e-5)
+        self.steps = 0
+        self.seconds = 0.0
+        self.curve: dict[str, list[float]] = {}
+
+    def iterate(self) -> None:
+        """Play ``batch`` decisions and learn from them."""
+        began = time.perf_counter()
+        self.learn(*self.play())
+        self.steps += self.settings.batch
+        self.seconds += time.perf_counter() - began
+        if self.steps // self.settings.milestone > (
+            (self.steps - self.settings.batch) // self.settings.milestone
+        ):
+            self._note()
+
+    @torch.no_grad()
+    def play(self) -> tuple[Tensor, ...]:
+        """Return observations, actions, log-probabilities, advantages, returns; flat in time."""
+        s = self.settings
+        rows: list[tuple[Tensor, ...]] = []
+        rewards, ends = torch.zeros(s.horizon, s.games), torch.zeros(s.horizon, s.games)
+        for t in range(s.horizon):
+            seen = self.observe(self.consoles)
+            logits, values = self.net(seen)
+            logits = logits.log_softmax(-1)
+            actions = torch.multinomial(logits.exp(), 1, generator=self.generator)
+            rows.append((seen, actions[:, 0], logits.gather(1, actions)[:, 0], values))
+            reward, lost, _ = self.consoles.step(actions[:, 0].numpy())
+            rewards[t] = torch.from_numpy(numpy.sign(reward))
+            ends[t] = torch.from_numpy(lost)
+        seen, actions, logs, values = (torch.stack(column) for column in zip(*rows, strict=True))
+        last = self.net(self.observe(self.consoles))[1]
+        gains = advantages(rewards, values, ends, last, s.discount, s.trace)
+        return tuple(x.flatten(0, 1) for x in (seen, actions, logs, gains, gains + values))
+
+    def learn(self, *batch: Tensor) -> None:
+        """Take ``epochs`` passes over a batch."""
+        s = self.settings
+        left = max(0.0, 1 - self.steps / s.planned)
+        for group in self.optimizer.param_groups:
+            group["lr"] = s.last_rate + (s.learning_rate - s.last_rate) * left
+        for _ in range(s.epochs):
+            order = torch.randperm(s.batch, generator=self.generator)
+            for chosen in order.split(s.minibatch):
+                self.optimizer.zero_grad(set_to_none=True)
+                self.loss(*(x[chosen] for x in batch)).backward()
+                nn.utils.clip_grad_norm_(self.net.parameters(), s.norm)
+                self.optimizer.step()
+
+    def loss(self, seen: Tensor, actions: Tensor, old: Tensor, gains: Tensor, returns: Tensor) -> Tensor:
+        """The clipped objective, the value's error and the entropy, for one minibatch."""
+        s = self.settings
+        logits, values = self.net(seen)
+        logs = logits.log_softmax(-1)
+        ratio = (logs.gather(1, actions[:, None])[:, 0] - old).exp()
+        gains = (gains - gains.mean()) / (gains.std() + 1e-8)
+        clipped = torch.minimum(ratio * gains, ratio.clamp(1 - s.clip, 1 + s.clip) * gains)
+        entropy = -(logs.exp() * logs).sum(-1)
+        return (
+            -clipped.mean()
+            + s.value * functional.mse_loss(values, returns)
+            - s.entropy * entropy.mean()
+        )
+
+    def _note(self) -> None:
+        games, self.consoles.finished = self.consoles.finished, []
+        if games:
+            scores = numpy.array([score for score, _ in games])
+            spread = 1.96 * scores.std(ddof=1) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
+            point = {
+                "steps": self.steps,
+                "seconds": round(self.seconds, 1),
+                "return_mean": float(scores.mean()),
+                "return_interval": float(spread),
+                "episodes": len(scores),
+            }
+            for name, value in point.items():
+                self.curve.setdefault(name, []).append(value)
+
+    def save(self, path: Path) -> None:
+        """Write all that the rest of the training depends on."""
+        notes = {
+            "settings": asdict(self.settings),
+            "consoles": self.consoles.state(),
+            "generator": base64.b85encode(bytes(self.generator.get_state().tolist())).decode(),
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "curve": self.curve,
+        }
+        states.save(path, self.net, {"adam": self.optimizer}, notes)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a state of the same settings.
+
+        Raises
+        ------
+        ValueError
+            If the state is damaged, or of other settings; the message names them.
+        """
+        notes = states.load(path, self.net, {"adam": self.optimizer}, NOTES)
+        mine = asdict(self.settings)
+        other = {k for k in mine if notes["settings"].get(k) != mine[k]}
+        if other:
+            said = ", ".join(f"{k} {notes['settings'].get(k)} (now {mine[k]})" for k in sorted(other))
+            raise ValueError(f"state {path} is of another training: {said}; move it away to start anew")
+        self.consoles.restore(notes["consoles"])
+        state = numpy.frombuffer(base64.b85decode(notes["generator"]), numpy.uint8)
+        self.generator.set_state(torch.from_numpy(state.copy()))
+        self.steps, self.seconds, self.curve = notes["steps"], notes["seconds"], notes["curve"]
+
+
+def train(
+    trainer: Trainer,
+    path: Path,
+    hours: float,
+    until: int | None = None,
+    save_every: float = 120.0,
+    quiet: bool = False,
+) -> None:
+    """Train for a time, or to a number of decisions; go on from the state if there is one.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    path : Path
+        The state: read at the start if it is there, written every ``save_every`` seconds, at the
+        end and on an interrupt (SIGINT, SIGTERM through the command line).
+    hours : float
+        Wall time of this call.
+    until : int, optional
+        Decisions in all after which to stop.
+    save_every : float
+        Seconds.
+    quiet : bool
+        No progress bar.
+    """
+    if path.exists():
+        trainer.resume(path)
+    began = saved = time.monotonic()
+    first = trainer.steps
+    goal = until if until is not None else trainer.settings.planned
+    with tqdm(
+        total=goal, initial=trainer.steps, unit="step", unit_scale=True, disable=quiet, mininterval=1
+    ) as bar:
+        try:
+            while time.monotonic() - began < 3600 * hours and (
+                until is None or trainer.steps < until
+            ):
+                trainer.iterate()
+                now = time.monotonic()
+                recent = [score for score, _ in trainer.consoles.finished[-30:]]
+                shown = float(numpy.mean(recent)) if recent else float("nan")
+                rate = (trainer.steps - first) / (now - began)
+                left = 3600 * hours - (now - began)
+                bar.set_postfix_str(f"return {shown:.1f}, {rate:.0f} steps/s, {left / 60:.0f} min left")
+                bar.update(trainer.settings.batch)
+                if now - saved > save_every:
+                    trainer.save(path)
+                    saved = now
+        finally:
+            trainer.save(path)
