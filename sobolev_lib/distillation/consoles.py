@@ -55,7 +55,9 @@ class Consoles:
             emulator(game, 1 if frames else REPEAT, seed + index) for index in range(count)
         ]
         self.actions = [self.emulators[0].getMinimalActionSet()[i] for i in self.game.actions]
-        self.fires = any(action.name == "FIRE" for action in self.emulators[0].getMinimalActionSet())
+        self.fires = any(
+            action.name == "FIRE" for action in self.emulators[0].getMinimalActionSet()
+        )
         self.memory: Bytes = numpy.zeros((count, MEMORY), numpy.uint8)
         self.before: Bytes = numpy.zeros((count, MEMORY), numpy.uint8)
         self.stack: Bytes = numpy.zeros((count if frames else 0, STACK, FRAME, FRAME), numpy.uint8)
@@ -149,7 +151,9 @@ class Consoles:
         """All that the games to come depend on, as JSON."""
         arrays = ("memory", "before", "stack", "score", "length", "lives")
         return {
-            "emulators": [_packed(e.cloneState(include_rng=True).serialize()) for e in self.emulators],
+            "emulators": [
+                _packed(e.cloneState(include_rng=True).serialize()) for e in self.emulators
+            ],
             "rng": self.rng.bit_generator.state,
             "finished": self.finished,
         } | {name: _packed(getattr(self, name).tobytes()) for name in arrays}
@@ -196,7 +200,7 @@ def shrink(screens: Bytes) -> Bytes:
     (n, 84, 84) uint8
     """
     rows, columns = _areas(screens.shape[1]), _areas(screens.shape[2])
-    small = rows @ torch.from_numpy(screens).float() @ columns.T
+    small = rows @ (torch.from_numpy(screens).float() @ columns.T)  # columns first, as OpenCV
     return small.round_().to(torch.uint8).numpy()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from . import weights
 from .consoles import MEMORY, Consoles
 from .games import game_named
 from .ppo import Settings, Trainer
@@ -34,16 +35,27 @@ class Expert(nn.Module):
         )
         self.policy = nn.Linear(width, actions)
         self.value = nn.Linear(width, 1)
-        for layer, gain in ((self.body[0], 2**0.5), (self.body[2], 2**0.5), (self.policy, 0.01), (self.value, 1.0)):
+        for layer, gain in (
+            (self.body[0], 2**0.5),
+            (self.body[2], 2**0.5),
+            (self.policy, 0.01),
+            (self.value, 1.0),
+        ):
             nn.init.orthogonal_(layer.weight, gain)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, actions) and values (N,) for memories (N, 256), uint8."""
+    def hidden(self, seen: Tensor) -> Tensor:
+        """Return the last hidden layer (N, width) for memories (N, 256), uint8."""
         now, before = seen.float().split(MEMORY, -1)
         # velocities are a few units a decision; a byte that wraps around must not drown them
-        features = torch.cat([now / 127.5 - 1, ((now - before) / 8).clamp(-1, 1)], -1)
-        hidden = self.body(features)
+        units: Tensor = self.body(
+            torch.cat([now / 127.5 - 1, ((now - before) / 8).clamp(-1, 1)], -1)
+        )
+        return units
+
+    def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N, actions) and values (N,) for memories (N, 256), uint8."""
+        hidden = self.hidden(seen)
         return self.policy(hidden), self.value(hidden)[:, 0]
 
 
@@ -57,3 +69,9 @@ def trainer(settings: Settings) -> Trainer:
     torch.manual_seed(settings.seed)
     net = Expert(len(game_named(settings.game).actions))
     return Trainer(settings, net, Consoles(settings.game, settings.games, settings.seed), memory)
+
+
+def load(game: str) -> Expert:
+    """Return the committed expert of a game."""
+    net = Expert(len(game_named(game).actions))
+    return weights.load(weights.folder() / f"expert-{game}.safetensors", net)[0]

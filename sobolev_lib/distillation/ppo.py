@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
@@ -142,17 +141,28 @@ class Trainer:
         rewards, ends = torch.zeros(s.horizon, s.games), torch.zeros(s.horizon, s.games)
         for t in range(s.horizon):
             seen = self.observe(self.consoles)
-            logits, values = self.net(seen)
-            logits = logits.log_softmax(-1)
-            actions = torch.multinomial(logits.exp(), 1, generator=self.generator)
-            rows.append((seen, actions[:, 0], logits.gather(1, actions)[:, 0], values))
-            reward, lost, _ = self.consoles.step(actions[:, 0].numpy())
+            actions, logs, values, more = self.choose(seen)
+            rows.append((seen, actions, logs, values, *more))
+            reward, lost, _ = self.consoles.step(actions.numpy())
             rewards[t] = torch.from_numpy(numpy.sign(reward))
             ends[t] = torch.from_numpy(lost)
-        seen, actions, logs, values = (torch.stack(column) for column in zip(*rows, strict=True))
+        columns = (torch.stack(column) for column in zip(*rows, strict=True))
+        seen, actions, logs, values, *more = columns
         last = self.net(self.observe(self.consoles))[1]
         gains = advantages(rewards, values, ends, last, s.discount, s.trace)
-        return tuple(x.flatten(0, 1) for x in (seen, actions, logs, gains, gains + values))
+        batch = (seen, actions, logs, gains, gains + values, *more)
+        return tuple(x.flatten(0, 1) for x in batch)
+
+    def choose(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """Return actions, their log-probabilities, values, and what else :meth:`loss` needs."""
+        logits, values = self.net(seen)
+        logs = logits.log_softmax(-1)
+        actions = self.draw(logs)
+        return actions, logs.gather(1, actions[:, None])[:, 0], values, ()
+
+    def draw(self, logs: Tensor) -> Tensor:
+        """Draw one action for each row of log-probabilities."""
+        return torch.multinomial(logs.exp(), 1, generator=self.generator)[:, 0]
 
     def learn(self, *batch: Tensor) -> None:
         """Take ``epochs`` passes over a batch."""
@@ -168,20 +178,27 @@ class Trainer:
                 nn.utils.clip_grad_norm_(self.net.parameters(), s.norm)
                 self.optimizer.step()
 
-    def loss(self, seen: Tensor, actions: Tensor, old: Tensor, gains: Tensor, returns: Tensor) -> Tensor:
-        """The clipped objective, the value's error and the entropy, for one minibatch."""
-        s = self.settings
+    def loss(self, *batch: Tensor) -> Tensor:
+        """What one minibatch of what :meth:`play` returns adds to the gradient."""
+        seen, actions, old, gains, returns = batch
         logits, values = self.net(seen)
+        everywhere = torch.ones_like(gains, dtype=torch.bool)
+        return self.surrogate(
+            logits, actions, old, gains, everywhere
+        ) + self.settings.value * functional.mse_loss(values, returns)
+
+    def surrogate(
+        self, logits: Tensor, actions: Tensor, old: Tensor, gains: Tensor, mine: Tensor
+    ) -> Tensor:
+        """The clipped objective and the entropy, over the decisions that are the network's own."""
+        s = self.settings
         logs = logits.log_softmax(-1)
         ratio = (logs.gather(1, actions[:, None])[:, 0] - old).exp()
         gains = (gains - gains.mean()) / (gains.std() + 1e-8)
         clipped = torch.minimum(ratio * gains, ratio.clamp(1 - s.clip, 1 + s.clip) * gains)
         entropy = -(logs.exp() * logs).sum(-1)
-        return (
-            -clipped.mean()
-            + s.value * functional.mse_loss(values, returns)
-            - s.entropy * entropy.mean()
-        )
+        each = -clipped - s.entropy * entropy
+        return (each * mine).sum() / mine.sum().clamp(min=1)
 
     def _note(self) -> None:
         games, self.consoles.finished = self.consoles.finished, []
@@ -222,8 +239,12 @@ class Trainer:
         mine = asdict(self.settings)
         other = {k for k in mine if notes["settings"].get(k) != mine[k]}
         if other:
-            said = ", ".join(f"{k} {notes['settings'].get(k)} (now {mine[k]})" for k in sorted(other))
-            raise ValueError(f"state {path} is of another training: {said}; move it away to start anew")
+            said = ", ".join(
+                f"{k} {notes['settings'].get(k)} (now {mine[k]})" for k in sorted(other)
+            )
+            raise ValueError(
+                f"state {path} is of another training: {said}; move it away to start anew"
+            )
         self.consoles.restore(notes["consoles"])
         state = numpy.frombuffer(base64.b85decode(notes["generator"]), numpy.uint8)
         self.generator.set_state(torch.from_numpy(state.copy()))
@@ -261,7 +282,12 @@ def train(
     first = trainer.steps
     goal = until if until is not None else trainer.settings.planned
     with tqdm(
-        total=goal, initial=trainer.steps, unit="step", unit_scale=True, disable=quiet, mininterval=1
+        total=goal,
+        initial=trainer.steps,
+        unit="step",
+        unit_scale=True,
+        disable=quiet,
+        mininterval=1,
     ) as bar:
         try:
             while time.monotonic() - began < 3600 * hours and (
@@ -273,7 +299,9 @@ def train(
                 shown = float(numpy.mean(recent)) if recent else float("nan")
                 rate = (trainer.steps - first) / (now - began)
                 left = 3600 * hours - (now - began)
-                bar.set_postfix_str(f"return {shown:.1f}, {rate:.0f} steps/s, {left / 60:.0f} min left")
+                bar.set_postfix_str(
+                    f"return {shown:.1f}, {rate:.0f} steps/s, {left / 60:.0f} min left"
+                )
                 bar.update(trainer.settings.batch)
                 if now - saved > save_every:
                     trainer.save(path)
