@@ -13,8 +13,11 @@ from pathlib import Path
 
 import torch
 
-from sobolev_lib import functions, ledger, regression
-from sobolev_lib.synthetic_gradients import hogwild, images, probing, throughput, training
+from sobolev_lib import functions
+from sobolev_lib.records import ledger
+from sobolev_lib.regression import training as regression
+from sobolev_lib.synthetic_gradients import data as images
+from sobolev_lib.synthetic_gradients import hogwild, probing, throughput, training
 
 SMALL_STEPS = 300
 

@@ -1,79 +1,57 @@
-"""Verdicts on the paper's claims, on made-up records."""
+"""Verdicts, and how many survive many comparisons."""
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from sobolev_lib import claims
-from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.ledger import Ledger, Record
-
-
-def records(gain_by_size, seeds=6):
-    """Return records whose Sobolev error is 10^-gain times that on values, with a little spread."""
-    made = []
-    for n, gains in gain_by_size.items():
-        for name, gain in zip(FUNCTIONS, gains, strict=True):
-            for seed in range(seeds):
-                for method, power in (("values", 0.0), ("sobolev", -gain - 0.01 * seed)):
-                    config = {"function": name, "n": n, "method": method, "arm": "paper"}
-                    made.append(
-                        Record("regression", config, seed, {"test_mse": 10.0**power}, "paper")
-                    )
-    return made
+from sobolev_lib.records import claims
+from sobolev_lib.records.claims import FAILS, HOLDS, NOT_HERE, NOT_RUN, OPEN, verdict
+from sobolev_lib.records.summary import Interval
 
 
-ALL = [-1.0, 1.0, 1.5, 1.2, 1.3, 2.0, 1.1]  # Ackley first
+@pytest.mark.parametrize(
+    ("low", "high", "count", "options", "word"),
+    [
+        (0.1, 0.3, 3, {}, HOLDS),
+        (-0.3, -0.1, 3, {}, FAILS),
+        (-0.3, -0.1, 3, {"scale": "small"}, NOT_HERE),
+        (-0.1, 0.3, 10, {}, OPEN),
+        (0.1, 0.3, 2, {}, OPEN),  # two seeds settle nothing
+        (-0.3, -0.1, 2, {}, OPEN),
+        (0.1, 0.3, 3, {"threshold": 0.2}, OPEN),
+        (-1.2, -1.0, 3, {"threshold": -1.5}, HOLDS),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval_on_one_side(low, high, count, options, word):
+    assert verdict(Interval((low + high) / 2, low, high, count), **options) == word
 
 
-def verdicts(tmp_path, gain_by_size):
-    book = Ledger("regression", tmp_path)
-    book.append(records(gain_by_size))
-    return {key: f.verdict if f else None for key, f in claims.findings(book).items()}
+def test_without_records_there_is_no_verdict():
+    assert verdict(None) == NOT_RUN
 
 
-def test_the_papers_own_story_holds(tmp_path):
-    few, many = ALL, [0.2] * 7
-    found = verdicts(tmp_path, {20: few, 100: few, 10_000: many})
-    assert set(found.values()) == {claims.HOLDS}
+def test_what_holds_at_one_budget_only_is_not_settled():
+    assert claims.at_all_budgets([HOLDS, HOLDS]) == HOLDS
+    assert claims.at_all_budgets([HOLDS, OPEN]) == claims.at_all_budgets([FAILS, HOLDS]) == OPEN
 
 
-def test_the_opposite_story_fails(tmp_path):
-    found = verdicts(tmp_path, {20: [0.5] + [-0.5] * 6, 100: [-0.5] * 7, 10_000: [-0.2] * 7})
-    assert found == {
-        "six-20": claims.FAILS,
-        "six-100": claims.FAILS,
-        "gap-10000": claims.FAILS,
-        "orders": claims.FAILS,
-        "low-data": claims.FAILS,
-        "fig3": claims.FAILS,
-        "ackley-20": claims.FAILS,
-        "ackley-10000": claims.FAILS,
-    }
+def test_benjamini_hochberg_on_its_papers_example():
+    # Benjamini and Hochberg 1995, section 3.2: of 15 tests the first four survive at 5 per cent
+    p = [
+        *(0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240),
+        *(0.4262, 0.5719, 0.6528, 0.7590, 1.0000),
+    ]
+    assert claims.benjamini_hochberg(p) == [True] * 4 + [False] * 11
+    assert claims.benjamini_hochberg(p[::-1]) == [False] * 11 + [True] * 4
+    assert claims.benjamini_hochberg([]) == []
 
 
-def test_an_interval_around_zero_is_not_settled(tmp_path):
-    book = Ledger("regression", tmp_path)
-    noisy = records({20: [0.0] * 7})
-    book.append([r for r in noisy if r.config["method"] == "values"])
-    book.append(
-        [
-            Record("regression", r.config, r.seed, {"test_mse": 10.0 ** (-1) ** r.seed}, "paper")
-            for r in noisy
-            if r.config["method"] == "sobolev"
-        ]
-    )
-    assert claims.findings(book)["six-20"].verdict == claims.OPEN
+def test_benjamini_hochberg_agrees_with_scipys_adjusted_values():
+    p = np.random.default_rng(3).beta(0.3, 1.0, size=40)
+    adjusted = stats.false_discovery_control(p)
+    assert claims.benjamini_hochberg(p) == (adjusted <= 0.05).tolist()
 
 
-def test_missing_records_leave_a_claim_open(tmp_path):
-    found = verdicts(tmp_path, {20: ALL})
-    assert found["six-100"] is None and found["six-20"] == claims.HOLDS
-    page = claims.table(Ledger("regression", tmp_path))
-    assert page.count("<tr>") == len(claims.CLAIMS) + 1 and "not run yet" in page
-
-
-@pytest.mark.parametrize("claim", claims.CLAIMS, ids=lambda c: c.key)
-def test_commands_are_understood_by_the_command_line(claim):
-    from sobolev_lib.__main__ import _parser
-
-    options = _parser().parse_args(claim.command.split()[3:])
-    assert options.scale == "paper" and options.seeds >= 10
+def test_a_p_value_is_a_probability():
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        claims.benjamini_hochberg([0.5, 1.5])

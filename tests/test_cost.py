@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sobolev_lib import cost
+from sobolev_lib.cost import ways as cost
 
 SMALL = cost.Size(3, 9, width=6)
 RELU = ("sobolev", "autograd_loop", "autograd_stack", "func_reverse", "func_forward")

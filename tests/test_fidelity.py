@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from sobolev_lib.synthetic_gradients import decouple, fidelity, images, training
+from sobolev_lib.synthetic_gradients import data as images
+from sobolev_lib.synthetic_gradients import decouple, fidelity, training
 from sobolev_lib.synthetic_gradients.decoupling import cross_entropy
 
 

@@ -6,9 +6,10 @@ import matplotlib as mpl
 import pytest
 from matplotlib import pyplot as plt
 
-from sobolev_lib import cost, ledger
-from sobolev_lib.figures import cost as draw
+from sobolev_lib.cost import figures as draw
+from sobolev_lib.cost import ways as cost
 from sobolev_lib.functions import FUNCTIONS
+from sobolev_lib.records import ledger
 
 mpl.use("Agg")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from sobolev_lib import ledger
-from sobolev_lib.claims import FAILS, HOLDS, OPEN
-from sobolev_lib.figures import digits as draw
-from sobolev_lib.summary import Interval, interquartile_mean
+from sobolev_lib.records import ledger
+from sobolev_lib.records.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.records.summary import Interval
+from sobolev_lib.synthetic_gradients import digits as draw
 from sobolev_lib.synthetic_gradients import fidelity, training
 
 mpl.use("Agg")
@@ -66,7 +66,7 @@ def test_differences_are_paired_over_common_seeds():
     assert draw.difference(runs(), "critic", "vfbn", arm="digits_deep") is None
     assert draw.difference(runs(), "critic", "noprop", metric="cosine") is None
     assert draw.summarise(runs(), "critic", "cosine").centre == pytest.approx(0.2)
-    expected = interquartile_mean([90.0 + noise for noise in NOISE])
+    expected = np.mean([90.0 + noise for noise in NOISE])
     assert draw.summarise(runs(), "critic").centre == pytest.approx(expected)
 
 
@@ -105,7 +105,7 @@ def test_agreement_counts_equal_runs():
     other = [record("critic", 0, 90.0), record("critic", 1, 92.0), record("critic", 9, 50.0)]
     count, equal, apart = draw.agreement(runs(rows=("critic", "vfbn")), other)
     assert (count, equal) == (2, 1)
-    middle = interquartile_mean([90.0, 92.0, 50.0]) - interquartile_mean([90 + n for n in NOISE])
+    middle = np.mean([90.0, 92.0, 50.0]) - np.mean([90 + n for n in NOISE])
     assert apart == pytest.approx(abs(middle))
     assert draw.agreement(other, []) == (0, 0, 0.0)
 
@@ -140,7 +140,7 @@ def test_dots_stand_at_the_accuracies_and_the_mark_at_their_centre():
     assert sorted(dots.get_xdata()) == sorted(86.0 + n for n in NOISE)
     assert set(dots.get_ydata()) == {place}
     marks = [line for line in ax.lines if len(line.get_xdata()) == 1]
-    centre = interquartile_mean([86.0 + n for n in NOISE])
+    centre = np.mean([86.0 + n for n in NOISE])
     assert any(line.get_xdata()[0] == pytest.approx(centre) for line in marks)
 
 
@@ -148,7 +148,7 @@ def test_curves_are_centres_over_seeds():
     fig = draw.curves(runs(rows=("critic",)))
     accuracy, loss, cosine, _ = fig.axes
     assert accuracy.lines[0].get_ydata()[0] == 50.0
-    expected = 10 ** interquartile_mean(np.log10([1.0 + 0.1 * s for s in range(5)]))
+    expected = 10 ** np.mean(np.log10([1.0 + 0.1 * s for s in range(5)]))
     # the last loss is 0, which a logarithmic axis cannot show
     assert list(loss.lines[0].get_ydata()) == pytest.approx([2.0, expected])
     assert list(cosine.lines[0].get_ydata()) == pytest.approx([0.2, 0.2, 0.2])

@@ -9,8 +9,8 @@ import torch
 from matplotlib import pyplot as plt
 from scipy import integrate, special
 
-from sobolev_lib.figures import landscapes
 from sobolev_lib.functions import FUNCTIONS
+from sobolev_lib.regression import landscapes
 
 mpl.use("Agg")
 

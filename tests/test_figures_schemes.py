@@ -9,10 +9,10 @@ import torch
 from book_files import ROOT
 from torch import nn
 
-from sobolev_lib.figures import schemes, style
-from sobolev_lib.figures.schemes import KINDS, PHASES, SCHEMES, Arrow, Node, Scheme
-from sobolev_lib.synthetic_gradients import MODES, decouple
+from sobolev_lib.figures import style
+from sobolev_lib.synthetic_gradients import MODES, decouple, schemes
 from sobolev_lib.synthetic_gradients import modules as sg
+from sobolev_lib.synthetic_gradients.schemes import KINDS, PHASES, SCHEMES, Arrow, Node, Scheme
 
 mpl.use("Agg")
 EACH = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)

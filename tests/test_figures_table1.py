@@ -6,12 +6,11 @@ import pytest
 from matplotlib import pyplot as plt
 from test_table1 import COSINE, TOP1, made
 
-from sobolev_lib import ledger, table1
 from sobolev_lib.figures import style
-from sobolev_lib.figures import table1 as figures
-from sobolev_lib.ledger import Record
-from sobolev_lib.summary import interval
-from sobolev_lib.synthetic_gradients import probing, training
+from sobolev_lib.records import ledger
+from sobolev_lib.records.ledger import Record
+from sobolev_lib.records.summary import interval
+from sobolev_lib.synthetic_gradients import figures, probing, table1, training
 
 mpl.use("Agg")
 

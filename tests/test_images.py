@@ -24,7 +24,7 @@ from PIL import Image
 from torch import nn
 
 from sobolev_lib import __main__ as command
-from sobolev_lib.synthetic_gradients import images
+from sobolev_lib.synthetic_gradients import data as images
 
 BATCHES = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
 
@@ -564,7 +564,7 @@ def test_a_killed_preparation_leaves_no_black_images(tmp_path):
     pixels = images.load("pets", 8, out).train_x.clone()
     program = (
         "import os, sys\n"
-        "from sobolev_lib.synthetic_gradients import images\n"
+        "from sobolev_lib.synthetic_gradients import data as images\n"
         "images.tqdm = lambda jobs, **_: (os.kill(os.getpid(), 9) for _ in [0])\n"
         "images.prepare_folder(*sys.argv[1:3], 8, sys.argv[3], 1)\n"
     )

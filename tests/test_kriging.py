@@ -6,8 +6,11 @@ import sys
 import pytest
 import torch
 
-from sobolev_lib import functions, kriging, ledger, regression
-from sobolev_lib.regression import Setting
+from sobolev_lib import functions
+from sobolev_lib.records import ledger
+from sobolev_lib.regression import kriging
+from sobolev_lib.regression import training as regression
+from sobolev_lib.regression.training import Setting
 
 needs_smt = pytest.mark.skipif(
     importlib.util.find_spec("smt") is None,

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sobolev_lib.ledger import Ledger, LedgerError, Record, provenance
+from sobolev_lib.records.ledger import Ledger, LedgerError, Record, provenance
 
 
 def record(seed=0, n=20, **changes):

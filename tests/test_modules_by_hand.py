@@ -13,8 +13,7 @@ from test_synthetic_gradients import F64, SPLITS, batch, make, small
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sobolev_lib import table1
-from sobolev_lib.synthetic_gradients import Decoupled, Objective, decouple, networks
+from sobolev_lib.synthetic_gradients import Decoupled, Objective, decouple, networks, table1
 from sobolev_lib.synthetic_gradients import modules as sg
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from sobolev_lib import __main__ as command
-from sobolev_lib import regression
 from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.ledger import Ledger
-from sobolev_lib.regression import Setting, Training, checkpoints, settings, sweep
+from sobolev_lib.records.ledger import Ledger
+from sobolev_lib.regression import training as regression
+from sobolev_lib.regression.training import Setting, Training, checkpoints, settings, sweep
 
 
 def pair(n=20, steps=40, **changes):

@@ -15,8 +15,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from sobolev_lib import kinks
-from sobolev_lib.ledger import Ledger
-from sobolev_lib.synthetic_gradients import Decoupled, images, throughput, training
+from sobolev_lib.records.ledger import Ledger
+from sobolev_lib.synthetic_gradients import Decoupled, throughput, training
+from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import modules as sg
 from sobolev_lib.synthetic_gradients.training import ROWS, Setting, Training, settings
 

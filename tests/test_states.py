@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from sobolev_lib import states
+from sobolev_lib.records import states
 
 
 class Run:

@@ -1,41 +1,65 @@
 """Centres and intervals over seeds."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from sobolev_lib.ledger import Record
-from sobolev_lib.summary import error, gain, interquartile_mean, interval, number
+from sobolev_lib.records.ledger import Record
+from sobolev_lib.records.summary import difference, error, gain, interval, log_errors, number
 
 
 def records(errors):
     return [Record("t", {}, seed, {"test_mse": e}, "small") for seed, e in errors.items()]
 
 
-def test_interquartile_mean_drops_a_quarter_at_each_end():
-    assert interquartile_mean([1e9, 1, 2, 3, 4, 5, 6, -1e9]) == 3.5  # the middle four: 2, 3, 4, 5
+@pytest.mark.parametrize("values", [[1.0, 2.0, 6.0], list(np.random.default_rng(0).normal(size=9))])
+def test_the_interval_is_students(values):
+    found, n = interval(values), len(values)
+    low, high = stats.t.interval(0.95, n - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.centre, found.low, found.high) == pytest.approx((np.mean(values), low, high))
+    assert found.p == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue)
 
 
-def test_interval_covers_at_about_its_level():
-    rng = np.random.default_rng(0)
-    trials = [interval(rng.normal(size=20), seed) for seed in range(200)]
-    hits = sum(t.low <= 0 <= t.high for t in trials)
-    # A percentile bootstrap of 20 numbers covers a little less than 95 per cent.
-    assert 0.85 * 200 <= hits <= 0.99 * 200
-    assert interval(np.ones(5)).low == interval(np.ones(5)).high == 1
+def test_the_order_of_seeds_does_not_matter():
+    values = [0.1, 0.7, -0.3, 1e9, 1e-9]
+    assert len({interval(order) for order in itertools.permutations(values)}) == 1
 
 
-def test_few_seeds_have_an_interval_that_covers():
-    """Student's: exact for normal values, where resampling three of them is not."""
-    rng = np.random.default_rng(0)
-    for n in (2, 3, 4):
-        trials = [interval(rng.normal(5.0, 2.0, size=n)) for _ in range(1_000)]
-        hits = sum(t.low <= 5 <= t.high for t in trials)
-        assert 0.93 * 1_000 <= hits <= 0.97 * 1_000
-    found = interval([1.0, 2.0, 6.0])
-    expected = stats.t.interval(0.95, 2, loc=3.0, scale=stats.sem([1.0, 2.0, 6.0]))
-    assert (found.low, found.high) == pytest.approx(expected)
-    assert found.centre == 3.0
+DRAWS = {
+    "normal": (lambda rng, shape: rng.normal(3.0, 2.0, shape), 3.0),
+    "Student's t with 3 degrees": (lambda rng, shape: rng.standard_t(3, shape), 0.0),
+    "log of a mean of two squares": (
+        # as of an error over few hard points: E log(chi2_4) = log 2 + digamma(2)
+        lambda rng, shape: np.log(rng.chisquare(4, shape)),
+        np.log(2) + 1 - np.euler_gamma,
+    ),
+}
+
+
+def coverage(kind, n, trials):
+    draw, truth = DRAWS[kind]
+    found = [interval(row) for row in draw(np.random.default_rng(n), (trials, n))]
+    return sum(i.low <= truth <= i.high for i in found) / trials
+
+
+def test_the_interval_keeps_its_promise_for_five_seeds():
+    assert 0.93 < coverage("normal", 5, 2_000) < 0.97  # four standard errors of the simulation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DRAWS)
+@pytest.mark.parametrize("n", [3, 5, 10, 20])
+def test_the_interval_keeps_its_promise(kind, n):
+    covered = coverage(kind, n, 5_000)
+    assert 0.935 < covered and (kind != "normal" or covered < 0.965)
+
+
+def test_equal_values_have_no_width():
+    for value, p in ((1.3, 0.0), (0.0, 1.0)):
+        found = interval([value] * 3)
+        assert (found.centre, found.low, found.high, found.p) == (value, value, value, p)
 
 
 def test_error_is_in_decades_and_leaves_out_diverged_runs():
@@ -49,13 +73,20 @@ def test_gain_is_paired_by_seed():
     assert (found.centre, found.low, found.high, found.count) == (1.0, 1.0, 1.0, 2)
     assert found.sign == 1
     assert interval([-1.0, 1.0, -1.0, 1.0]).sign == 0
+    assert difference({0: 1.0, 1: 2.0}, {1: 2.0}) is None
 
 
-def test_errors():
-    with pytest.raises(ValueError, match="at least 2 seeds"):
-        interval([1.0])
-    with pytest.raises(ValueError, match="not finite"):
-        interval([1.0, np.nan])
+def test_records_of_two_configurations_are_no_sample():
+    with pytest.raises(ValueError, match="several records of seed 1"):
+        log_errors([*records({0: 1.0, 1: 2.0}), *records({1: 3.0})])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"), [([1.0], "at least 2 seeds"), ([1.0, np.nan], "not finite")]
+)
+def test_what_is_no_sample_is_refused(values, said):
+    with pytest.raises(ValueError, match=said):
+        interval(values)
 
 
 def test_format():

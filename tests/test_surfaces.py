@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from sobolev_lib import regression, surfaces
 from sobolev_lib.functions import FUNCTIONS
+from sobolev_lib.regression import grids as surfaces
+from sobolev_lib.regression import training as regression
 
 
 def test_grid_covers_the_domain_with_y_first():

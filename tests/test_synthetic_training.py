@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from sobolev_lib import __main__ as command
-from sobolev_lib.ledger import Ledger
-from sobolev_lib.synthetic_gradients import decouple, hogwild, images, throughput, training
+from sobolev_lib.records.ledger import Ledger
+from sobolev_lib.synthetic_gradients import data as images
+from sobolev_lib.synthetic_gradients import decouple, hogwild, throughput, training
 from sobolev_lib.synthetic_gradients.training import ROWS, Setting, Training, settings
 
 TINY = {"epochs": 2, "train_images": 96, "batch": 32}

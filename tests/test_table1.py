@@ -8,17 +8,11 @@ import torch
 from scipy import stats
 from torch import nn
 
-from sobolev_lib import ledger, table1
-from sobolev_lib.claims import FAILS, HOLDS, OPEN
-from sobolev_lib.ledger import Record
-from sobolev_lib.synthetic_gradients import (
-    costs,
-    decouple,
-    images,
-    probing,
-    throughput,
-    training,
-)
+from sobolev_lib.records import ledger
+from sobolev_lib.records.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.records.ledger import Record
+from sobolev_lib.synthetic_gradients import costs, decouple, probing, table1, throughput, training
+from sobolev_lib.synthetic_gradients import data as images
 
 TOP1 = {
     "backprop": 94.0, "noprop": 50.0, "direct": 79.0, "vfbn": 88.0, "critic": 92.0,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import traitlets
 
-from sobolev_lib.figures.schemes import KINDS, PHASES, SCHEMES
+from sobolev_lib.synthetic_gradients.schemes import KINDS, PHASES, SCHEMES
 from sobolev_lib.widgets.schemes import SchemeExplorer
 
 NODE = shutil.which("node")

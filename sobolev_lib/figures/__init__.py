@@ -2,7 +2,7 @@
 
 Only the style is imported here, so that ``from sobolev_lib.figures import COLOURS`` needs
 matplotlib and nothing heavier.  Import the module of a figure by its name, for instance
-``sobolev_lib.figures.landscapes``.
+``sobolev_lib.regression.landscapes``.
 """
 
 from sobolev_lib.figures import style

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sobolev_lib.synthetic_gradients import images, training
+from sobolev_lib.synthetic_gradients import data as images
+from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
 

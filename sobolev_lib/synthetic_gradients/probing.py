@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from sobolev_lib import ledger
-from sobolev_lib.synthetic_gradients import images, training
+from sobolev_lib.records import ledger
+from sobolev_lib.synthetic_gradients import data as images
+from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
 from sobolev_lib.synthetic_gradients.modules import Prediction
 

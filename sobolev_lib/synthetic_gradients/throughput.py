@@ -10,8 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from sobolev_lib import ledger
-from sobolev_lib.synthetic_gradients import images, training
+from sobolev_lib.records import ledger
+from sobolev_lib.synthetic_gradients import data as images
+from sobolev_lib.synthetic_gradients import training
 
 EXPERIMENT = "throughput"
 

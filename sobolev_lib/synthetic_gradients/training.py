@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sobolev_lib import ledger, states
-from sobolev_lib.synthetic_gradients import hogwild, images, networks
+from sobolev_lib.records import ledger, states
+from sobolev_lib.synthetic_gradients import data as images
+from sobolev_lib.synthetic_gradients import hogwild, networks
 from sobolev_lib.synthetic_gradients.decoupling import MODES, Decoupled, Step, decouple
 from sobolev_lib.synthetic_gradients.modules import PREDICTING, Objective
 

@@ -1,7 +1,7 @@
 """Interactive figures that compute in the reader's browser: no kernel, no server, no network."""
 
+from sobolev_lib.widgets.explorer import SurfaceExplorer, gradient_points, value_points
 from sobolev_lib.widgets.fit1d import SobolevFit1D
 from sobolev_lib.widgets.kinkdemo import KinkDemo
-from sobolev_lib.widgets.surfaces import SurfaceExplorer, gradient_points, value_points
 
 __all__ = ["KinkDemo", "SobolevFit1D", "SurfaceExplorer", "gradient_points", "value_points"]

@@ -7,19 +7,19 @@ from dataclasses import asdict
 import anywidget
 import traitlets
 
-from sobolev_lib.figures.schemes import KINDS, PHASES, SCHEMES
+from sobolev_lib.synthetic_gradients.schemes import KINDS, PHASES, SCHEMES
 from sobolev_lib.widgets import _assets
 
 
 class SchemeExplorer(anywidget.AnyWidget):
     """The diagram of one scheme, with what flows in one phase of a training step.
 
-    It draws from `sobolev_lib.figures.schemes`, as the figure does.
+    It draws from `sobolev_lib.synthetic_gradients.schemes`, as the figure does.
 
     Parameters
     ----------
     scheme : str
-        A key of `sobolev_lib.figures.schemes.SCHEMES`.
+        A key of `sobolev_lib.synthetic_gradients.schemes.SCHEMES`.
     phase : int
         1 to 5: forward pass, prediction, lower segment, true signal, module.
 

@@ -20,7 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from sobolev_lib import cost, ledger
+from sobolev_lib.cost import ways as cost
+from sobolev_lib.records import ledger
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sobolev_lib import ledger
+from sobolev_lib.records import ledger
 from sobolev_lib.stack import MLPStack
 
 EXPERIMENT = "cost"

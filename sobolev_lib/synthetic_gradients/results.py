@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from sobolev_lib.claims import FAILS, HOLDS, OPEN
-from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.summary import Interval, interval, number
+from sobolev_lib.records.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.records.ledger import Ledger, Record
+from sobolev_lib.records.summary import Interval, interval, number
 from sobolev_lib.synthetic_gradients import training
-from sobolev_lib.table1.paper import BLOCKS, NAMES
+from sobolev_lib.synthetic_gradients.paper import BLOCKS, NAMES
 
 FEWEST = 3
 """Seeds below which there is no interval and no verdict."""

@@ -14,12 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sobolev_lib import table1
 from sobolev_lib.figures import style
-from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.synthetic_gradients import probing, training
+from sobolev_lib.records.ledger import Ledger, Record
+from sobolev_lib.synthetic_gradients import probing, table1, training
 from sobolev_lib.synthetic_gradients.probing import Probe
-from sobolev_lib.table1 import NAMES, Group, spread
+from sobolev_lib.synthetic_gradients.table1 import NAMES, Group, spread
 
 ALIGNED = (
     *("direct", "vfbn", "critic", "sobolev", "local_ce"),
@@ -85,7 +84,7 @@ def accuracy(
     arm : str
         Arm of :data:`.training.ARMS`.
     block : str, optional
-        Key of :data:`sobolev_lib.table1.BLOCKS`; no paper's panel without it.
+        Key of :data:`sobolev_lib.synthetic_gradients.table1.BLOCKS`; no paper's panel without it.
     metric : {"top1", "top5"}
         Which accuracy.
     records : sequence of Record, optional
@@ -179,7 +178,7 @@ def cosine_over_training(
 ) -> Figure:
     """Cosine of synthetic and true gradient over training, a panel for each split.
 
-    ``metric`` as for :meth:`sobolev_lib.table1.Group.cosine`, here and below.
+    ``metric`` as for :meth:`sobolev_lib.synthetic_gradients.table1.Group.cosine`, here and below.
     """
     return _by_split(arm, rows, records, metric, LABELS[metric])
 

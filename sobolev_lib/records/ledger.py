@@ -13,11 +13,11 @@ import functools
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,9 @@ class Record:
     deviations : list of str
         Where the run differs from the paper, or decides what it leaves open.
     commit, versions, device, seconds, peak_memory, date
-        Where it comes from: git commit, library versions, device, wall seconds, peak memory of the
-        process in bytes, day (UTC).
+        Where it comes from: git commit ("+": the library differed from it), versions of what can
+        change the number, processor with instruction set and threads, wall seconds, peak memory of
+        the process in bytes, day (UTC).
     """
 
     experiment: str
@@ -91,9 +92,32 @@ def key(config: Mapping[str, Any], scale: str, seed: int) -> str:
 
 
 def default_folder() -> Path:
-    """Folder of the ledgers: ``$SOBOLEV_DATA/ledger``, or ``data/ledger`` of the checkout."""
+    """Folder of the book's ledgers: ``$SOBOLEV_DATA/ledger``, or the checkout's ``data/ledger``."""
     root = os.environ.get("SOBOLEV_DATA")
-    return (Path(root) if root else Path(__file__).resolve().parent.parent / "data") / "ledger"
+    return (Path(root) if root else Path(__file__).resolve().parents[2] / "data") / "ledger"
+
+
+def select(
+    records: Iterable[Record], config: Mapping[str, Any], scale: str | None = None
+) -> list[Record]:
+    """Return the records of one whole configuration, by seed; no label decides.
+
+    Parameters
+    ----------
+    records : iterable of Record
+        To choose from.
+    config : mapping
+        All entries of the configuration, as :attr:`Record.config` has them.
+    scale : str, optional
+        Only those of this scale.
+    """
+    wanted = json.dumps(dict(config), sort_keys=True)
+    found = [
+        r
+        for r in records
+        if json.dumps(r.config, sort_keys=True) == wanted and scale in (None, r.scale)
+    ]
+    return sorted(found, key=lambda r: r.seed)
 
 
 class Ledger:
@@ -117,14 +141,22 @@ class Ledger:
         Raises
         ------
         LedgerError
-            If a line is not a record; file and line are named.
+            If a line is not a record, or a run is there twice; file and line are named.
         """
         if not self.path.exists():
             return []
         lines = self.path.read_text(encoding="utf-8").split("\n")
-        return [
-            self._parse(number, line) for number, line in enumerate(lines, start=1) if line.strip()
-        ]
+        found: dict[str, Record] = {}
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                record = self._parse(number, line)
+                if record.key in found:
+                    raise LedgerError(
+                        f"{self.path}, line {number} is a second record of seed {record.seed} of "
+                        "one configuration. Delete one of the two lines."
+                    )
+                found[record.key] = record
+        return list(found.values())
 
     def find(
         self, scale: str | None = None, seed: int | None = None, **config: Any
@@ -219,10 +251,13 @@ def _fits(value: Any, wanted: Any) -> bool:
 
 
 @functools.cache
-def provenance() -> dict[str, Any]:
+def provenance(libraries: Sequence[str] = ()) -> dict[str, Any]:
     """Commit, versions and day, as a record holds them.
 
-    The commit has a "+" if tracked files of the library differ from it.
+    Parameters
+    ----------
+    libraries : tuple of str
+        Packages beside torch and numpy whose version can change the numbers.
     """
     return {
         "commit": _commit(),
@@ -230,37 +265,59 @@ def provenance() -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": numpy.__version__,
+            **{name: metadata.version(name) for name in libraries},
         },
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
 
 def peak_memory(device: torch.device | str = "cpu") -> int:
-    """Peak memory in bytes: of the process, or of the CUDA device."""
+    """Peak memory in bytes: of the process, or of the CUDA device; 0 where nobody counts it."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
 
 
 def device_name(device: torch.device | str = "cpu") -> str:
-    """Name of the device for the record."""
+    """Name of the device for the record: processor, instruction set that PyTorch uses, threads."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"cpu ({platform.machine()}, {threads} thread{'s'[: threads - 1]})"
+    counted = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"cpu ({_processor()}, {torch.backends.cpu.get_cpu_capability()}, {counted})"
+
+
+@functools.cache
+def _processor() -> str:
+    listed = Path("/proc/cpuinfo")
+    if listed.exists():
+        for line in listed.read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def _commit() -> str:
-    root = Path(__file__).resolve().parent
+    here = Path(__file__).resolve()
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=root, capture_output=True, text=True, check=False
-        )
+        command = ["git", *words]
+        try:
+            done = subprocess.run(
+                command, cwd=here.parents[1], capture_output=True, text=True, check=False
+            )
+        except OSError:  # no git on this machine
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    head = git("rev-parse", "--short=12", "HEAD")
+    # an installed package may lie inside somebody else's checkout
+    head = git("rev-parse", "--short=12", "HEAD") if git("ls-files", str(here)) else ""
     if not head:
-        return "unknown"  # an installed package, or no git
+        return "unknown"
     return head + ("+" if git("status", "--porcelain", "--untracked-files=no", ".") else "")

@@ -1,59 +1,16 @@
-"""The paper's claims beside what was measured: the rows of the *paper versus ours* table.
-
-A claim is a function of the ledger.  Verdicts are computed, never typed: ``holds`` needs the whole
-95 per cent interval on the claim's side, ``fails`` the whole interval on the other, anything
-between is ``open``.
-"""
+"""The paper's claims of section 4.1 beside our records: rows of the *paper versus ours* table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.summary import Interval, gain, log_errors
-
-HOLDS, FAILS, PARTLY, OPEN = "holds", "does not hold", "partly", "not settled"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was measured for a claim."""
-
-    ours: str
-    verdict: str
-    seeds: int
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A numeric claim of the paper.
-
-    Parameters
-    ----------
-    key : str
-        Short name.
-    where : str
-        Place in the paper.
-    paper : str
-        The claim in the paper's numbers.
-    measure : callable
-        Ledger records to a :class:`Finding`; ``None`` while records are missing.
-    command : str
-        Makes the records.
-    deviations : str
-        Where ours differs.
-    """
-
-    key: str
-    where: str
-    paper: str
-    measure: Callable[[Sequence[Record]], Finding | None]
-    command: str
-    deviations: str
+from sobolev_lib.records import claims
+from sobolev_lib.records.claims import FAILS, HOLDS, OPEN, PARTLY, Claim, Finding
+from sobolev_lib.records.ledger import Ledger, Record
+from sobolev_lib.records.summary import Interval, gain
 
 
 def gains_at(records: Sequence[Record], n: int, arm: str = "paper") -> dict[str, Interval]:
@@ -72,8 +29,8 @@ def gains_at(records: Sequence[Record], n: int, arm: str = "paper") -> dict[str,
             ]
             for method in ("values", "sobolev")
         ]
-        if len(log_errors(both[0]).keys() & log_errors(both[1]).keys()) > 1:
-            found[name] = gain(both[0], both[1])
+        if gained := gain(both[0], both[1]):
+            found[name] = gained
     return found
 
 
@@ -235,24 +192,5 @@ def findings(book: Ledger | None = None) -> dict[str, Finding | None]:
 
 
 def table(book: Ledger | None = None) -> str:
-    """*Paper versus ours* as an HTML table; how a row was made unfolds in its last cell."""
-    found = findings(book)
-    names = ("The paper says", "We measure", "Verdict", "How")
-    head = "".join(f"<th scope='col'>{name}</th>" for name in names)
-    rows = "".join(_row(claim, found[claim.key]) for claim in CLAIMS)
-    return (
-        "<div class='claims' tabindex='0' role='region' aria-label='Paper versus ours'>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _row(claim: Claim, finding: Finding | None) -> str:
-    ours, verdict = (finding.ours, finding.verdict) if finding else ("not run yet", "\u2014")
-    seeds = f"{finding.seeds} seeds at the paper scale" if finding else "no seeds yet"
-    how = (
-        f"<details><summary>{seeds}</summary>Deviations: {claim.deviations}.<br>"
-        f"<code>{claim.command}</code></details>"
-    )
-    paper = f"{claim.paper} <small>({claim.where})</small>"
-    cells = (paper, ours, f"<strong>{verdict}</strong>", how)
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    """*Paper versus ours* for section 4.1, as an HTML table."""
+    return claims.table(CLAIMS, findings(book))

@@ -3,8 +3,8 @@ r"""Kriging beside the networks: the baselines of the regression experiment.
 Kriging (Gaussian process regression) is the method of choice for a smooth function of two
 variables known at a few points, and its gradient-enhanced form uses derivatives as Sobolev training
 does.  Both come from a maintained library, the Surrogate Modeling Toolbox SMT (Saves et al. 2024,
-Bouhlel et al. 2019), and see the training and test points of :mod:`sobolev_lib.regression`.  SMT is
-an optional extra::
+Bouhlel et al. 2019), and see the training and test points of
+:mod:`sobolev_lib.regression.training`.  SMT is an optional extra::
 
     pip install "sobolev-lib[kriging]"
 
@@ -30,8 +30,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sobolev_lib import functions, ledger, regression
-from sobolev_lib.regression import METHODS, Setting
+from sobolev_lib import functions
+from sobolev_lib.records import ledger
+from sobolev_lib.regression import training as regression
+from sobolev_lib.regression.training import METHODS, Setting
 
 ARM = "kriging"
 SIZES = (20, 100)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from sobolev_lib.claims import FAILS, HOLDS, OPEN
-from sobolev_lib.ledger import Record
-from sobolev_lib.summary import number
+from sobolev_lib.records.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.records.ledger import Record
+from sobolev_lib.records.summary import number
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
-from sobolev_lib.table1.paper import NAMES
-from sobolev_lib.table1.runs import (
+from sobolev_lib.synthetic_gradients.paper import NAMES
+from sobolev_lib.synthetic_gradients.results import (
     COSINES,
     FEWEST,
     Group,

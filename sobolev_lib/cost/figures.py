@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sobolev_lib import cost
+from sobolev_lib.cost import ways as cost
 from sobolev_lib.figures import style
-from sobolev_lib.figures.regression import select
 from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.summary import Interval, interval
+from sobolev_lib.records.ledger import Ledger, Record
+from sobolev_lib.records.summary import Interval, interval
+from sobolev_lib.regression.figures import select
 
 WAYS: dict[str, tuple[str, str]] = {
     "values": ("Values only, stack", "values"),

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from scipy import stats
 
-from sobolev_lib.claims import FAILS, HOLDS, OPEN, Claim, Finding
-from sobolev_lib.ledger import Record
-from sobolev_lib.summary import Interval
-from sobolev_lib.table1.paper import BLOCKS, NAMES, Block, Cell
-from sobolev_lib.table1.runs import (
+from sobolev_lib.records.claims import FAILS, HOLDS, OPEN, Claim, Finding
+from sobolev_lib.records.ledger import Record
+from sobolev_lib.records.summary import Interval
+from sobolev_lib.synthetic_gradients.paper import BLOCKS, NAMES, Block, Cell
+from sobolev_lib.synthetic_gradients.results import (
     FEWEST,
     Group,
     answering,

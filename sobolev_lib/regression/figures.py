@@ -11,11 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from sobolev_lib import surfaces
 from sobolev_lib.figures import style
 from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.summary import Interval, error, gain, interquartile_mean, interval, log_errors
+from sobolev_lib.records.ledger import Ledger, Record
+from sobolev_lib.records.summary import (
+    Interval,
+    error,
+    gain,
+    interquartile_mean,
+    interval,
+    log_errors,
+)
+from sobolev_lib.regression import grids as surfaces
 
 SIZES = (20, 100, 10_000)
 
@@ -101,7 +108,7 @@ def error_against_data(
     Parameters
     ----------
     arm : str
-        Arm of :data:`sobolev_lib.regression.ARMS`.
+        Arm of :data:`sobolev_lib.regression.training.ARMS`.
     metric : str
         "test_mse" or "test_gradient_mse".
     sizes : sequence of int
@@ -267,8 +274,7 @@ def paired(
     """
     a = _all(book).find_in(**{"function": function, "n": n, **baseline})
     b = _all(book).find_in(**{"function": function, "n": n, **other})
-    common = log_errors(a, metric).keys() & log_errors(b, metric).keys()
-    return gain(a, b, metric) if len(common) > 1 else None
+    return gain(a, b, metric)
 
 
 def errors_of(

@@ -16,7 +16,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from sobolev_lib import functions, ledger, regression
+from sobolev_lib import functions
+from sobolev_lib.records import ledger
+from sobolev_lib.regression import training as regression
 
 VALUE_POINTS, ARROW_POINTS = 33, 13
 """Points per side of the grid of values and of the grid of gradients."""
@@ -84,7 +86,7 @@ def collect(
     Parameters
     ----------
     states : path
-        Folder of the states of :func:`sobolev_lib.regression.sweep`.
+        Folder of the states of :func:`sobolev_lib.regression.training.sweep`.
     folder : path, optional
         Where to write; ``data/regression`` unless given.
     sizes, seeds : sequence of int
@@ -147,7 +149,8 @@ def load(
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing; it is part of the repository, or made by training "
-            "(python -m sobolev_lib regression --scale paper) and sobolev_lib.surfaces.collect"
+            "(python -m sobolev_lib regression --scale paper) and "
+            "sobolev_lib.regression.grids.collect"
         )
     found = {}
     with np.load(path, allow_pickle=False) as file:

@@ -15,12 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sobolev_lib import table1
-from sobolev_lib.claims import FAILS, HOLDS, OPEN
 from sobolev_lib.figures import style
-from sobolev_lib.ledger import Ledger, Record
-from sobolev_lib.summary import Interval, interquartile_mean, interval
-from sobolev_lib.synthetic_gradients import training
+from sobolev_lib.records.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.records.ledger import Ledger, Record
+from sobolev_lib.records.summary import Interval, interquartile_mean, interval
+from sobolev_lib.synthetic_gradients import table1, training
 from sobolev_lib.synthetic_gradients.fidelity import Fidelity
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
 
@@ -112,7 +111,7 @@ def verdict(found: Interval | None) -> str:
 def agreement(one: Records, other: Records, arm: str = "digits") -> tuple[int, int, float]:
     """Compare two sets of records: runs in both, those with the same accuracy, largest difference.
 
-    The difference, in points, is that of the interquartile means of a row; 0 if none is in both.
+    The difference, in points, is that of the means of a row; 0 if none is in both.
     """
     a, b = (by_row(records, arm) for records in (one, other))
     common = a.keys() & b.keys()
@@ -178,7 +177,7 @@ def order_table(
 def accuracy(
     records: Records, arm: str = "digits", rows: Sequence[str] = training.MAIN_ROWS
 ) -> Figure:
-    """Test accuracy of each row: single seeds, interquartile mean and 95 % interval.
+    """Test accuracy of each row: single seeds, mean and 95 % interval.
 
     The right panel is the left one, enlarged around its best rows.
     """
@@ -407,7 +406,7 @@ def _values(records: Sequence[Record]) -> np.ndarray:
 
 
 def _centre(records: Sequence[Record]) -> float:
-    return float(interquartile_mean(_values(records)))
+    return float(_values(records).mean())
 
 
 def _name(row: str) -> str:

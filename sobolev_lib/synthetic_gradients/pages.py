@@ -7,11 +7,12 @@ from html import escape
 
 import numpy as np
 
-from sobolev_lib.claims import Claim, Finding
-from sobolev_lib.ledger import Record
+from sobolev_lib.records.claims import Claim, Finding
+from sobolev_lib.records.ledger import Record
 from sobolev_lib.synthetic_gradients import training
-from sobolev_lib.table1.paper import BLOCKS, METRICS, NAMES, Block
-from sobolev_lib.table1.runs import (
+from sobolev_lib.synthetic_gradients.claims import claims_on
+from sobolev_lib.synthetic_gradients.paper import BLOCKS, METRICS, NAMES, Block
+from sobolev_lib.synthetic_gradients.results import (
     DATA,
     FEWEST,
     Group,
@@ -22,7 +23,6 @@ from sobolev_lib.table1.runs import (
     read,
     shown,
 )
-from sobolev_lib.table1.verdicts import claims_on
 
 
 def table(block: str, records: Sequence[Record] | None = None) -> str:

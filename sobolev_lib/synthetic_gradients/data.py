@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sobolev_lib import ledger
+from sobolev_lib.records import ledger
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_HASH = "md5:c32a1d4ab5d03f1284b67883e8d87530"  # as its page gives it

@@ -7,14 +7,15 @@ numbers, :mod:`.table1.runs` ours, :mod:`.table1.verdicts` the claims, :mod:`.ta
 what the cosine to the true gradient has to do with accuracy, :mod:`.table1.pages` the tables.
 """
 
-from sobolev_lib.table1.alignment import (
+from sobolev_lib.synthetic_gradients.alignment import (
     conclusions,
     findings_on_alignment,
     rank_correlation,
 )
-from sobolev_lib.table1.pages import claims_table, table
-from sobolev_lib.table1.paper import BLOCKS, METRICS, NAMES, Block, Cell
-from sobolev_lib.table1.runs import (
+from sobolev_lib.synthetic_gradients.claims import claims_on, deviation_ratio, tally
+from sobolev_lib.synthetic_gradients.pages import claims_table, table
+from sobolev_lib.synthetic_gradients.paper import BLOCKS, METRICS, NAMES, Block, Cell
+from sobolev_lib.synthetic_gradients.results import (
     COSINES,
     Group,
     answering,
@@ -28,7 +29,6 @@ from sobolev_lib.table1.runs import (
     shown,
     spread,
 )
-from sobolev_lib.table1.verdicts import claims_on, deviation_ratio, tally
 
 __all__ = [
     "BLOCKS", "COSINES", "METRICS", "NAMES", "Block", "Cell", "Group", "answering", "claims_on",

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sobolev_lib import functions, ledger, states
+from sobolev_lib import functions
+from sobolev_lib.records import ledger, states
 from sobolev_lib.stack import MLPStack
 
 EXPERIMENT = "regression"

@@ -1,0 +1,138 @@
+"""A claim of the paper beside what was measured, and the table of claims.
+
+A claim is a function of the ledger.  Verdicts are computed, never typed: ``holds`` needs the whole
+95 per cent interval on the claim's side, ``does not hold`` the whole interval on the other; what is
+between is ``not settled``, and so is what holds at one budget and not at another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sobolev_lib.records.ledger import Record
+from sobolev_lib.records.summary import FEWEST, Interval
+
+HOLDS, FAILS, PARTLY, OPEN = "holds", "does not hold", "partly", "not settled"
+NOT_HERE = "not at this scale"
+NOT_RUN = "not run yet"
+
+
+def verdict(found: Interval | None, threshold: float = 0.0, scale: str = "paper") -> str:
+    """Whether a quantity is above a threshold, by its whole 95 per cent interval.
+
+    Parameters
+    ----------
+    found : Interval or None
+        The quantity over seeds; None where there are no records.
+    threshold : float
+        What is claimed to be exceeded.
+    scale : str
+        Of the records: what fails at another scale than the paper's has not failed at the paper's.
+
+    Returns
+    -------
+    str
+        :data:`HOLDS`, :data:`FAILS` (:data:`NOT_HERE` at the small scale), :data:`OPEN` (always
+        below :data:`.summary.FEWEST` seeds) or :data:`NOT_RUN`.
+    """
+    if found is None:
+        return NOT_RUN
+    if found.count >= FEWEST and found.low > threshold:
+        return HOLDS
+    if found.count >= FEWEST and found.high < threshold:
+        return FAILS if scale == "paper" else NOT_HERE
+    return OPEN
+
+
+def at_all_budgets(verdicts: Sequence[str]) -> str:
+    """One verdict from those at several budgets: theirs if they agree, else :data:`OPEN`."""
+    return verdicts[0] if len(set(verdicts)) == 1 else OPEN
+
+
+def benjamini_hochberg(p: Sequence[float], rate: float = 0.05) -> list[bool]:
+    """Which of several tests survive when false discoveries are kept to a share.
+
+    With m p-values in rising order, all up to the last with p_(k) <= k rate / m do (Benjamini and
+    Hochberg 1995; independent or positively dependent tests).
+
+    Parameters
+    ----------
+    p : sequence of float
+        One p-value a test.
+    rate : float
+        Expected share of false ones among those that survive.
+
+    Raises
+    ------
+    ValueError
+        If a p-value is outside [0, 1].
+    """
+    values = np.asarray(p, dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"p has {values}; every p-value must be from 0 to 1")
+    order = np.sort(values)
+    passed = order[order <= rate * np.arange(1, len(order) + 1) / max(len(order), 1)]
+    return [bool(len(passed)) and bool(value <= passed[-1]) for value in values]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was measured for a claim."""
+
+    ours: str
+    verdict: str
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A numeric claim of the paper.
+
+    Parameters
+    ----------
+    key : str
+        Short name.
+    where : str
+        Place in the paper.
+    paper : str
+        The claim in the paper's numbers.
+    measure : callable
+        Ledger records to a :class:`Finding`; ``None`` while records are missing.
+    command : str
+        Makes the records.
+    deviations : str
+        Where ours differs.
+    """
+
+    key: str
+    where: str
+    paper: str
+    measure: Callable[[Sequence[Record]], Finding | None]
+    command: str
+    deviations: str
+
+
+def table(claims: Sequence[Claim], found: Mapping[str, Finding | None]) -> str:
+    """*Paper versus ours* as an HTML table; how a row was made unfolds in its last cell."""
+    names = ("The paper says", "We measure", "Verdict", "How")
+    head = "".join(f"<th scope='col'>{name}</th>" for name in names)
+    rows = "".join(_row(claim, found[claim.key]) for claim in claims)
+    return (
+        "<div class='claims' tabindex='0' role='region' aria-label='Paper versus ours'>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _row(claim: Claim, finding: Finding | None) -> str:
+    ours, said = (finding.ours, finding.verdict) if finding else (NOT_RUN, "\u2014")
+    seeds = f"{finding.seeds} seeds at the paper scale" if finding else "no seeds yet"
+    how = (
+        f"<details><summary>{seeds}</summary>Deviations: {claim.deviations}.<br>"
+        f"<code>{claim.command}</code></details>"
+    )
+    paper = f"{claim.paper} <small>({claim.where})</small>"
+    cells = (paper, ours, f"<strong>{said}</strong>", how)
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

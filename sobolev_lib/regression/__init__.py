@@ -1,0 +1,10 @@
+"""Regression on seven benchmark functions, values only against Sobolev: section 4.1, Fig. 2.
+
+:mod:`.training` is the experiment, :mod:`.kriging` a rival, :mod:`.grids` what the trained networks
+look like, :mod:`.claims` the paper's sentences beside our records, :mod:`.figures` and
+:mod:`.landscapes` draw.
+"""
+
+from sobolev_lib.regression.training import ARMS, METHODS, Setting, settings, sweep
+
+__all__ = ["ARMS", "METHODS", "Setting", "settings", "sweep"]
