@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sobolev_lib import ledger
+from sobolev_lib.records import ledger
 
 from . import experts, milestones, ppo, teachers
 from .games import GAMES

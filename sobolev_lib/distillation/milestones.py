@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sobolev_lib import ledger
+from sobolev_lib.records import ledger
 
 from . import experts, teachers, weights
 from .consoles import Consoles

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from sobolev_lib import states
+from sobolev_lib.records import states
 
 from .consoles import Consoles
 

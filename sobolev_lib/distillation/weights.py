@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from sobolev_lib import ledger
+from sobolev_lib.records import ledger
 
 Net = TypeVar("Net", bound=nn.Module)
 
