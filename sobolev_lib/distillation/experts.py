@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import weights
 from .consoles import MEMORY, Consoles
 from .games import game_named
-from .ppo import Settings, Trainer
+from .ppo import Games, Settings, Trainer
 
 EXPERIMENT = "teacher"
 
@@ -59,8 +59,10 @@ class Expert(nn.Module):
         return self.policy(hidden), self.value(hidden)[:, 0]
 
 
-def memory(consoles: Consoles) -> Tensor:
+def memory(consoles: Games) -> Tensor:
     """What an expert sees: memory now and one decision ago, (N, 256) uint8."""
+    if not isinstance(consoles, Consoles):
+        raise TypeError("an expert needs the console's memory, which the vector environment hides")
     return torch.cat([torch.from_numpy(consoles.memory), torch.from_numpy(consoles.before)], -1)
 
 

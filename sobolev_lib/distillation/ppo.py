@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -17,7 +18,9 @@ from tqdm.auto import tqdm
 from sobolev_lib.records import states
 
 from .consoles import Consoles
+from .data import Screens
 
+Games = Consoles | Screens
 NOTES = ("settings", "consoles", "generator", "steps", "seconds", "curve")
 
 
@@ -103,19 +106,25 @@ class Trainer:
     settings : Settings
     net : Module
         From observations (uint8) to logits (N, actions) and values (N,).
-    consoles : Consoles
+    consoles : Consoles or Screens
     observe : callable
-        From consoles to the observations (N, ...) that the network takes.
+        From them to the observations (N, ...) that the network takes.
+    device : str
+        Of the network; the games are played on the CPU.
     """
 
     def __init__(
         self,
         settings: Settings,
         net: nn.Module,
-        consoles: Consoles,
-        observe: Callable[[Consoles], Tensor],
+        consoles: Games,
+        observe: Callable[[Any], Tensor],
+        device: str = "cpu",
     ) -> None:
-        self.settings, self.net, self.consoles, self.observe = settings, net, consoles, observe
+        self.settings, self.consoles, self.observe = settings, consoles, observe
+        self.net = net.to(device)
+        self.device = torch.device(device)
+        self.half = False  # bfloat16 in the network
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate, eps=1e-5)
         self.steps = 0
@@ -140,7 +149,7 @@ class Trainer:
         rows: list[tuple[Tensor, ...]] = []
         rewards, ends = torch.zeros(s.horizon, s.games), torch.zeros(s.horizon, s.games)
         for t in range(s.horizon):
-            seen = self.observe(self.consoles)
+            seen = self.observe(self.consoles).to(self.device)
             actions, logs, values, more = self.choose(seen)
             rows.append((seen, actions, logs, values, *more))
             reward, lost, _ = self.consoles.step(actions.numpy())
@@ -148,14 +157,20 @@ class Trainer:
             ends[t] = torch.from_numpy(lost)
         columns = (torch.stack(column) for column in zip(*rows, strict=True))
         seen, actions, logs, values, *more = columns
-        last = self.net(self.observe(self.consoles))[1]
+        last = self.answer(self.observe(self.consoles).to(self.device))[1].cpu()
         gains = advantages(rewards, values, ends, last, s.discount, s.trace)
         batch = (seen, actions, logs, gains, gains + values, *more)
-        return tuple(x.flatten(0, 1) for x in batch)
+        return tuple(x.flatten(0, 1).to(self.device) for x in batch)
+
+    def answer(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and values, in single precision whatever the network computes in."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            logits, values = self.net(seen)
+        return logits.float(), values.float()
 
     def choose(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Return actions, their log-probabilities, values, and what else :meth:`loss` needs."""
-        logits, values = self.net(seen)
+        logits, values = (x.cpu() for x in self.answer(seen))
         logs = logits.log_softmax(-1)
         actions = self.draw(logs)
         return actions, logs.gather(1, actions[:, None])[:, 0], values, ()
@@ -181,7 +196,7 @@ class Trainer:
     def loss(self, *batch: Tensor) -> Tensor:
         """What one minibatch of what :meth:`play` returns adds to the gradient."""
         seen, actions, old, gains, returns = batch
-        logits, values = self.net(seen)
+        logits, values = self.answer(seen)
         everywhere = torch.ones_like(gains, dtype=torch.bool)
         return self.surrogate(
             logits, actions, old, gains, everywhere
@@ -256,7 +271,6 @@ def train(
     path: Path,
     hours: float,
     until: int | None = None,
-    save_every: float = 120.0,
     quiet: bool = False,
 ) -> None:
     """Train for a time, or to a number of decisions; go on from the state if there is one.
@@ -265,20 +279,19 @@ def train(
     ----------
     trainer : Trainer
     path : Path
-        The state: read at the start if it is there, written every ``save_every`` seconds, at the
-        end and on an interrupt (SIGINT, SIGTERM through the command line).
+        The state: read at the start if it is there, written at every milestone, at the end and on
+        an interrupt (Ctrl-C; SIGTERM through the command line).
     hours : float
         Wall time of this call.
     until : int, optional
         Decisions in all after which to stop.
-    save_every : float
-        Seconds.
     quiet : bool
         No progress bar.
     """
     if path.exists():
         trainer.resume(path)
-    began = saved = time.monotonic()
+    began = time.monotonic()
+    milestone = trainer.settings.milestone
     first = trainer.steps
     goal = until if until is not None else trainer.settings.planned
     with tqdm(
@@ -303,8 +316,10 @@ def train(
                     f"return {shown:.1f}, {rate:.0f} steps/s, {left / 60:.0f} min left"
                 )
                 bar.update(trainer.settings.batch)
-                if now - saved > save_every:
+                if (
+                    trainer.steps // milestone
+                    > (trainer.steps - trainer.settings.batch) // milestone
+                ):
                     trainer.save(path)
-                    saved = now
         finally:
             trainer.save(path)

@@ -8,17 +8,20 @@ al., 2011) without a store of old data; with both it is kickstarting (Schmitt et
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .consoles import Consoles
+from .data import Screens
 from .experts import Expert, memory
-from .games import game_named
+from .games import FRAME, STACK, game_named
 from .networks import Teacher, scaled
-from .ppo import Settings, Trainer
+from .ppo import Games, Settings, Trainer
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,43 @@ class PixelSettings(Settings):
     milestone: int = 20_000
 
 
-def frames(consoles: Consoles) -> Tensor:
+FROM_SCRATCH: dict[str, Any] = {
+    "policy": 1.0,
+    "imitation": 0.0,
+    "hint": 0.0,
+    "lead": 0,
+    "games": 64,
+    "epochs": 4,
+    "minibatch": 512,
+    "learning_rate": 4e-4,
+    "last_rate": 1e-5,
+    "planned": 15_000_000,
+    "milestone": 500_000,
+}
+"""PPO on pixels alone, for a GPU: what the settings have there instead."""
+
+
+def frames(consoles: Games) -> Tensor:
     """What a teacher sees: the last four frames, (N, 4, 84, 84) uint8."""
     return torch.from_numpy(consoles.stack.copy())
+
+
+def faster_in_half(net: nn.Module, device: torch.device, batch: int) -> bool:
+    """Measure whether a training step is faster with bfloat16, where the processor has it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    seen = torch.zeros(batch, STACK, FRAME, FRAME, dtype=torch.uint8)
+    times = {}
+    for half in (False, True, False, True):  # the first round warms up
+        began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits, values = net(seen)
+        (logits.float().sum() + values.float().sum()).backward()
+        times[half] = time.perf_counter() - began
+        net.zero_grad(set_to_none=True)
+    return times[True] < times[False]
 
 
 class Hinted(nn.Module):
@@ -77,24 +114,47 @@ class PixelTrainer(Trainer):
     Parameters
     ----------
     settings : PixelSettings
-    expert : Expert
-        Not trained.
+    expert : Expert, optional
+        Not trained; needed unless ``settings.imitation`` is 0.
+    device : str
+        On a GPU games are played in :class:`.data.Screens`, on as many cores as ``threads``, which
+        show no memory, so that there is no expert; otherwise in :class:`.consoles.Consoles`.
+    threads : int
     """
 
     settings: PixelSettings
     net: Hinted
 
-    def __init__(self, settings: PixelSettings, expert: Expert) -> None:
+    def __init__(
+        self,
+        settings: PixelSettings,
+        expert: Expert | None = None,
+        device: str = "cpu",
+        threads: int = 0,
+    ) -> None:
+        if settings.imitation and (expert is None or device != "cpu"):
+            raise ValueError(
+                f"imitation is {settings.imitation}; it needs an expert, and the device cpu "
+                "(the GPU's games do not show the console's memory)"
+            )
         torch.manual_seed(settings.seed)
-        net = Hinted(len(game_named(settings.game).actions), expert.policy.in_features)
+        width = expert.policy.in_features if expert else 1
+        net = Hinted(len(game_named(settings.game).actions), width)
         net = net.to(memory_format=torch.channels_last)
-        consoles = Consoles(settings.game, settings.games, settings.seed, frames=True)
-        super().__init__(settings, net, consoles, frames)
-        self.expert = expert.requires_grad_(False)
+        games: Games
+        if device == "cpu":
+            games = Consoles(settings.game, settings.games, settings.seed, frames=True)
+        else:
+            games = Screens(settings.game, settings.games, settings.seed, threads)
+        super().__init__(settings, net, games, frames, device)
+        self.half = faster_in_half(self.net, self.device, settings.minibatch)
+        self.expert = expert.requires_grad_(False) if expert else None
 
     def choose(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Let the expert act in the games that it leads."""
-        logits, values = self.net(seen)
+        if self.expert is None or not isinstance(self.consoles, Consoles):
+            return super().choose(seen)
+        logits, values = self.answer(seen)
         own = logits.log_softmax(-1)
         hidden = self.expert.hidden(memory(self.consoles))
         guide = self.expert.policy(hidden).log_softmax(-1)
@@ -106,11 +166,15 @@ class PixelTrainer(Trainer):
 
     def loss(self, *batch: Tensor) -> Tensor:
         """Add the expert's part to PPO's."""
+        if len(batch) == 5:
+            return super().loss(*batch)
         s = self.settings
         seen, actions, old, gains, returns, guide, hidden, led = batch
-        units = self.net.teacher.body(scaled(seen))
-        logits = self.net.teacher.policy(units)
-        values = self.net.teacher.value(units)[:, 0]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            units = self.net.teacher.body(scaled(seen))
+            logits = self.net.teacher.policy(units).float()
+            values = self.net.teacher.value(units)[:, 0].float()
+        units = units.float()
         total = s.value * functional.mse_loss(values, returns)
         if s.policy:
             total = total + s.policy * self.surrogate(logits, actions, old, gains, ~led)
