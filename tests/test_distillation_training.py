@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy
@@ -106,29 +105,25 @@ def test_a_training_goes_on_from_its_state_to_the_last_bit(kind, tmp_path):
 
 
 def test_a_training_that_is_told_to_end_writes_its_state(tmp_path):
-    words = ["expert", "--game", "pong", "--states", str(tmp_path), "--quiet", "--games", "2"]
-    words += ["--horizon", "8", "--minibatch", "16"]
+    words = ["expert", "--game", "pong", "--states", str(tmp_path), "--hours", "1"]
+    words += ["--games", "2", "--horizon", "8", "--minibatch", "16"]
     command = [sys.executable, "-m", "sobolev_lib.distillation", *words]
-    path = tmp_path / "expert-pong-0.safetensors"
-    with subprocess.Popen([*command, "--hours", "1"], stderr=subprocess.PIPE, text=True) as running:
-        deadline = time.monotonic() + 600
-        while "READY" not in str(list(tmp_path.iterdir())) and time.monotonic() < deadline:
-            time.sleep(0.2)
-            if running.poll() is not None or _steps_seen(running):
-                break
+    said = ""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        while "steps/s" not in said and running.poll() is None:
+            said += running.stderr.read(1)
         running.send_signal(signal.SIGTERM)
-        _, said = running.communicate()
+        said += running.communicate()[1]
     assert running.returncode == 130, said
     assert "goes on from the state" in said
     trainer = experts.trainer(ppo.Settings("pong", games=2, horizon=8, minibatch=16))
-    trainer.resume(path)
-    assert trainer.steps % 16 == 0
-
-
-def _steps_seen(running):
-    """Has the process had two seconds of processor time beyond its imports?"""
-    with open(f"/proc/{running.pid}/stat") as file:
-        return int(file.read().split()[13]) > 800
+    trainer.resume(tmp_path / "expert-pong-0.safetensors")
+    steps = trainer.steps
+    other = experts.trainer(trainer.settings)  # the same, never stopped
+    while other.steps < steps:
+        other.iterate()
+    for mine, never in zip(trainer.net.parameters(), other.net.parameters(), strict=True):
+        assert torch.equal(mine, never)
 
 
 def test_the_expert_fades_out():
@@ -227,11 +222,14 @@ def test_weights_come_back_and_others_are_refused(home):
         weights.load(path, Teacher(4))
 
 
-def test_gradients_from_masks_are_those_of_autograd(home):
+@pytest.mark.parametrize("memory", [0, 1 << 30])
+def test_gradients_are_those_of_autograd(home, memory):
+    """From masks, and from Jacobians kept in half precision."""
     teacher, _ = students.load_teacher("breakout")
     frames = data.replay(data.Recording.load(data.folder() / "breakout.npz"), quiet=True)
     index = numpy.arange(3, 400, 7)
-    targets = Targets(teacher, frames, index)
+    targets = Targets(teacher, frames, index, memory=memory)
+    assert bool(targets.kept) == bool(memory)
     chosen = torch.tensor([0, 5, 21, 5])
     x = torch.from_numpy(frames.stacks(index[chosen.numpy()])) / 255.0
     v = torch.randn(4, 4)
@@ -241,9 +239,11 @@ def test_gradients_from_masks_are_those_of_autograd(home):
 
     torch.testing.assert_close(targets.logs[chosen], logs(x))
     exact = derivatives.project(logs, x, v)
-    torch.testing.assert_close(targets.gradient(chosen, v), exact, atol=1e-6, rtol=1e-4)
+    size = exact.abs().max().item()
+    near = 2e-3 if memory else 1e-5
+    torch.testing.assert_close(targets.gradient(chosen, v), exact, atol=near * size, rtol=0)
     whole = derivatives.jacobian(logs, x)
-    torch.testing.assert_close(targets.jacobian(chosen), whole, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(targets.jacobian(chosen), whole, atol=near * size, rtol=0)
 
 
 def test_the_loss_is_that_of_section_4_2(home):

@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps = parser.add_subparsers(required=True, metavar="STEP")
     add(steps)
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)  # a training writes its state and ends
+    # a training that is told to end writes its state first, as after Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         print(options.act(options))
     except KeyboardInterrupt:
@@ -39,10 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def add(steps: Any) -> None:
@@ -67,7 +64,7 @@ def add(steps: Any) -> None:
             help="do not train: play, write weights and a record",
         )
         parser.add_argument(
-            "--episodes", type=int, default=30, help="for --milestone; 0: no record"
+            "--episodes", type=int, default=30, help="for --milestone; 0: judge by the training's last games"
         )
         _add_fields(parser, kind, ("game", "milestone"))
     teacher.add_argument(

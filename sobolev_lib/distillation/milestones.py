@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sobolev_lib.records import ledger
+from sobolev_lib.records.summary import interval
 
 from . import experts, teachers, weights
 from .consoles import Consoles
@@ -82,12 +83,13 @@ def returns(
                 if playing[index]:
                     scores[index].append(float(before[index] + reward[index]))
                     bar.update()
-    flat = numpy.array([score for mine in scores for score in mine])
+    flat = [score for mine in scores for score in mine]
+    found = interval(flat)
     return {
-        "return_mean": float(flat.mean()),
-        "return_interval": float(1.96 * flat.std(ddof=1) / len(flat) ** 0.5),
-        "episodes": len(flat),
-        "returns": flat.tolist(),
+        "return_mean": found.centre,
+        "return_interval": found.high - found.centre,
+        "episodes": found.count,
+        "returns": flat,
         "entropy": float(numpy.mean(entropies)),
         "decisions": decisions,
     }
@@ -112,7 +114,8 @@ def reach(
     kind : {"expert", "teacher"}
     book : Ledger
     episodes : int
-        To play; 0: the training's own last games are taken, and no record is entered.
+        To play; 0: the games of the training's last milestone are taken instead, and the record
+        says so.
     quiet : bool
     """
     if not path.exists():
@@ -125,8 +128,11 @@ def reach(
     if episodes:
         played = returns(net, settings.game, training.observe, seed, episodes, quiet=quiet)
     else:
+        if not training.curve:
+            raise ValueError(f"state {path} has no milestone yet; train on, or play some episodes")
         played = {name: values[-1] for name, values in training.curve.items()}
-    metrics = played | {"steps": training.steps, "curve": training.curve}
+    judged = {"judged_on": "games of its own" if episodes else "the training's last games"}
+    metrics = played | judged | {"steps": training.steps, "curve": training.curve}
     route = "memory" if kind == "expert" else teachers.route(settings)
     notes = {
         "game": settings.game,
@@ -139,8 +145,6 @@ def reach(
     }
     precision = torch.float32 if kind == "expert" else torch.float16
     weights.save(weights.folder() / f"{kind}-{settings.game}.safetensors", net, notes, precision)
-    if not episodes:
-        return metrics
     config = asdict(settings) | {"route": route, "steps": training.steps}
     seed = config.pop("seed")
     record = ledger.Record(

@@ -16,6 +16,8 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from sobolev_lib.records import states
+from sobolev_lib.records.summary import interval
+from sobolev_lib.records.sweep import interruptible
 
 from .consoles import Consoles
 from .data import Screens
@@ -137,10 +139,14 @@ class Trainer:
         self.learn(*self.play())
         self.steps += self.settings.batch
         self.seconds += time.perf_counter() - began
-        if self.steps // self.settings.milestone > (
-            (self.steps - self.settings.batch) // self.settings.milestone
-        ):
+        if self.at_milestone:
             self._note()
+
+    @property
+    def at_milestone(self) -> bool:
+        """Did the last iteration pass a multiple of ``milestone`` decisions?"""
+        every = self.settings.milestone
+        return self.steps // every > (self.steps - self.settings.batch) // every
 
     @torch.no_grad()
     def play(self) -> tuple[Tensor, ...]:
@@ -216,16 +222,16 @@ class Trainer:
         return (each * mine).sum() / mine.sum().clamp(min=1)
 
     def _note(self) -> None:
-        games, self.consoles.finished = self.consoles.finished, []
-        if games:
-            scores = numpy.array([score for score, _ in games])
-            spread = 1.96 * scores.std(ddof=1) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
+        scores = [score for score, _ in self.consoles.finished]
+        if len(scores) > 1:  # else they wait for the next milestone
+            self.consoles.finished = []
+            found = interval(scores)
             point = {
                 "steps": self.steps,
                 "seconds": round(self.seconds, 1),
-                "return_mean": float(scores.mean()),
-                "return_interval": float(spread),
-                "episodes": len(scores),
+                "return_mean": found.centre,
+                "return_interval": found.high - found.centre,
+                "episodes": found.count,
             }
             for name, value in point.items():
                 self.curve.setdefault(name, []).append(value)
@@ -279,8 +285,9 @@ def train(
     ----------
     trainer : Trainer
     path : Path
-        The state: read at the start if it is there, written at every milestone, at the end and on
-        an interrupt (Ctrl-C; SIGTERM through the command line).
+        The state: read at the start if it is there, written at every milestone and at the end.
+        Ctrl-C (and SIGTERM, through the command line) ends after the iteration in hand, so that
+        the state is one that an uninterrupted training goes through.
     hours : float
         Wall time of this call.
     until : int, optional
@@ -291,35 +298,31 @@ def train(
     if path.exists():
         trainer.resume(path)
     began = time.monotonic()
-    milestone = trainer.settings.milestone
     first = trainer.steps
     goal = until if until is not None else trainer.settings.planned
-    with tqdm(
-        total=goal,
-        initial=trainer.steps,
-        unit="step",
-        unit_scale=True,
-        disable=quiet,
-        mininterval=1,
-    ) as bar:
-        try:
-            while time.monotonic() - began < 3600 * hours and (
-                until is None or trainer.steps < until
-            ):
-                trainer.iterate()
-                now = time.monotonic()
-                recent = [score for score, _ in trainer.consoles.finished[-30:]]
-                shown = float(numpy.mean(recent)) if recent else float("nan")
-                rate = (trainer.steps - first) / (now - began)
-                left = 3600 * hours - (now - began)
-                bar.set_postfix_str(
-                    f"return {shown:.1f}, {rate:.0f} steps/s, {left / 60:.0f} min left"
-                )
-                bar.update(trainer.settings.batch)
-                if (
-                    trainer.steps // milestone
-                    > (trainer.steps - trainer.settings.batch) // milestone
-                ):
-                    trainer.save(path)
-        finally:
-            trainer.save(path)
+    with (
+        interruptible() as asked,
+        tqdm(
+            total=goal, initial=first, unit="step", unit_scale=True, disable=quiet, mininterval=1
+        ) as bar,
+    ):
+        while until is None or trainer.steps < until:
+            passed = time.monotonic() - began
+            if asked.is_set() or passed > 3600 * hours:
+                break
+            trainer.iterate()
+            bar.update(trainer.settings.batch)
+            bar.set_postfix_str(_progress(trainer, first, began, hours))
+            if trainer.at_milestone:
+                trainer.save(path)
+        trainer.save(path)
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+
+def _progress(trainer: Trainer, first: int, began: float, hours: float) -> str:
+    passed = time.monotonic() - began
+    recent = [score for score, _ in trainer.consoles.finished[-30:]]
+    shown = f"{numpy.mean(recent):.1f}" if recent else "-"
+    rate = (trainer.steps - first) / passed
+    return f"return {shown}, {rate:.0f} steps/s, {max(0.0, 60 * hours - passed / 60):.0f} min left"

@@ -1,7 +1,9 @@
 """What a student learns from: the teacher's log-probabilities and their input gradients.
 
 The gradient of <log pi*(s), v> needs the teacher's backward pass only: which ReLUs were on is
-cached, one bit a unit (2.7 KB a state), and so are the probabilities.
+cached, one bit a unit (2.7 KB a state), and so are the probabilities.  Where the whole Jacobians
+fit into :data:`MEMORY` bytes (half precision, scaled; 56 KB a state and action) they are kept
+instead, and a step costs no pass through the teacher at all.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from .data import Frames
+from .games import FRAME, STACK
 from .networks import Teacher, scaled
 
 CHUNK = 500
+MEMORY = 1 << 30
 
 
 class Targets:
@@ -31,6 +35,8 @@ class Targets:
         The states.
     gradients : bool
         Keep what :meth:`gradient` needs.
+    memory : int
+        Bytes that Jacobians may take.
     quiet : bool
         No progress bar.
 
@@ -46,6 +52,7 @@ class Targets:
         frames: Frames,
         index: NDArray[numpy.int64],
         gradients: bool = True,
+        memory: int = MEMORY,
         quiet: bool = True,
     ) -> None:
         self.teacher = teacher.requires_grad_(False)
@@ -53,6 +60,7 @@ class Targets:
         self.source, self.index = frames, numpy.asarray(index)
         self.shapes: list[torch.Size] = []
         self.masks: list[NDArray[numpy.uint8]] = []
+        self.kept: tuple[Tensor, Tensor] | None = None  # Jacobians from -1 to 1, and their scales
         logs, masks = [], []
         for chunk in tqdm(torch.arange(len(index)).split(CHUNK), "teacher", disable=quiet):
             answer, bits = self._ask(self.frames(chunk))
@@ -62,6 +70,9 @@ class Targets:
         self.logs = torch.cat(logs)
         if gradients:
             self.masks = [numpy.concatenate(each) for each in zip(*masks, strict=True)]
+            states, actions = self.logs.shape
+            if 2 * states * actions * STACK * FRAME * FRAME <= memory:
+                self._keep()
 
     def __len__(self) -> int:
         return len(self.logs)
@@ -76,6 +87,15 @@ class Targets:
                 bits.append(numpy.packbits((x > 0).flatten(1).numpy(), axis=1))
         logits: Tensor = self.teacher.policy(x)
         return logits.log_softmax(-1), bits
+
+    def _keep(self) -> None:
+        shape = (*self.logs.shape, STACK, FRAME, FRAME)
+        rows, scales = torch.empty(shape, dtype=torch.float16), torch.empty(self.logs.shape)
+        for chosen in torch.arange(len(self)).split(CHUNK):
+            whole = self.jacobian(chosen)
+            scales[chosen] = whole.abs().amax((2, 3, 4)).clamp(min=1e-30)
+            rows[chosen] = (whole / scales[chosen][..., None, None, None]).half()
+        self.kept = rows, scales
 
     def frames(self, chosen: Tensor) -> Tensor:
         """Frames (B, 4, 84, 84) of the chosen states, from 0 to 1."""
@@ -95,6 +115,11 @@ class Targets:
         -------
         (B, 4, 84, 84)
         """
+        if self.kept:
+            rows, scales = self.kept
+            weights = (v * scales[chosen])[:, None]
+            flat = rows[chosen].float().flatten(2)
+            return (weights @ flat).reshape(len(chosen), STACK, FRAME, FRAME)
         probabilities = self.logs[chosen].exp()
         # log pi = z - logsumexp(z), so that <log pi, v> has the gradient v - pi sum(v) in z
         back = (v - probabilities * v.sum(1, keepdim=True)) @ self.teacher.policy.weight
