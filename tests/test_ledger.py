@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -112,3 +114,23 @@ def test_provenance():
         and set(entries["versions"]) == {"python", "torch", "numpy"}
         and len(entries["date"]) == 10
     )
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch, tmp_path):
+    provenance.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    try:
+        assert provenance()["commit"] == "unknown"
+    finally:
+        provenance.cache_clear()
+
+
+def test_a_record_can_be_made_where_python_lacks_the_modules_of_unix():
+    """Windows: a command can be called, and says that it cannot tell the peak of memory."""
+    code = (
+        "import sys, torch; sys.modules.update(resource=None, fcntl=None, pwd=None)\n"
+        "import sobolev_lib.__main__\n"
+        "from sobolev_lib.records.ledger import peak_memory\n"
+        "assert peak_memory() == 0"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

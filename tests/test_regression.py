@@ -1,11 +1,9 @@
 """The regression experiment: data, arms, determinism, resuming, and kill -9."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -193,51 +191,44 @@ SWEEP = [
     "--seeds",
     "3",
     "--steps",
-    "250",
+    "30",
     "--quiet",
 ]
 
 
-def run_until_killed(folder, seconds):
-    """Start the sweep, kill it (SIGKILL) after some seconds; return whether it had ended."""
-    words = [
-        sys.executable,
-        "-m",
-        "sobolev_lib",
-        *SWEEP,
-        "--ledger",
-        str(folder / "ledger"),
-        "--states",
-        str(folder / "states"),
-        "--save-every",
-        "0",
-    ]
-    process = subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    try:
-        return process.wait(timeout=seconds) == 0
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return False
+# Killed (SIGKILL) at the moment when the n-th file that it wrote takes the place of the old one.
+KILLED = """\
+import os, sys
+from sobolev_lib import __main__ as command
+left, replace = int(sys.argv[1]), os.replace
+def dying(*places):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), 9)
+    replace(*places)
+os.replace = dying
+sys.exit(command.main(sys.argv[2:]))
+"""
+
+
+def places(folder):
+    """Return the words that say where the sweep writes, and that it does so at every chance."""
+    ledger, states = str(folder / "ledger"), str(folder / "states")
+    return ["--ledger", ledger, "--states", states, "--save-every", "0"]
+
+
+def run_until_killed(folder, writes):
+    """Start the sweep and kill it at the given write, 0 for never; return how it ended."""
+    words = [sys.executable, "-c", KILLED, str(writes), *SWEEP, *places(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.run(words, stdout=subprocess.DEVNULL, env=environment).returncode
 
 
 def test_kill_minus_nine_loses_and_repeats_nothing(tmp_path):
-    chance = random.Random(1)
-    started = time.monotonic()
-    assert run_until_killed(tmp_path / "whole", 120)
-    alone = time.monotonic() - started
-    kills = 0
-    for attempt in range(12):
-        # Long enough to start (most of the time is the import), short enough to be killed at work
-        # a few times.
-        if run_until_killed(
-            tmp_path / "cut", 120 if attempt > 4 else alone * chance.uniform(0.4, 0.9)
-        ):
-            break
-        kills += 1
-    assert kills >= 1, "never killed: the test did not test"
+    assert command.main([*SWEEP, *places(tmp_path / "whole")]) == 0
+    ends = [run_until_killed(tmp_path / "cut", writes) for writes in (4, 1, 0)]
+    assert ends == [-signal.SIGKILL, -signal.SIGKILL, 0]
     whole, cut = (Ledger("regression", tmp_path / name / "ledger") for name in ("whole", "cut"))
     assert len(cut.read()) == len(cut.keys()) == 12
     assert numbers(cut.read()) == numbers(whole.read())

@@ -26,10 +26,12 @@ DOCTEST_FLAG = re.compile(r"[ ]*# doctest:.*$", re.MULTILINE)
 PACKAGE = "sobolev_lib"
 PLACE = "% ROOMS"
 ORDER = (
+    "checks",
     "derivatives",
+    "kinks",
     "loss",
     "normalization",
-    "kinks",
+    "closed_form",
     "stack",
     "functions",
     "ledger",

@@ -64,7 +64,7 @@ class Setting:
     schedule : {"constant", "cosine"}
         Learning rate over the steps.
     activation : str
-        Key of :data:`sobolev_lib.stack.ACTIVATIONS`.
+        Key of :data:`sobolev_lib.closed_form.ACTIVATIONS`.
     bandwidth : float or None
         Kernel width at the kinks (:mod:`sobolev_lib.kinks`), ``None`` for plain ReLU.
     scaled_bandwidth : bool
@@ -311,9 +311,8 @@ class Training:
         self.setting = self.members[0]
         self.problem = Problem.of(self.members, seed, self.device)
         self.stack = _stack(self.members, seed).to(self.device)
-        self.weight = torch.tensor(
-            [float(s.method == "sobolev") for s in self.members], device=self.device
-        )
+        # On the CPU: the stack looks at it in each step, and a GPU would have to wait for that.
+        self.weight = torch.tensor([float(s.method == "sobolev") for s in self.members])
         self.optimizer = torch.optim.Adam(
             self.stack.parameters(), lr=self.setting.learning_rate, fused=True
         )
