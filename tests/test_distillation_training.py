@@ -15,7 +15,16 @@ import torch
 pytest.importorskip("ale_py", reason="the Atari emulator is an optional extra")
 
 from sobolev_lib import derivatives
-from sobolev_lib.distillation import data, experts, milestones, ppo, students, teachers, weights
+from sobolev_lib.distillation import (
+    commands,
+    data,
+    experts,
+    milestones,
+    ppo,
+    students,
+    teachers,
+    weights,
+)
 from sobolev_lib.distillation.networks import Student, Teacher, scaled
 from sobolev_lib.distillation.targets import Targets
 from sobolev_lib.records import ledger, sweep
@@ -189,6 +198,18 @@ def test_returns_counts_whole_games_of_each_console():
         milestones.returns(Still(), "pong", experts.memory, 0, 3, 2, quiet=True)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named(capsys):
+    assert commands.main(["teacher", "--game", "pong", "--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_a_wrong_game_is_refused_by_the_command_line(capsys):
+    with pytest.raises(SystemExit):
+        commands.main(["expert", "--game", "SpaceInvaders"])
+    assert "space_invaders" in capsys.readouterr().err
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """Data of a reader's own, with a teacher and a short recording of it."""
@@ -209,7 +230,7 @@ def home(tmp_path, monkeypatch):
 
 
 def test_weights_come_back_and_others_are_refused(home):
-    teacher, notes = students.load_teacher("breakout")
+    _, notes = students.load_teacher("breakout")
     assert notes["route"] == "ppo"
     path = weights.folder() / "teacher-breakout.safetensors"
     assert path.stat().st_size < 3.5e6

@@ -29,8 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps = parser.add_subparsers(required=True, metavar="STEP")
     add(steps)
     options = parser.parse_args(arguments)
-    # a training that is told to end writes its state first, as after Ctrl-C
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         print(options.act(options))
     except KeyboardInterrupt:
@@ -64,7 +62,10 @@ def add(steps: Any) -> None:
             help="do not train: play, write weights and a record",
         )
         parser.add_argument(
-            "--episodes", type=int, default=30, help="for --milestone; 0: judge by the training's last games"
+            "--episodes",
+            type=int,
+            default=30,
+            help="for --milestone; 0: judge by the training's last games",
         )
         _add_fields(parser, kind, ("game", "milestone"))
     teacher.add_argument(
@@ -124,6 +125,10 @@ def _teacher(options: argparse.Namespace) -> str:
 def _one_teacher(options: argparse.Namespace, game: str) -> str:
     torch.set_num_threads(1)
     gpu = options.device != "cpu"
+    if gpu and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device is {options.device}, but PyTorch sees no CUDA device; use --device cpu"
+        )
     given = _given(options, teachers.PixelSettings, ("game", "milestone"))
     settings = teachers.PixelSettings(game, **((teachers.FROM_SCRATCH if gpu else {}) | given))
     expert = experts.load(game) if settings.imitation else None
@@ -141,7 +146,12 @@ def _train(options: argparse.Namespace, training: ppo.Trainer, kind: str) -> str
             f"{settings.game}: return {met['return_mean']:.1f} +- {met['return_interval']:.1f} "
             f"over {met['episodes']} games after {met['steps']} decisions"
         )
-    ppo.train(training, path, options.hours, options.until, quiet=options.quiet)
+    # told to end, it writes its state first, as after Ctrl-C
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        ppo.train(training, path, options.hours, options.until, quiet=options.quiet)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     precision = "bfloat16" if training.half else "float32"
     return f"{settings.game}: {training.steps} decisions in {precision}, state in {path}"
 
