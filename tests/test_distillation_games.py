@@ -238,7 +238,7 @@ def test_a_damaged_recording_is_refused(recording, tmp_path, damage):
         path.write_bytes(whole[:150] + bytes([whole[150] ^ 255]) + whole[151:])
     elif damage == "missing":
         path.unlink()
-    with pytest.raises(data.RecordingError, match="restore it|make it first"):
+    with pytest.raises(data.RecordingError, match=r"restore it|make it first"):
         data.Recording.load(path)
 
 

@@ -144,7 +144,7 @@ class Trainer:
 
     @property
     def at_milestone(self) -> bool:
-        """Did the last iteration pass a multiple of ``milestone`` decisions?"""
+        """Whether the last iteration passed a multiple of ``milestone`` decisions."""
         every = self.settings.milestone
         return self.steps // every > (self.steps - self.settings.batch) // every
 
