@@ -91,7 +91,7 @@ def test_a_lost_life_does_not_end_the_game(make):
 def test_scores_add_the_rewards_as_the_game_gives_them():
     screens = data.Screens("space_invaders", 2, 3)
     total, scores = numpy.zeros(2), []
-    for chosen in random_actions("space_invaders", (600, 2)):
+    for chosen in random_actions("space_invaders", (1_200, 2)):
         rewards, _, over = screens.step(chosen)
         total += rewards
         scores += total[over].tolist()
