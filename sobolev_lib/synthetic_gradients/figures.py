@@ -465,7 +465,7 @@ def accuracy_against_cosine_by_split(records: Records, arm: str = "digits") -> F
             _cloud(ax, row, [(c[k], top1) for c, top1 in runs if c and top1 is not None])
         ax.set_title(f"Split {k + 1}" + (" (next to the input)" if k == 0 else ""), fontsize=10)
     axes[0].set_ylabel(ACCURACY)
-    fig.supxlabel("Mean cosine to the true gradient, last fifth of training", fontsize=10)
+    axes[splits // 2].set_xlabel("Mean cosine to the true gradient, last fifth of training")
     legend(fig, rows)
     return fig
 
