@@ -2,17 +2,19 @@
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
+# What `make test` leaves out; `make test-all` leaves out nothing.
+QUICK := and not slow
 # One thread in each of the parallel workers; nothing is bought by more at these sizes.
 export OMP_NUM_THREADS ?= 1
 # The cell outputs and Sphinx's messages must not depend on the reader's locale.
 export PYTHONUTF8 := 1
 
 .NOTPARALLEL:
-.PHONY: help book test lint serve clean lock environment execute html library pages
+.PHONY: help book test test-all lint serve clean lock environment execute html library pages
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
 
 environment:
 	@$(PYTHON) tools/environment.py
@@ -23,22 +25,27 @@ book: environment execute html ## build the pages into _build/html; only chapter
 execute:
 	@$(BIN)/python tools/execute.py
 
+# Programs are called through .venv's Python, so that a folder that was moved still works.
 html:
+	@echo "Writing the pages: about a minute."
 	@rm -rf _build/html
-	$(BIN)/jupyter-book build . -W --keep-going --all --quiet
+	$(BIN)/python $(BIN)/jupyter-book build . -W --keep-going --all --quiet
 
-test: environment lint library html pages ## check everything: style, types, library, chapters, pages in a browser
+test: environment lint library html pages ## style, types, library, chapters, pages in a browser: what a change has to pass
+
+test-all: QUICK :=
+test-all: test ## the same with the long tests: before a release, and once a week
 
 lint: environment ## style, types, and no outputs in the notebooks' sources
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/nbstripout --verify --keep-id book/*.ipynb
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m nbstripout --verify --keep-id book/*.ipynb
 
-library: # the tests of the library, and every chapter executed once and stored for the pages
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not page" --nbmake --nbmake-timeout=120 tests book
+library: # every chapter executed once and stored for the pages, and the tests of the library
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not page $(QUICK)" --nbmake book tests
 
 pages: # the tests of the built pages
-	$(BIN)/python -m pytest -n $(WORKERS) -m page tests
+	$(BIN)/python -m pytest -n $(WORKERS) -m "page $(QUICK)" tests
 
 serve: book ## build, then serve the pages on this machine
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000

@@ -23,8 +23,8 @@ __all__ = ["KERNELS", "LeakyReLU", "ReLU", "kernel", "leaky_relu", "relu", "repl
 
 
 def _logistic(u: Tensor) -> Tensor:
-    s = torch.sigmoid(-u.abs())  # of -|u|: exactly symmetric, no digits lost in the tails
-    return s * (1 - s)
+    s = u.abs().neg_().sigmoid_()  # of -|u|: exactly symmetric, no digits lost in the tails
+    return torch.addcmul(s, s, s, value=-1)
 
 
 def _gaussian(u: Tensor) -> Tensor:
@@ -221,7 +221,9 @@ def _apply(z: Tensor, h: float | Tensor, slope: float | None, name: str) -> Tens
     if torch.compiler.is_compiling():
         return _composite(z, h, slope, name)
     if not isinstance(h, Tensor):
-        h = torch.tensor(h, dtype=torch.float64)  # zero-dimensional: dtype and device follow z
+        h = torch.tensor(
+            h, dtype=torch.float64, device="cpu"
+        )  # zero-dimensional: dtype and device follow z
     return _Activation.apply(z, h, slope, name)
 
 
@@ -276,6 +278,32 @@ def _check_slope(slope: float) -> None:
         raise ValueError(f"negative_slope must be a finite number, got {slope!r}")
 
 
+@torch.no_grad()
+def spread_step(
+    spread: Tensor, batches: Tensor, z: Tensor, momentum: float, dim: tuple[int, ...] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return what a batch adds to a running standard deviation and to its number of batches.
+
+    Parameters
+    ----------
+    spread, batches : Tensor
+        The estimate, 1 before the first batch, and the number of batches that it has seen.
+    z : Tensor
+        Pre-activations. A batch that is empty, constant or not finite says nothing.
+    momentum : float
+        Weight of the newest batch, in (0, 1].
+    dim : tuple of int, optional
+        The axes of `z` that one estimate covers; all by default.
+    """
+    if z.numel() == 0:
+        return torch.zeros_like(spread), torch.zeros_like(batches)
+    exact = z.to(torch.promote_types(z.dtype, spread.dtype))
+    std = exact.std(dim, correction=0, keepdim=dim is not None).to(spread.dtype)
+    usable = std.isfinite() & (std > 0)
+    step = torch.where(batches == 0, 1.0, momentum)
+    return torch.where(usable, step * (std - spread), 0.0), usable
+
+
 class _Kinked(nn.Module):
     """What `ReLU` and `LeakyReLU` share: the width of the kernel, fixed or scaled."""
 
@@ -307,9 +335,13 @@ class _Kinked(nn.Module):
         return z.copy_(_apply(z.clone(), h, slope, self.kernel))
 
     def _scaled_width(self, z: Tensor) -> Tensor:
-        if self.training and z.is_floating_point():
+        # measuring, under no_grad, moves nothing: no kernel is asked for there
+        if self.training and torch.is_grad_enabled() and z.is_floating_point():
             try:
-                self._update_spread(z)
+                change, usable = spread_step(self.spread, self.batches, z, self.momentum)
+                # "+=", not add_: torch.compile loses in-place calls on float64 buffers of no axes
+                self.spread += change
+                self.batches += usable
             except RuntimeError as error:
                 raise RuntimeError(
                     f"{type(self).__name__}(scaled=True) could not update its running spread "
@@ -317,17 +349,6 @@ class _Kinked(nn.Module):
                     "model.eval() first, or pass the buffers through torch.func.functional_call"
                 ) from error
         return self.bandwidth * self.spread  # a new tensor: later updates must not reach this graph
-
-    @torch.no_grad()
-    def _update_spread(self, z: Tensor) -> None:
-        if z.numel() == 0:
-            return
-        std = z.detach().to(self.spread.dtype).std(correction=0)
-        usable = std.isfinite() & (std > 0)  # a constant or non-finite batch says nothing
-        step = torch.where(self.batches == 0, 1.0, self.momentum)
-        # "+=", not copy_: torch.compile loses in-place calls on float64 buffers without dimensions
-        self.spread += torch.where(usable, step * (std - self.spread), 0.0)
-        self.batches.add_(usable)
 
     def _describe(self) -> str:
         text = f"bandwidth={self.bandwidth:g}, kernel={self.kernel!r}"
@@ -352,9 +373,9 @@ class ReLU(_Kinked, nn.ReLU):
         "logistic" (default), "gaussian", "triangular", "box" or "extrapolated"; see `kernel`.
     scaled : bool
         Multiply the bandwidth by a running estimate of the standard deviation of all
-        pre-activations the module sees. It is updated in train mode and frozen in eval mode,
-        lives in the buffers ``spread`` and ``batches``, and is saved with the weights. Before the
-        first update it is 1.
+        pre-activations the module sees. It is updated in train mode, frozen in eval mode and under
+        `torch.no_grad`, and saved with the weights, in the buffers ``spread`` and ``batches``.
+        Before the first update it is 1.
     momentum : float
         Weight of the newest batch in the running estimate, in (0, 1].
     inplace : bool

@@ -1,15 +1,11 @@
 """The Sobolev loss, Eq. 1, and its stochastic version, Eq. 2.
 
-`SobolevLoss` compares a model with measured values and measured derivatives. Targets that were not
-measured are NaN and cost nothing; a weight of 0 removes a term together with its work.
-
 Source: sections 2 and 4.2 of Czarnecki et al. (2017), *Sobolev Training for Neural Networks*.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -17,15 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .derivatives import (
-    Backend,
-    BatchCoupled,
-    Model,
-    check_batch_coupling,
-    check_input,
-    modules_of,
-    towers,
-)
+from . import checks, kinks
+from .derivatives import Backend, BatchCoupled, Model, refuse_flat, tower
 
 ElementLoss = Callable[[Tensor, Tensor], Tensor]
 Weight = float | Tensor
@@ -50,49 +39,17 @@ def _huber(prediction: Tensor, target: Tensor) -> Tensor:
 #: Element losses known by name; "huber" has delta = 1 in the units of the target.
 ELEMENT_LOSSES: dict[str, ElementLoss] = {"l2": _l2, "l1": _l1, "huber": _huber}
 
-#: Activations and poolings whose second derivative is zero wherever it exists.
-_PIECEWISE_LINEAR = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.Hardsigmoid),
-    *(nn.Hardshrink, nn.Softshrink, nn.Threshold, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-)
 
-
-def unit_vectors(
-    batch: int, shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """Vectors drawn uniformly from the unit sphere of R^d, d = prod(shape), one for each sample.
-
-    Parameters
-    ----------
-    batch : int
-        Number of vectors B.
-    shape : sequence of int
-        Shape of one vector; () and (1,) give +1 or -1.
-    like : Tensor
-        Gives dtype and device.
-    generator : torch.Generator, optional
-        Source of randomness; it may live on another device.
-
-    Returns
-    -------
-    Tensor
-        (B, *shape), each of Euclidean norm 1.
-    """
-    # A Gaussian vector has no preferred direction, so its direction is uniform on the sphere.
-    device = like.device if generator is None else generator.device
-    vectors = torch.randn(batch, *shape, generator=generator, dtype=like.dtype, device=device)
-    flat = vectors.to(like.device).reshape(batch, -1)
-    return (flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True)).reshape(batch, *shape)
-
-
-def _contract(tensor: Tensor, chain: Sequence[Tensor]) -> Tensor:
-    """<T, v (x) u_2 (x) ...>: every block of axes but the last, one direction each."""
-    for direction in chain:
-        batch, block = len(direction), direction[0].numel()
-        rest = tensor.shape[direction.ndim :]
-        flat = tensor.reshape(batch, block, -1)
-        tensor = (direction.reshape(batch, block, 1) * flat).sum(1).reshape(batch, *rest)
-    return tensor
+def _element_losses(loss: Any, order: int) -> list[ElementLoss]:
+    given = list(loss) if isinstance(loss, (tuple, list)) else [loss] * (order + 1)
+    if len(given) != order + 1:
+        raise ValueError(f"loss must have order + 1 = {order + 1} entries, got {len(given)}")
+    for entry in given:
+        if entry not in ELEMENT_LOSSES and not callable(entry):
+            raise ValueError(
+                f"loss must be one of {sorted(ELEMENT_LOSSES)} or callable, got {entry!r}"
+            )
+    return [ELEMENT_LOSSES.get(entry, entry) for entry in given]
 
 
 class SobolevLoss(nn.Module):
@@ -112,35 +69,30 @@ class SobolevLoss(nn.Module):
     weights : sequence, optional
         K + 1 weights :math:`w_j`, order 0 first; all 1 by default. Each is a number, or a tensor
         that broadcasts to the derivative it weights, (B, out, *in, ...): one weight for each
-        partial derivative. With `projections` a tensor has to broadcast to (B, *in) for orders
-        above 0. A weight of 0 skips the term: its derivative is not computed and its target may
-        be None. Assign to the attribute `weights` to follow a schedule.
+        partial derivative; with `projections`, to (B, *in). A weight of 0 skips the term: its
+        derivative is not computed and its target may be None. Tensors are looked at in each call;
+        assign to the attribute `weights` or change them in place to follow a schedule.
     projections : int, optional
         None compares whole derivatives. k replaces each by its products with k directions drawn
         for each sample anew: v uniform on the unit sphere of the output space and, for orders
         above 1, further unit vectors of the input space, as in section 4.2 and Fig. 1b. Terms are
-        averaged over the k draws.
+        averaged over the k draws, each of which evaluates the model.
     reduction : {"mean", "sum", "none"}
         "mean": mean over samples of the sum over components. "sum": sum over both. "none": one
         number for each sample. Missing targets do not change the divisor B of "mean".
     loss : str, callable, or sequence of K + 1 of them
         "l2" (squared difference), "l1", "huber" (delta 1), or a callable of (prediction, target)
         that returns either one number for each component (the shape of the prediction) or one for
-        each sample, (B,).
-        With `sobolev_lib.kinks` use "l2" for the derivatives: the kernel averages the residual on
-        both sides of a kink, which is exact for squares only.
+        each sample, (B,). With `sobolev_lib.kinks` use "l2" for the derivatives: the kernel
+        averages the residual on both sides of a kink, which is exact for squares only.
     rescale : bool
         For a unit vector of R^d, :math:`E\langle g, v\rangle^2 = |g|^2 / d`. So a projected L2
         term of order j is, in the mean, the whole one divided by out * prod(in)**(j - 1). True
-        multiplies by that number, which makes the projected loss an unbiased estimate of Eq. 1.
-        L2 only.
+        multiplies by that number: an unbiased estimate of Eq. 1. L2 only.
     generator : torch.Generator, optional
         Source of the directions.
-    backend : {"autograd", "func"}
-        "func" is written with `torch.func`, so that the function that calls this loss can be
-        compiled with `torch.compile(..., fullgraph=True)`.
-    batch_coupled : {"refuse", "allow"}
-        See `sobolev_lib.derivatives`.
+    batch_coupled, backend
+        As in `sobolev_lib.derivatives.value_and_derivatives`.
 
     Raises
     ------
@@ -149,14 +101,17 @@ class SobolevLoss(nn.Module):
 
     Notes
     -----
-    A NaN in a target means *not measured*: the component leaves value and gradient. With
-    `projections` an entry of the projected derivative sums over outputs (and over input directions
-    for orders above 1). Where none of these summands was measured the entry is masked. Where
-    some were, the sum runs over the measured ones on both sides; this needs the whole derivative
-    of the model, so such a batch costs what `projections=None` costs. (In a compiled function,
-    which cannot look at the data, such a batch gives NaN.)
+    A NaN in a target means *not measured*: the component leaves value and gradient. A sample of
+    which no derivative was measured is not differentiated at all (another one stands in for it), so
+    it may lie where the model has no derivative.
 
-    In a compiled function the checks that look at data are not made.
+    With `projections` an entry of the projected derivative sums over outputs (and over input
+    directions for orders above 1). Where none of these summands was measured the entry is masked.
+    Where some were, the sum runs over the measured ones on both sides; such a batch costs what
+    ``projections=None`` costs.
+
+    float16 and bfloat16 are compared and summed in float32, and so is the result. Inside
+    `torch.compile` and the transforms of `torch.func` the checks that look at data are not made.
 
     Examples
     --------
@@ -178,57 +133,24 @@ class SobolevLoss(nn.Module):
         *,
         rescale: bool = False,
         generator: torch.Generator | None = None,
-        backend: Backend = "autograd",
         batch_coupled: BatchCoupled = "refuse",
+        backend: Backend | None = None,
     ) -> None:
         super().__init__()
-        _check_options(order, projections, reduction, backend, batch_coupled)
-        self.order = order
-        self.projections = projections
-        self.reduction = reduction
-        self.losses = _element_losses(loss, order)
-        self.rescale = rescale
+        checks.check_options(batch_coupled, backend)
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+        if projections is not None:
+            projections = checks.check_count("projections", projections, 1)
+        self.order = checks.check_count("order", order, 0)
+        self.projections, self.reduction, self.rescale = projections, reduction, rescale
+        self.losses = _element_losses(loss, self.order)
         self.generator = generator
-        self.backend: Backend = backend
         self.batch_coupled: BatchCoupled = batch_coupled
+        self.backend: Backend | None = backend
         if rescale and any(element is not _l2 for element in self.losses[1:]):
-            raise ValueError(
-                'rescale=True needs loss="l2" for the derivatives: only the square of a projection '
-                "has a mean that is a fixed multiple of the whole loss"
-            )
-        self.weights = weights if weights is not None else (1.0,) * (order + 1)
-
-    @property
-    def weights(self) -> tuple[Weight, ...]:
-        """One weight for each order, 0 first."""
-        return tuple(getattr(self, f"weight_{j}") for j in range(self.order + 1))
-
-    @weights.setter
-    def weights(self, weights: Sequence[Weight]) -> None:
-        if isinstance(weights, Tensor) or len(weights) != self.order + 1:
-            given = tuple(weights.shape) if isinstance(weights, Tensor) else len(weights)
-            raise ValueError(
-                f"weights must be a sequence of order + 1 = {self.order + 1} entries, order 0 "
-                f"first, got {given}"
-            )
-        checked = [_check_weight(weight, j) for j, weight in enumerate(weights)]
-        for j, weight in enumerate(checked):
-            name = f"weight_{j}"
-            if hasattr(self, name):
-                delattr(self, name)
-            if isinstance(weight, Tensor):
-                self.register_buffer(name, weight, persistent=False)
-            else:
-                setattr(self, name, weight)
-        self._active = [bool(torch.as_tensor(weight).any()) for weight in checked]
-        self._top = max((j for j, active in enumerate(self._active) if active), default=0)
-
-    def extra_repr(self) -> str:
-        """The options, for printing."""
-        return (
-            f"order={self.order}, weights={self.weights}, projections={self.projections}, "
-            f"reduction={self.reduction!r}, rescale={self.rescale}"
-        )
+            raise ValueError('rescale=True needs loss="l2" for the derivatives')
+        self.weights = weights if weights is not None else (1.0,) * (self.order + 1)
 
     def forward(
         self,
@@ -260,8 +182,7 @@ class SobolevLoss(nn.Module):
             Targets are constants: no gradient flows into them.
         directions : sequence of sequences of Tensor, optional
             The directions to project on, as `draw` returns them, instead of new ones: to compare
-            two models on the same directions, or in a compiled function (which cannot use a
-            `torch.Generator`).
+            two models on the same directions, or in a compiled function.
 
         Returns
         -------
@@ -276,25 +197,137 @@ class SobolevLoss(nn.Module):
         TypeError
             An argument that is no tensor or has the wrong dtype or device.
         ValueError
-            A wrong shape, an empty batch, infinity, NaN in x, a missing target, a model without
-            gradient or with batch coupling, or order 2 of a piecewise-linear model.
+            A wrong shape, an empty batch, infinity, NaN in x, a missing target, batch statistics,
+            a layer without the derivatives that are needed, order 2 of a piecewise-linear model.
         """
-        check_input(x)
-        check_batch_coupling(model, self.batch_coupled)
-        targets = [t.detach() if isinstance(t, Tensor) else t for t in (y, *self._split(dy))]
-        self._check_presence(targets)
-        if isinstance(targets[0], Tensor) and not self._labels(targets[0]):
-            _check_tensor(targets[0], "y", x)
-        for j, target in enumerate(targets[1:], 1):
-            if isinstance(target, Tensor):
-                _check_tensor(target, self._name(j), x)
-        per_order = self._terms(model, x, targets, directions)
-        reduced = {f"order_{j}": self._reduce(term) for j, term in per_order.items()}
-        if not reduced:
-            raise ValueError(f"weights are all zero: {self.weights}; nothing is left to minimise")
-        total = torch.stack(list(reduced.values())).sum(0)
-        _check_trainable(model, total)
-        return total, {name: term.detach() for name, term in reduced.items()}
+        checks.check_input(x)
+        targets = self._targets(x, y, dy)
+        watched = _Watched(model)
+        way = self._projected if self.projections and max(targets) else self._whole
+        errors = way(watched, x, targets, directions)
+        terms = {f"order_{j}": self._reduce(error) for j, error in errors.items()}
+        total = torch.stack(list(terms.values())).sum(0)
+        checks.check_trained(model, total, max(targets) > 0)
+        return total, {name: term.detach() for name, term in terms.items()}
+
+    def _whole(
+        self, model: _Watched, x: Tensor, targets: dict[int, Any], _: Any
+    ) -> dict[int, Tensor]:
+        """Eq. 1: the errors (B,) of m, D m, ..., D^K m, weights included."""
+        levels = self._levels(model, x, targets)
+        return {
+            j: self._error(j, levels[j], model.fit(self._name(j), target, levels[j].shape))
+            for j, target in targets.items()
+        }
+
+    def _projected(
+        self, model: _Watched, x: Tensor, targets: dict[int, Any], given: Any
+    ) -> dict[int, Tensor]:
+        """Eq. 2: the same of <D m, v>, <D^2 m, v (x) u>, ..., averaged over the draws."""
+        chains = [list(chain) for chain in given] if given is not None else []
+        if given is not None and not chains:
+            raise ValueError("directions is empty; give at least one chain")
+        whole: list[Tensor] = []
+        errors: dict[int, Tensor] = {}
+        for i in range(len(chains) or self.projections or 0):
+
+            def directed(m: Tensor, i: int = i) -> list[Tensor]:
+                if not chains:
+                    chains.extend(self.draw(x, m.shape[1]))
+                checks.check_chain(chains[i], m, x, max(targets))
+                return chains[i]
+
+            levels = self._levels(model, x, targets, directed)
+            out, inputs = levels[0].shape[1], x.shape[1:]
+            for j, target in targets.items():
+                prediction, chain, name = levels[j], chains[i][:j], self._name(j)
+                if j == 0:
+                    if i == 0:
+                        goal = model.fit(name, target, prediction.shape)
+                        errors[0] = self._error(0, prediction, goal)
+                    continue
+                if not isinstance(target, Tensor):
+                    goal = self._constant(f"the tensor that {name} returned", target(*chain), x)
+                    model.fit(f"the tensor that {name} returned", goal, x.shape)
+                else:
+                    target = model.fit(name, target, (len(x), out, *inputs * j))
+                    if _mixed(target, x):
+                        whole = whole or self._levels(model, x, targets)
+                        prediction = _contract(whole[j].masked_fill(target.isnan(), 0.0), chain)
+                    goal = _projected_target(target, chain, x)
+                factor = out * math.prod(inputs) ** (j - 1) if self.rescale else 1
+                error = self._error(j, prediction, goal) * (factor / len(chains))
+                errors[j] = errors[j] + error if j in errors else error
+        return errors
+
+    def _levels(
+        self, model: _Watched, x: Tensor, targets: dict[int, Any], directed: Any = None
+    ) -> list[Tensor]:
+        """m, D m, ... (whole or projected) up to the highest order that is wanted."""
+        top = max(targets)
+        if top >= 2:
+            _refuse_kinks(model.model)
+        given = [target for j, target in targets.items() if j] or [targets[0]]
+        points = self._stand_in(x, given)
+        levels = list(tower(model, points, top, directed, self.batch_coupled, self.backend))
+        if points is not x and top and 0 in targets:
+            (levels[0],) = tower(model, self._stand_in(x, [targets[0]]), 0)
+        for j in range(2, top + 1):
+            if j in targets and checks.readable(levels[j]) and not bool(levels[j].any()):
+                refuse_flat(model.model, x, j)
+        return levels
+
+    def _stand_in(self, x: Tensor, targets: Sequence[Any]) -> Tensor:
+        """`x` with another sample in place of each of which nothing was measured.
+
+        Masked errors have the gradient 0, and 0 times the infinite slope of a root at 0 is NaN.
+        """
+        known = all(isinstance(t, Tensor) and t.is_floating_point() for t in targets)
+        if not known or any(len(t) != len(x) for t in targets) or not checks.readable(x, *targets):
+            return x
+        measured = torch.stack([(~t.isnan()).reshape(len(x), -1).any(1) for t in targets]).any(0)
+        if self.batch_coupled == "allow" or bool(measured.all()) or not bool(measured.any()):
+            return x
+        return torch.where(measured.view(-1, *[1] * (x.ndim - 1)), x, x[measured][:1])
+
+    def _error(self, j: int, prediction: Tensor, target: Tensor) -> Tensor:
+        """w_j l_j, summed over the components of each sample: (B,)."""
+        element, weight, name = self.losses[j], self._weights[j], self._name(j)
+        prediction, target = checks.wide(prediction), checks.wide(target)
+        if self._labels(j, target):
+            missing = torch.zeros((), dtype=torch.bool, device=target.device)
+            errors = element(prediction, target)
+        else:
+            missing = target.isnan()
+            checks.refuse_singular(j, name, prediction, missing)
+            # Both sides are cleaned before the loss: a NaN would survive a multiplication by 0.
+            errors = element(
+                torch.where(missing, 0.0, prediction), torch.where(missing, 0.0, target)
+            )
+        got = errors.shape if isinstance(errors, Tensor) else type(errors).__name__
+        if got not in (prediction.shape, prediction.shape[:1]):
+            raise checks.shape_error(
+                f"the value of loss for order {j}",
+                got,
+                prediction.shape,
+                f" or {(len(prediction),)}; use reduction='none' inside it",
+            )
+        if isinstance(weight, Tensor):
+            weight = weight.to(errors)
+        if got != prediction.shape:
+            checks.check_per_sample(j, name, missing, weight)
+            return errors * weight
+        if isinstance(weight, Tensor):
+            checks.check_broadcast(j, weight, errors)
+        errors = torch.where(missing, 0.0, errors)
+        return (errors * weight).reshape(len(errors), -1).sum(1)
+
+    def _reduce(self, error: Tensor) -> Tensor:
+        if self.reduction == "mean":
+            return error.mean()
+        return error.sum() if self.reduction == "sum" else error
+
+    # --- directions, weights, targets ------------------------------------------------------------
 
     def draw(self, x: Tensor, out: int) -> list[list[Tensor]]:
         """New directions for one batch, from `generator`.
@@ -311,36 +344,53 @@ class SobolevLoss(nn.Module):
         list of list of Tensor
             `projections` chains, each with v (B, out) and, for orders above 1, u (B, *in).
         """
-        shapes = [(out,), *[tuple(x.shape[1:])] * (self._top - 1)]
+        top = max((j for j in range(self.order + 1) if self._wanted(j)), default=0)
+        shapes = [(out,), *[tuple(x.shape[1:])] * (top - 1)]
         return [
             [unit_vectors(len(x), shape, x, self.generator) for shape in shapes]
             for _ in range(self.projections or 0)
         ]
 
-    def _given(self, given: Any, x: Tensor, out: int) -> list[list[Tensor]]:
-        needed = [(len(x), out), *[tuple(x.shape)] * (self._top - 1)]
-        chains = [list(chain) for chain in given]
-        for chain in chains:
-            got = [tuple(direction.shape) for direction in chain]
-            if got[: self._top] != needed:
-                raise _shape_error("a chain of directions", got, needed)
-        if not chains:
-            raise ValueError("directions is empty; give at least one chain")
-        return chains
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """One weight for each order, 0 first."""
+        return tuple(self._weights)
 
-    # --- targets -------------------------------------------------------------------------------
+    @weights.setter
+    def weights(self, weights: Sequence[Weight]) -> None:
+        if isinstance(weights, Tensor) or len(weights) != self.order + 1:
+            got = tuple(weights.shape) if isinstance(weights, Tensor) else len(weights)
+            raise ValueError(
+                f"weights must be a sequence of order + 1 = {self.order + 1} entries, order 0 "
+                f"first, got {got}"
+            )
+        self._weights = [checks.check_weight(j, weight) for j, weight in enumerate(weights)]
+
+    def extra_repr(self) -> str:
+        """The options, for printing."""
+        return (
+            f"order={self.order}, weights={self.weights}, projections={self.projections}, "
+            f"reduction={self.reduction!r}, rescale={self.rescale}"
+        )
+
+    def _wanted(self, j: int) -> bool:
+        weight = checks.check_weight(j, self._weights[j])  # a tensor may have changed in place
+        if isinstance(weight, Tensor):
+            return not checks.readable(weight) or bool(weight.any())
+        return weight != 0
 
     def _name(self, j: int) -> str:
-        if j == 0:
-            return "y"
-        return "dy" if self.order == 1 else f"dy[{j - 1}]"
+        return "y" if j == 0 else "dy" if self.order == 1 else f"dy[{j - 1}]"
 
-    def _split(self, dy: Any) -> list[Any]:
-        """`dy` as a list with one entry for each order."""
+    def _labels(self, j: int, target: Tensor) -> bool:
+        named = self.losses[0] in ELEMENT_LOSSES.values()
+        return j == 0 and not named and not target.dtype.is_floating_point
+
+    def _targets(self, x: Tensor, y: Any, dy: Any) -> dict[int, Any]:
+        """The targets of the orders whose weight is not 0, checked except for their shapes."""
+        dy = [dy] if isinstance(dy, Tensor) or callable(dy) else dy
         if dy is None:
-            return [None] * self.order
-        if isinstance(dy, Tensor) or callable(dy):
-            dy = (dy,)
+            dy = [None] * self.order
         if not isinstance(dy, (tuple, list)):
             raise TypeError(
                 f"dy must be a tensor or a sequence of tensors, got {type(dy).__name__}"
@@ -349,355 +399,120 @@ class SobolevLoss(nn.Module):
             raise ValueError(
                 f"dy must have one entry for each order from 1 to {self.order}, got {len(dy)}"
             )
-        return list(dy)
-
-    def _labels(self, y: Tensor) -> bool:
-        named = self.losses[0] in ELEMENT_LOSSES.values()
-        return not named and not y.dtype.is_floating_point
-
-    def _check_presence(self, targets: Sequence[Any]) -> None:
-        for j, target in enumerate(targets):
+        targets = {j: t for j, t in enumerate((y, *dy)) if self._wanted(j)}
+        if not targets:
+            raise ValueError(f"weights are all zero: {self.weights}; nothing is left to minimise")
+        for j, target in targets.items():
+            name = self._name(j)
             if target is None:
-                if self._active[j]:
-                    raise ValueError(
-                        f"{self._name(j)} is missing but the weight of order {j} is not 0; give "
-                        "the target (NaN where it was not measured) or set the weight to 0"
-                    )
-            elif not isinstance(target, Tensor):
-                if j == 0 or not callable(target):
-                    raise TypeError(
-                        f"{self._name(j)} must be a torch.Tensor, got {type(target).__name__}"
-                    )
+                raise ValueError(
+                    f"{name} is missing but the weight of order {j} is not 0; give the target "
+                    "(NaN where it was not measured) or set the weight to 0"
+                )
+            if j and callable(target) and not isinstance(target, Tensor):
                 if self.projections is None:
-                    raise ValueError(
-                        f"{self._name(j)} is a callable, which is given directions: set projections"
-                    )
+                    raise ValueError(f"{name} is a callable of directions: set projections")
+            elif not (isinstance(target, Tensor) and self._labels(j, target)):
+                targets[j] = self._constant(name, target, x)
+        return targets
 
-    # --- terms -----------------------------------------------------------------------------------
-
-    def _terms(self, model: Model, x: Tensor, targets: list[Any], given: Any) -> dict[int, Tensor]:
-        """One tensor (B,) for each order whose weight is not 0."""
-        recorder = _Recorder(model)
-        top = self._top
-        if top >= 2:
-            _refuse_kink_kernels(model)
-        if top == 0 or self.projections is None:
-            value, (levels,) = towers(recorder, x, top, backend=self.backend)
-            per_order = self._whole(recorder, model, x, levels, targets)
-        else:
-            value, per_order = self._projected(recorder, model, x, targets, given)
-        if self._active[0]:
-            target = targets[0]
-            if self._labels(target):
-                if len(target) != len(x):
-                    raise _shape_error("y", tuple(target.shape), (len(x),))
-            else:
-                target = recorder.restore(target, value.ndim)
-                _check_shape(target, value, "y")
-            per_order = {0: self._term(0, value, target), **per_order}
-        return per_order
-
-    def _whole(
-        self, recorder: _Recorder, model: Model, x: Tensor, levels: list[Tensor], targets: list[Any]
-    ) -> dict[int, Tensor]:
-        per_order = {}
-        for j, prediction in enumerate(levels, 1):
-            if not self._active[j]:
-                continue
-            target = recorder.restore(targets[j], prediction.ndim)
-            _check_shape(target, prediction, self._name(j))
-            if j >= 2:
-                _refuse_flat(model, prediction, j)
-            per_order[j] = self._term(j, prediction, target)
-        return per_order
-
-    def _projected(
-        self, recorder: _Recorder, model: Model, x: Tensor, targets: list[Any], given: Any
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        top = self._top
-        drawn: list[list[Tensor]] = []
-
-        def chains(out: int) -> list[list[Tensor]]:
-            drawn.extend(self.draw(x, out) if given is None else self._given(given, x, out))
-            return drawn
-
-        value, climbs = towers(recorder, x, top, chains, backend=self.backend)
-        out, inputs = value.shape[1], tuple(x.shape[1:])
-        per_order = {}
-        for j in range(1, top + 1):
-            if not self._active[j]:
-                continue
-            target, name = targets[j], self._name(j)
-            mixed = None
-            if isinstance(target, Tensor):
-                whole_shape = (len(x), out, *inputs * j)
-                target = recorder.restore(target, len(whole_shape))
-                if tuple(target.shape) != whole_shape:
-                    raise _shape_error(name, tuple(target.shape), whole_shape)
-                mixed = _mixed(target, j, x)
-            # All entries of a mixed pattern come from the whole derivative (see the class's notes).
-            whole = self._measured(recorder, x, j, mixed) if mixed is not None else None
-            total = value.new_zeros(len(x))
-            for chain, climb in zip(drawn, climbs, strict=True):
-                directions = chain[:j]
-                if whole is not None and mixed is not None:
-                    prediction = _contract(whole, directions)
-                else:
-                    prediction = climb[j - 1]
-                if j >= 2:
-                    _refuse_flat(model, prediction, j)
-                goal = _project_target(target, directions, j, x, name)
-                total = total + self._term(j, prediction, goal)
-            factor = out * math.prod(inputs) ** (j - 1) if self.rescale else 1
-            per_order[j] = total * (factor / len(drawn))
-        return value, per_order
-
-    def _measured(self, recorder: _Recorder, x: Tensor, j: int, missing: Tensor) -> Tensor:
-        """The whole derivative with the entries that were not measured set to 0."""
-        _, (levels,) = towers(recorder, x, j, backend=self.backend)
-        return levels[-1].masked_fill(missing, 0.0)
-
-    def _term(self, j: int, prediction: Tensor, target: Tensor) -> Tensor:
-        """Weighted error of order j, summed over the components of each sample: (B,)."""
-        element, weight, name = self.losses[j], self.weights[j], self._name(j)
-        if j == 0 and self._labels(target):
-            missing = None
-            errors = element(prediction, target)
-        else:
-            missing = torch.isnan(target)
-            # Both sides are cleaned before the loss: a NaN would survive a multiplication by 0.
-            errors = element(
-                torch.where(missing, 0.0, prediction), torch.where(missing, 0.0, target)
-            )
-        if not isinstance(errors, Tensor) or errors.shape not in (
-            prediction.shape,
-            prediction.shape[:1],
-        ):
-            got = tuple(errors.shape) if isinstance(errors, Tensor) else type(errors).__name__
-            raise _shape_error(
-                f"the value of loss for order {j}",
-                got,
-                tuple(prediction.shape),
-                f" or {(len(prediction),)}; use reduction='none' inside it",
-            )
-        if errors.shape != prediction.shape:
-            _check_per_sample(missing, weight, name, j)
-            return errors * weight
-        if missing is not None:
-            errors = torch.where(missing, 0.0, errors)
-        if isinstance(weight, Tensor):
-            _check_weight_shape(weight, errors, j)
-            weight = weight.to(errors)
-        return (errors * weight).reshape(len(errors), -1).sum(1)
-
-    def _reduce(self, term: Tensor) -> Tensor:
-        if self.reduction == "mean":
-            return term.mean()
-        return term.sum() if self.reduction == "sum" else term
+    def _constant(self, name: str, target: Any, x: Tensor) -> Tensor:
+        checks.check_like(name, target, x)
+        if checks.readable(target) and bool(target.isinf().any()):
+            raise ValueError(f"{name} holds infinity; set what was not measured to NaN")
+        return target.detach()
 
 
-class _Recorder:
-    """Calls the model and remembers whether it returns (B,) rather than (B, out)."""
+class _Watched:
+    """The model, and whether it returns (B,): then targets may lack the axis `out` as well."""
 
     def __init__(self, model: Model) -> None:
-        self.model = model
-        self.flat = False
-        # `modules_of` looks here to find the modules of a bound method's owner.
-        self.__self__ = modules_of(model)[0] if modules_of(model) else None
+        self.model, self.flat = model, False
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = self.model(x)
+        m = self.model(x)
         if not torch.compiler.is_compiling():
-            self.flat = isinstance(y, Tensor) and y.ndim == 1
-        return y
+            self.flat = isinstance(m, Tensor) and m.ndim == 1
+        return m
 
-    def restore(self, target: Tensor, ndim: int) -> Tensor:
-        """`target` with its axis `out`, which may be left out for a model that returns (B,)."""
-        return target.unsqueeze(1) if self.flat and target.ndim == ndim - 1 else target
-
-
-# --- checks of the options ----------------------------------------------------------------------
-
-
-def _check_options(
-    order: Any, projections: Any, reduction: str, backend: str, batch_coupled: str
-) -> None:
-    if isinstance(order, bool) or not isinstance(order, int) or order < 0:
-        raise ValueError(f"order must be an integer of at least 0, got {order!r}")
-    if projections is not None and (
-        isinstance(projections, bool) or not isinstance(projections, int) or projections < 1
-    ):
-        raise ValueError(f"projections must be None or a positive integer, got {projections!r}")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
-    if backend not in ("autograd", "func"):
-        raise ValueError(f'backend must be "autograd" or "func", got {backend!r}')
-    if batch_coupled not in ("refuse", "allow"):
-        raise ValueError(f'batch_coupled must be "refuse" or "allow", got {batch_coupled!r}')
+    def fit(self, name: str, target: Tensor, shape: Sequence[int]) -> Tensor:
+        """`target` in the shape of the prediction, without broadcasting."""
+        if not target.is_floating_point():  # class labels
+            shape = (shape[0], *target.shape[1:])
+        elif self.flat and target.ndim == len(shape) - 1:
+            target = target.unsqueeze(1)
+        if tuple(target.shape) != tuple(shape):
+            raise checks.shape_error(name, target.shape, shape)
+        return target
 
 
-def _element_losses(loss: Any, order: int) -> list[ElementLoss]:
-    given = list(loss) if isinstance(loss, (tuple, list)) else [loss] * (order + 1)
-    if len(given) != order + 1:
-        raise ValueError(f"loss must have order + 1 = {order + 1} entries, got {len(given)}")
-    losses = []
-    for entry in given:
-        if isinstance(entry, str) and entry in ELEMENT_LOSSES:
-            losses.append(ELEMENT_LOSSES[entry])
-        elif callable(entry):
-            losses.append(entry)
-        else:
-            raise ValueError(
-                f"loss must be one of {sorted(ELEMENT_LOSSES)} or callable, got {entry!r}"
-            )
-    return losses
+# --- projections ----------------------------------------------------------------------------------
 
 
-def _check_weight(weight: Any, j: int) -> Weight:
-    if isinstance(weight, bool) or not isinstance(weight, (int, float, Tensor)):
-        raise TypeError(f"weights[{j}] must be a number or a tensor, got {type(weight).__name__}")
-    number = weight.detach() if isinstance(weight, Tensor) else torch.tensor(float(weight))
-    if number.numel() == 0 or not bool((torch.isfinite(number) & (number >= 0)).all()):
-        raise ValueError(f"weights[{j}] must be finite and not negative, got {weight}")
-    return number if isinstance(weight, Tensor) else float(weight)
-
-
-# --- checks of the batch ------------------------------------------------------------------------
-
-
-def _shape_error(name: str, got: Any, needed: Any, more: str = "") -> ValueError:
-    return ValueError(f"{name} has shape {got}, needed is {needed}{more}")
-
-
-def _check_shape(target: Tensor, prediction: Tensor, name: str) -> None:
-    if target.shape != prediction.shape:
-        raise _shape_error(name, tuple(target.shape), tuple(prediction.shape))
-
-
-def _check_tensor(target: Tensor, name: str, x: Tensor) -> None:
-    if target.dtype != x.dtype or target.device != x.device:
-        raise TypeError(
-            f"{name} is {target.dtype} on {target.device} but x is {x.dtype} on {x.device}; use "
-            f"{name}.to(x)"
-        )
-    if not torch.compiler.is_compiling() and bool(torch.isinf(target).any()):
-        raise ValueError(f"{name} holds infinity; set what was not measured to NaN")
-
-
-def _check_weight_shape(weight: Tensor, errors: Tensor, j: int) -> None:
-    try:
-        fits = torch.broadcast_shapes(weight.shape, errors.shape) == errors.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise _shape_error(
-            f"weights[{j}]", tuple(weight.shape), f"one that broadcasts to {tuple(errors.shape)}"
-        )
-
-
-def _check_per_sample(missing: Tensor | None, weight: Weight, name: str, j: int) -> None:
-    if isinstance(weight, Tensor) and weight.ndim:
-        raise ValueError(
-            f"weights[{j}] has shape {tuple(weight.shape)} but the loss of order {j} returns one "
-            "number for each sample: give a plain number, or a loss that returns one for each "
-            "component"
-        )
-    if missing is None or torch.compiler.is_compiling():
-        return
-    if bool(missing.any()):
-        raise ValueError(
-            f"{name} holds NaN (not measured) but the loss of order {j} returns one number for "
-            "each sample, so components cannot be masked: give a loss that returns one for each "
-            "component"
-        )
-
-
-def _mixed(target: Tensor, j: int, x: Tensor) -> Tensor | None:
-    """The mask of missing entries if some but not all summands of a projection are missing."""
-    if torch.compiler.is_compiling():
-        return None
-    missing = torch.isnan(target)
-    if not bool(missing.any()):
-        return None
-    summands = missing.reshape(len(x), -1, *x.shape[1:])  # the last block is not summed over
-    return missing if bool((summands.any(1) != summands.all(1)).any()) else None
-
-
-def _project_target(
-    target: Target, directions: list[Tensor], j: int, x: Tensor, name: str
+def unit_vectors(
+    batch: int, shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The projected target (B, *in), NaN where no summand was measured."""
-    if not isinstance(target, Tensor):
-        goal = target(*directions)
-        if not isinstance(goal, Tensor):
-            raise TypeError(f"{name} must return a torch.Tensor, got {type(goal).__name__}")
-        if goal.shape != x.shape:
-            raise _shape_error(
-                f"the tensor that {name} returned", tuple(goal.shape), tuple(x.shape)
-            )
-        _check_tensor(goal, f"the tensor that {name} returned", x)
-        return goal.detach()
-    missing = torch.isnan(target)
+    """Vectors drawn uniformly from the unit sphere of R^d, d = prod(shape), one for each sample.
+
+    Parameters
+    ----------
+    batch : int
+        Number of vectors B.
+    shape : sequence of int
+        Shape of one vector; () and (1,) give +1 or -1.
+    like : Tensor
+        Gives dtype and device.
+    generator : torch.Generator, optional
+        Source of randomness; it may live on another device.
+
+    Returns
+    -------
+    Tensor
+        (B, *shape), each of Euclidean norm 1.
+    """
+    # A Gaussian vector has no preferred direction, so its direction is uniform on the sphere.
+    device = like.device if generator is None else generator.device
+    dtype = checks.wide(like[:0]).dtype
+    vectors = torch.randn(batch, *shape, generator=generator, dtype=dtype, device=device)
+    flat = vectors.to(like.device).reshape(batch, -1)
+    unit = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    return unit.reshape(batch, *shape).to(like.dtype)
+
+
+def _contract(tensor: Tensor, chain: Sequence[Tensor]) -> Tensor:
+    """<T, v (x) u_2 (x) ...>: every block of axes but the last, one direction each."""
+    tensor = checks.wide(tensor)
+    for direction in chain:
+        batch, block = len(direction), direction[0].numel()
+        rest = tensor.shape[direction.ndim :]
+        flat = tensor.reshape(batch, block, -1)
+        tensor = (direction.reshape(batch, block, 1) * flat).sum(1).reshape(batch, *rest)
+    return tensor
+
+
+def _mixed(target: Tensor, x: Tensor) -> bool:
+    """Whether some but not all summands of an entry of the projection were not measured."""
+    if not checks.readable(target):
+        return False
+    summands = target.isnan().reshape(len(x), -1, *x.shape[1:])  # the last block is not summed over
+    return bool((summands.any(1) != summands.all(1)).any())
+
+
+def _projected_target(target: Tensor, chain: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The projected target (B, *in), NaN where no summand was measured (compiled: where any)."""
+    missing = target.isnan()
     nothing = missing.reshape(len(x), -1, *x.shape[1:]).all(1)
-    if not torch.compiler.is_compiling() and bool(missing.any()):
+    if checks.readable(target):
         target = torch.where(missing, 0.0, target)
-    return torch.where(nothing, math.nan, _contract(target, directions))
+    return torch.where(nothing, math.nan, _contract(target, chain))
 
 
-def _check_trainable(model: Model, total: Tensor) -> None:
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or total.requires_grad:
-        return
-    if any(p.requires_grad for module in modules_of(model)[:1] for p in module.parameters()):
-        raise ValueError(
-            "model has parameters to train but its output does not depend on them through "
-            "autograd; look for detach(), torch.no_grad() or NumPy inside its forward"
-        )
-
-
-# --- order 2 of a piecewise-linear model ----------------------------------------------------------
-
-
-def _leaves(tensor: Tensor) -> list[Tensor]:
-    """The leaf tensors (parameters) in the graph of `tensor`."""
-    found, seen, stack = [], set(), [tensor.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        stack.extend(parent for parent, _ in node.next_functions)
-    return found
-
-
-def _refuse_flat(model: Model, derivative: Tensor, j: int) -> None:
-    """Refuse a derivative that is zero whatever the parameters, as far as autograd can see."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or bool(derivative.any()):
-        return
-    # Zero now may be an accident (a last layer that starts at 0): ask whether training moves it.
-    leaves = _leaves(derivative) if derivative.requires_grad else []
-    if leaves:
-        grads = torch.autograd.grad(derivative.sum(), leaves, retain_graph=True, allow_unused=True)
-        if any(grad is not None and bool(grad.any()) for grad in grads):
-            return
-    names = Counter(type(m).__name__ for m in modules_of(model) if isinstance(m, _PIECEWISE_LINEAR))
-    found = ", ".join(f"{count} x {name}" for name, count in names.items()) or "see its forward"
-    raise ValueError(
-        f"order {j}: the derivative of order {j} of model is exactly 0 on the whole batch, and so "
-        "is its gradient by the parameters, so the term cannot train anything. That is how a "
-        f"piecewise-linear network (ReLU and the like; found: {found}) or an affine one behaves: "
-        "its curvature is 0 wherever it exists. Use a smooth activation (SiLU, softplus, tanh), or "
-        f"order={j - 1}, or weight 0 for order {j}"
-    )
-
-
-def _refuse_kink_kernels(model: Model) -> None:
-    for module in modules_of(model):
-        if type(module).__module__.rpartition(".")[2] == "kinks":
+def _refuse_kinks(model: Any) -> None:
+    """Refuse the kernels of `sobolev_lib.kinks` where second derivatives are compared."""
+    for module in checks.modules_of(model):
+        if isinstance(module, (kinks.ReLU, kinks.LeakyReLU)):
             raise ValueError(
-                f"order 2 or more: model holds kinks.{type(module).__name__}, a piecewise-linear "
-                "activation. Its kernel stands in for the movement of kinks in the gradient of an "
-                "order-1 loss; it is no second derivative to be compared with a target. Use a "
-                "smooth activation (SiLU, softplus, tanh) or order=1"
+                f"order 2 or more: the kernel of kinks.{type(module).__name__} stands for the "
+                "movement of kinks in the gradient of an order-1 loss; it is no second "
+                "derivative. Use a smooth activation (SiLU, softplus, tanh) or order=1"
             )

@@ -11,12 +11,13 @@ raw units throughout, so nothing in this library normalises unless it is asked t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .derivatives import check_input
+from .checks import check_input, wide
 
 __all__ = ["Normalized"]
 
@@ -89,8 +90,8 @@ class Normalized(nn.Module):
 
         Notes
         -----
-        The standard deviation divides by B. A component that never varies keeps its scale, with
-        standard deviation 1: only its mean is removed.
+        The standard deviation divides by B. A component that varies by no more than rounding
+        keeps its scale, with standard deviation 1: only its mean is removed.
         """
         check_input(x)
         if not isinstance(y, Tensor) or y.dtype != x.dtype:
@@ -105,10 +106,16 @@ class Normalized(nn.Module):
         columns = y.unsqueeze(1) if y.ndim == 1 else y
         if bool(torch.isnan(columns).all(0).any()):
             raise ValueError("y has an output that is NaN (not measured) in every sample")
-        self.x_mean, self.x_std = x.mean(0), _scale(x.std(0, correction=0))
-        self.y_mean = columns.nanmean(0)
-        spread = (columns - self.y_mean).square().nanmean(0).sqrt()
-        self.y_std = _scale(spread)
+        wide_x, wide_y = wide(x), wide(columns)
+        y_mean = wide_y.nanmean(0)
+        y_std = (wide_y - y_mean).square().nanmean(0).sqrt()
+        statistics = {
+            "x": (wide_x, wide_x.mean(0), wide_x.std(0, correction=0)),
+            "y": (wide_y, y_mean, y_std),
+        }
+        for name, (data, mean, std) in statistics.items():
+            setattr(self, f"{name}_mean", mean.to(x.dtype))
+            setattr(self, f"{name}_std", _scale(data, mean, std, x.dtype))
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,11 +130,26 @@ class Normalized(nn.Module):
         -------
         Tensor
             (B, out) or (B,), as the model returns, in raw units.
+
+        Raises
+        ------
+        ValueError
+            An input or output whose shape is not that of `fit`.
         """
+        self._check("x", x, self.x_mean)
         y = self.model((x - self.x_mean) / self.x_std)
-        if y.ndim == 1 and self.y_mean.ndim == 1:
-            return self.y_mean[0] + self.y_std[0] * y
-        return self.y_mean + self.y_std * y
+        return self.y_mean + self.y_std * self._check("the output of the model", y, self.y_mean)
+
+    def _check(self, name: str, tensor: Tensor, mean: Tensor) -> Tensor:
+        """`tensor`, if one sample of it has the shape that was fitted: nothing is broadcast."""
+        if self.y_mean.ndim == 0:  # not fitted
+            return tensor
+        one, needed = tuple(tensor.shape[1:]), tuple(mean.shape)
+        if one != needed and not (mean is self.y_mean and (one, needed) == ((), (1,))):
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, needed is (B, *{needed}) as in fit"
+            )
+        return tensor
 
     def normalise(
         self, x: Tensor, y: Tensor | None = None, *derivatives: Tensor
@@ -151,37 +173,15 @@ class Normalized(nn.Module):
         Raises
         ------
         ValueError
-            A derivative whose shape is not the one above.
+            A shape that is not the one above, or not that of `fit`.
         """
-        result = [(x - self.x_mean) / self.x_std]
+        result = [(self._check("x", x, self.x_mean) - self.x_mean) / self.x_std]
         if y is not None:
-            result.append((y - self.y_mean) / self.y_std)
-        result += [
-            dy * self._factor(dy, x, order, "derivatives")
-            for order, dy in enumerate(derivatives, 1)
-        ]
+            result.append((self._check("y", y, self.y_mean) - self.y_mean) / self.y_std)
+        result += [dy * self._factor(dy, x, order) for order, dy in enumerate(derivatives, 1)]
         return tuple(result)
 
-    def raw_derivative(self, derivative: Tensor, order: int = 1) -> Tensor:
-        """A derivative of ``wrapper.model`` in raw units (that of the wrapper is raw already).
-
-        Parameters
-        ----------
-        derivative : Tensor
-            (B, out, *in, ...) in normalised units.
-        order : int
-            Its order.
-
-        Returns
-        -------
-        Tensor
-            The same shape.
-        """
-        inputs = derivative.shape[2 : 2 + (derivative.ndim - 2) // order]
-        like = derivative.new_empty(len(derivative), *inputs)
-        return derivative / self._factor(derivative, like, order, "derivative")
-
-    def _factor(self, derivative: Tensor, x: Tensor, order: int, name: str) -> Tensor:
+    def _factor(self, derivative: Tensor, x: Tensor, order: int) -> Tensor:
         """The factor s (x) ... (x) s / t: it turns a raw derivative into a normalised one."""
         inputs = tuple(x.shape[1:])
         fitted = len(self.y_std) if self.y_std.ndim else None
@@ -189,7 +189,7 @@ class Normalized(nn.Module):
         shape = (len(x), out, *inputs * order)
         if tuple(derivative.shape) != shape:
             raise ValueError(
-                f"{name} of order {order} must have shape (B, out, *in, ...) = {shape}, got "
+                f"derivatives of order {order} must have shape (B, out, *in, ...) = {shape}, got "
                 f"{tuple(derivative.shape)}"
             )
         factor = (1 / self.y_std).expand(out)
@@ -206,5 +206,9 @@ class Normalized(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _scale(std: Tensor) -> Tensor:
-    return torch.where(std > 0, std, torch.ones_like(std))
+def _scale(data: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+    """The deviation of each component; 1 for one that varies by no more than rounding."""
+    limits = torch.finfo(dtype)
+    same = data.nan_to_num(nan=-math.inf).amax(0) == data.nan_to_num(nan=math.inf).amin(0)
+    constant = same | (std <= 2 * limits.eps * mean.abs()) | (std < limits.tiny)
+    return torch.where(constant, 1.0, std).to(dtype)

@@ -1,130 +1,29 @@
-r"""Many small networks trained together, with the Sobolev gradient in closed form.
+"""Many small networks trained together, with the Sobolev gradient in closed form.
 
 A stack holds ``E`` multilayer perceptrons of one shape and one scalar output each.  Every layer is
 one batched matrix product, so that a whole figure (functions x methods x seeds) is one program.
-
-For a network with layers
-:math:`z_l = W_l a_{l-1} + b_l,\; a_l = \phi(z_l),\; m = W_L a_{L-1} + b_L`
-the loss of section 4.1 needs the gradient, with respect to the parameters, of
-
-.. math:: \sum_b e_b\, m(x_b) + r_b \cdot \nabla m(x_b),
-
-where :math:`e_b` and :math:`r_b` are the residuals of the value and of the input gradient
-(constants here, times 2/B).  With :math:`s_l = \phi'(z_l)` and the backpropagated slopes
-:math:`g_l = \partial m / \partial z_l`, define the combined forward signal
-:math:`u_0 = e\,x + r,\; u_l = s_l \odot (W_l u_{l-1} + e\, b_l)`.  For a piecewise-linear
-:math:`\phi`
-
-.. math:: \partial W_l = g_l^\top u_{l-1}, \qquad \partial b_l = g_l^\top e,
-
-because :math:`u_l = e\,a_l + t_l` with :math:`t_l` the forward-mode tangent along :math:`r`.  That
-is four large products a layer (forward, slopes, combined signal, weights) against three for values
-alone.
-
-The last hidden layer needs no combined signal.  The output is a scalar, so
-:math:`g_{L-1} = s_{L-1} \odot W_L` for every sample, and with :math:`P = s_{L-1}^\top u_{L-2}` and
-:math:`p = s_{L-1}^\top e` (sums over the batch)
-
-.. math:: \partial W_{L-1} = \mathrm{diag}(W_L)\, P, \qquad
-          \partial W_L = \sum_b u_{L-1} = (W_{L-1} \odot P)\,\mathbf 1 + b_{L-1} \odot p .
-
-With ``n`` hidden layers that leaves :math:`4(n-1) - 1` large products against :math:`3(n-1)`: for
-two hidden layers, as in section 4.1, three against three.  Chapter *What a derivative costs* proves
-it.
-
-Where :math:`\phi'' \ne 0` (smooth activations, or the kernel of :mod:`sobolev_lib.kinks` standing
-in for the Dirac delta of a kink) the slopes depend on the parameters too, and a second backward
-signal
-
-.. math:: \delta_l = s_l \odot (W_{l+1}^\top \delta_{l+1})
-                    + \phi''(z_l) \odot (W_{l+1}^\top g_{l+1}) \odot (W_l t_{l-1})
-
-adds :math:`\delta_l^\top a_{l-1}` to :math:`\partial W_l`: six products.
+:mod:`sobolev_lib.closed_form` derives the gradient.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from sobolev_lib import kinks
+from . import kinks
+from .checks import wide
+from .closed_form import ACTIVATIONS, Activation, Group, Signals, affine
 
+__all__ = ["ACTIVATIONS", "MLPStack"]
 
-@dataclass(frozen=True)
-class Activation:
-    """An activation with what its Sobolev gradient needs.
-
-    ``value(z)`` is the activation, ``pull(g, z)`` is ``g * value'(z)`` and ``curvature(g, z)`` is
-    ``g * value''(z)``, each in as few passes over memory as PyTorch offers; ``curvature`` is
-    ``None`` where the second derivative is zero almost everywhere.  Piecewise-linear activations,
-    whose slope can be read from their value as well as from ``z``, also work in place: ``value_``,
-    ``pull_`` (on ``g``) and ``slope_`` (a value becomes its slope).
-    """
-
-    value: Callable[[Tensor], Tensor]
-    pull: Callable[[Tensor, Tensor], Tensor]
-    module: Callable[[], nn.Module]
-    curvature: Callable[[Tensor, Tensor], Tensor] | None = None
-    value_: Callable[[Tensor], Tensor] | None = None
-    pull_: Callable[[Tensor, Tensor], Tensor] | None = None
-    slope_: Callable[[Tensor], Tensor] | None = None
-
-
-SLOPE = 0.01  # negative slope of the leaky ReLU: PyTorch's default
-aten = torch.ops.aten
-
-
-def _silu_curvature(g: Tensor, z: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
-    return aten.sigmoid_backward(g, s).mul_((z * (1 - 2 * s)).add_(2))
-
-
-def _tanh_curvature(g: Tensor, z: Tensor) -> Tensor:
-    t = torch.tanh(z)
-    return aten.tanh_backward(g, t).mul_(t).mul_(-2)
-
-
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": Activation(
-        torch.relu,
-        lambda g, z: aten.threshold_backward(g, z, 0.0),
-        nn.ReLU,
-        value_=torch.relu_,
-        pull_=lambda g, a: aten.threshold_backward.grad_input(g, a, 0.0, grad_input=g),
-        slope_=lambda a: a.sign_(),
-    ),
-    "leaky_relu": Activation(
-        lambda z: F.leaky_relu(z, SLOPE),
-        lambda g, z: aten.leaky_relu_backward(g, z, SLOPE, False),
-        lambda: nn.LeakyReLU(SLOPE),
-        value_=lambda z: F.leaky_relu_(z, SLOPE),
-        pull_=lambda g, a: aten.leaky_relu_backward.grad_input(g, a, SLOPE, False, grad_input=g),
-        slope_=lambda a: aten.leaky_relu_backward(torch.ones_like(a), a, SLOPE, False),
-    ),
-    "silu": Activation(
-        F.silu, lambda g, z: aten.silu_backward(g, z), nn.SiLU, curvature=_silu_curvature
-    ),
-    "tanh": Activation(
-        torch.tanh,
-        lambda g, z: aten.tanh_backward(g, torch.tanh(z)),
-        nn.Tanh,
-        curvature=_tanh_curvature,
-    ),
-    "softplus": Activation(
-        F.softplus,
-        lambda g, z: aten.softplus_backward(g, z, 1.0, 20.0),
-        nn.Softplus,
-        curvature=lambda g, z: aten.sigmoid_backward(g, torch.sigmoid(z)),
-    ),
-}
-"""Activations a stack knows, by name."""
+Index = slice | Tensor
+MOMENTUM = 0.1  # of the running spread, the default of kinks.ReLU
 
 
 class MLPStack(nn.Module):
@@ -139,14 +38,15 @@ class MLPStack(nn.Module):
     hidden : sequence of int
         Widths of the hidden layers; section 4.1 uses two of 256.
     activation : str
-        A key of :data:`ACTIVATIONS`.
+        A key of :data:`sobolev_lib.closed_form.ACTIVATIONS`.
     kink_bandwidth : float, optional
         Width of the kernel that stands in for the derivative of a kink's step
         (:mod:`sobolev_lib.kinks`); only for piecewise-linear activations.  ``None``: the kinks are
         not seen, as in autograd.
     scale_bandwidth : bool
         Multiply the bandwidth by the spread (standard deviation) of each member's pre-activations
-        in that layer, a running estimate kept in the buffers ``spread_<layer>``.
+        in that layer, a running estimate as that of :class:`sobolev_lib.kinks.ReLU`, kept in the
+        buffers ``spread_<layer>`` and ``batches_<layer>``.
     initialization : {"torch", "sonnet"}
         ``"torch"``: as :class:`torch.nn.Linear`, uniform weights and biases in
         ``±1/sqrt(fan_in)``.  ``"sonnet"``: the default of the library that the paper used, weights
@@ -189,16 +89,14 @@ class MLPStack(nn.Module):
         self.members, self.in_features = members, in_features
         self.hidden, self.activation = tuple(hidden), activation
         self.kink_bandwidth, self.scale_bandwidth = kink_bandwidth, scale_bandwidth
-        sizes = (in_features, *self.hidden, 1)
-        weights, biases = _initialize(sizes, members, initialization, generator)
-        self.weights = nn.ParameterList(w.to(device=device, dtype=dtype) for w in weights)
-        self.biases = nn.ParameterList(b.to(device=device, dtype=dtype) for b in biases)
-        self._last_plan: tuple[Tensor, tuple[Any, ...], tuple[Tensor, Plan]] | None = None
+        like = torch.empty(0, device=device, dtype=dtype)
+        layers = _initialize((in_features, *self.hidden, 1), members, initialization, generator)
+        self.weights = nn.ParameterList(w.to(like) for w, _ in layers)
+        self.biases = nn.ParameterList(b.to(like) for _, b in layers)
         for layer in range(len(self.hidden) if scale_bandwidth else 0):
-            # 0 = "not measured yet": the first training step sets it.
-            self.register_buffer(
-                f"spread_{layer}", torch.zeros(members, 1, 1, device=device, dtype=dtype)
-            )
+            self.register_buffer(f"spread_{layer}", like.new_ones(members, 1, 1))
+            seen = like.new_zeros(members, 1, 1, dtype=torch.long)
+            self.register_buffer(f"batches_{layer}", seen)
 
     @property
     def rule(self) -> Activation:
@@ -214,10 +112,7 @@ class MLPStack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (E, B, 1) at ``x``, (B, d) shared or (E, B, d)."""
-        a = self._points(x)
-        for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            a = self.rule.value(_affine(a, w, b))
-        return _affine(a, self.weights[-1], self.biases[-1])
+        return self._signals(x)[-1]
 
     def gradient(self, x: Tensor) -> Tensor:
         """Input gradients (E, B, d) at ``x``, (B, d) shared or (E, B, d).
@@ -225,17 +120,29 @@ class MLPStack(nn.Module):
         They are differentiable with respect to the parameters.  The derivative of a kink is not
         seen through this function; :meth:`losses` sees it if ``kink_bandwidth`` is set.
         """
-        a, z = self._points(x), []
-        for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            z.append(_affine(a, w, b))
-            a = self.rule.value(z[-1])
-        g = self.weights[-1].expand(-1, a.shape[1], -1)
-        for w, z_l in zip(reversed(self.weights[:-1]), reversed(z), strict=True):
-            g = self.rule.pull(g, z_l) @ w
+        with _own_precision(x):
+            *hidden, m = self._signals(x)
+            g = self.weights[-1].expand(-1, m.shape[1], -1)
+            for w, (z, a) in zip(reversed(self.weights[:-1]), reversed(hidden), strict=True):
+                g = self.rule.pull(g, z, a) @ w
         return g
 
+    def _signals(self, x: Tensor) -> list[Any]:
+        """(z_l, a_l) of each hidden layer, then m."""
+        with _own_precision(x):
+            a, found = self._points(x), list[Any]()
+            for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
+                z = affine(a, w, b)
+                a = self.rule.value(z)
+                found.append((z, a))
+            return [*found, affine(a, self.weights[-1], self.biases[-1])]
+
     def member(self, i: int) -> nn.Sequential:
-        """Network ``i`` as an :class:`torch.nn.Sequential` with a copy of its weights."""
+        """Network ``i`` as an :class:`torch.nn.Sequential` with a copy of its weights.
+
+        With a ``kink_bandwidth`` its activations are those of :mod:`sobolev_lib.kinks`, scaled
+        ones with the width that the stack has reached.
+        """
         if not -self.members <= i < self.members:
             raise IndexError(f"i is {i}; the stack has {self.members} members")
         layers: list[nn.Module] = []
@@ -245,11 +152,14 @@ class MLPStack(nn.Module):
                 linear.weight.copy_(w[i])
                 linear.bias.copy_(b[i])
             layers += [linear] if depth == len(self.hidden) else [linear, self.rule.module()]
-        network = nn.Sequential(*layers)
-        if self.kink_bandwidth is not None and not self.scale_bandwidth:
-            kinked = kinks.replace(network, self.kink_bandwidth)
-            assert isinstance(kinked, nn.Sequential)
-            return kinked
+        network = nn.Sequential(*layers).train(self.training)
+        if self.kink_bandwidth is not None:
+            scaled = self.scale_bandwidth
+            kinks.replace(network, self.kink_bandwidth, scaled=scaled, momentum=MOMENTUM)
+            for layer in range(len(self.hidden) if scaled else 0):
+                for name in ("spread", "batches"):
+                    own = getattr(self, f"{name}_{layer}")[i].reshape(())
+                    getattr(network[2 * layer + 1], name).copy_(own)
         return network
 
     def losses(
@@ -268,24 +178,26 @@ class MLPStack(nn.Module):
         x : Tensor
             Points, (B, d) shared or (E, B, d).
         y : Tensor
-            Values, (B, 1) or (E, B, 1).
+            Values, (B, 1) or (E, B, 1); NaN, not measured, counts as no error.
         dy : Tensor, optional
             Gradients, (B, d) or (E, B, d); needed unless every weight is 0.
         derivative_weight : float or Tensor
             w, one for all or (E,).  Members with weight 0 are trained on values only, at the cost
-            of values only.
+            of values only.  A tensor is looked at in each call: keep it on the CPU, else the CPU
+            waits for the GPU.
 
         Returns
         -------
         Tensor
             Losses (E,); ``losses(...).sum().backward()`` fills the gradients of all members at
-            once.
+            once.  Targets are constants.  Nothing is computed for a gradient under
+            :func:`torch.no_grad`, and no running estimate moves.
 
         Raises
         ------
         ValueError
             If a shape does not fit (both shapes are named), the batch is empty, a weight is
-            negative, or ``dy`` is missing.
+            negative, ``dy`` is missing, or a gradient with respect to ``x`` is asked for.
         TypeError
             If a dtype is not that of the parameters.
         """
@@ -309,65 +221,57 @@ class MLPStack(nn.Module):
     def _evaluate(
         self, x: Tensor, y: Tensor, dy: Tensor | None, derivative_weight: float | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError(
+                "x requires a gradient, which the closed form does not give: use x.detach(), or "
+                "SobolevLoss with stack.member(i)"
+            )
         x = self._points(x)
         y = self._targets("y", y, (x.shape[1], 1))
-        weight, plan = self._planned(derivative_weight)
+        weight, sobolev = self._weight(derivative_weight)
         if dy is not None:
             dy = self._targets("dy", dy, (x.shape[1], self.in_features))
-        elif any(sobolev for _, sobolev in plan):
+        elif any(sobolev):
             raise ValueError(
                 "dy is None but derivative_weight is not 0; give gradients of x's shape"
             )
-        total, value, derivative = _ClosedForm.apply(
-            self, plan, x, y, dy, weight, *self.weights, *self.biases
-        )
+        groups = [(_members(sobolev, kind, x.device), kind) for kind in (False, True)]
+        plan = [(chosen, kind) for chosen, kind in groups if chosen is not None]
+        train = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        with _own_precision(x):
+            total, value, derivative = _ClosedForm.apply(
+                self, plan, train, x, y, dy, weight, *self.weights, *self.biases
+            )
         return total, value, derivative
 
-    def _curvatures(self, chosen: Index) -> Curvatures | None:
-        """Product with the activation's second derivative for each hidden layer.
+    def _kinked(self, chosen: Index) -> Signals:
+        """The activation of some members, with the kernel for its second derivative."""
+        rule, slope_ = self.rule, self.rule.slope_
+        assert slope_ is not None
 
-        It is a smooth activation's own, or the kernel of a kink.
-        """
-        layers = range(len(self.hidden))
-        if self.rule.curvature is not None:
-            return [self.rule.curvature for _ in layers]
-        if self.kink_bandwidth is None:
-            return None
-        return [self._kernel(layer, chosen) for layer in layers]
-
-    def _kernel(self, layer: int, chosen: Index) -> Callable[[Tensor, Tensor], Tensor]:
-        jump = 1 - SLOPE if self.activation == "leaky_relu" else 1.0
-
-        def curvature(g: Tensor, z: Tensor) -> Tensor:
-            bandwidth: float | Tensor = self.kink_bandwidth or 0.0
+        def signals(layer: int, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            width: float | Tensor = self.kink_bandwidth or 0.0
             if self.scale_bandwidth:
-                spread = getattr(self, f"spread_{layer}")
+                spread, batches = (getattr(self, f"{n}_{layer}") for n in ("spread", "batches"))
                 if self.training:
-                    now = z.std(dim=(1, 2), keepdim=True, correction=0)
-                    old = spread[chosen]
-                    spread[chosen] = torch.where(old > 0, 0.9 * old + 0.1 * now, now)
-                bandwidth = bandwidth * spread[chosen]
-            # kinks.kernel(z, bandwidth) * g in fewer passes: the logistic kernel is s(1 - s) / h
-            # with s = sigmoid(-|z| / h).
-            s = z.abs().mul_(-1 / bandwidth).sigmoid_()
-            return aten.sigmoid_backward(g, s).mul_(jump / bandwidth)
+                    own = (spread[chosen], batches[chosen])
+                    change, usable = kinks.spread_step(*own, z, MOMENTUM, dim=(1, 2))
+                    spread[chosen], batches[chosen] = own[0] + change, own[1] + usable
+                width = width * spread[chosen]
+            a = rule.value(z)
+            return a, slope_(a.clone()), kinks.kernel(z, width).mul_(rule.jump)
 
-        return curvature
+        return signals
 
     def _points(self, x: Tensor) -> Tensor:
-        if (
-            x.shape[-1:] != (self.in_features,)
-            or x.ndim not in (2, 3)
-            or (x.ndim == 3 and len(x) != self.members)
-        ):
+        fits = x.ndim == 2 or (x.ndim == 3 and len(x) == self.members)
+        if not fits or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; needed is (B, {self.in_features}) "
                 f"or ({self.members}, B, {self.in_features})"
             )
         if x.shape[-2] == 0:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}: the batch is empty; at least one point is needed"
-            )
+            raise ValueError(f"x has shape {tuple(x.shape)}: the batch is empty")
         self._check_type("x", x)
         return x if x.ndim == 3 else x.expand(self.members, -1, -1)
 
@@ -377,6 +281,7 @@ class MLPStack(nn.Module):
                 f"{name} has shape {tuple(t.shape)}; needed is {shape} or {(self.members, *shape)}"
             )
         self._check_type(name, t)
+        t = t.detach()
         return t if t.ndim == 3 else t.expand(self.members, -1, -1)
 
     def _check_type(self, name: str, t: Tensor) -> None:
@@ -391,241 +296,77 @@ class MLPStack(nn.Module):
                 f"{name} is on {t.device}; the stack is on {own.device}: move one of them"
             )
 
-    def _planned(self, weight: float | Tensor) -> tuple[Tensor, Plan]:
-        """Weights (E,) and who matches what; remembered for a tensor given again unchanged.
-
-        Reading a tensor makes the CPU wait for a GPU: once is enough.
-        """
-        if not isinstance(weight, Tensor) or weight.is_inference():
-            return self._plan(weight)
-        own = self.weights[0]
-        state = (weight._version, own.device, own.dtype)
-        if (
-            self._last_plan is None
-            or self._last_plan[0] is not weight
-            or self._last_plan[1] != state
-        ):
-            self._last_plan = (weight, state, self._plan(weight))
-        return self._last_plan[2]
-
-    def _plan(self, weight: float | Tensor) -> tuple[Tensor, Plan]:
-        vector = self._weight_vector(weight)
-        if isinstance(weight, Tensor):
-            sobolev = (vector != 0).cpu()
-        else:
-            sobolev = torch.full((self.members,), weight != 0)
-        groups = [(_as_slice(sobolev == kind, vector.device), kind) for kind in (False, True)]
-        return vector, [(chosen, kind) for chosen, kind in groups if chosen is not None]
-
-    def _weight_vector(self, weight: float | Tensor) -> Tensor:
-        own = self.weights[0]
-        w = torch.as_tensor(weight, dtype=own.dtype)  # a number is checked on the CPU
+    def _weight(self, weight: float | Tensor) -> tuple[Tensor, list[bool]]:
+        """Weights (E,), and who matches gradients."""
+        w = weight if isinstance(weight, Tensor) else torch.as_tensor(weight, dtype=torch.float64)
         if w.ndim > 1 or (w.ndim == 1 and len(w) != self.members):
             raise ValueError(
                 f"derivative_weight has shape {tuple(w.shape)}; needed is () or ({self.members},)"
             )
-        if not bool(((w >= 0) & torch.isfinite(w)).all()):
+        if w.is_complex() or not bool(((w >= 0) & w.isfinite()).all()):
             raise ValueError(
                 f"derivative_weight is {w.tolist()}; weights must be finite and not negative"
             )
-        return w.to(own.device).expand(self.members)
-
-
-Index = slice | Tensor
-Plan = list[tuple[Index, bool]]  # who, and whether they match gradients
-Curvatures = Sequence[Callable[[Tensor, Tensor], Tensor]]
+        sobolev = (w != 0).expand(self.members).tolist()
+        own = wide(self.weights[0])
+        return w.to(device=own.device, dtype=own.dtype).expand(self.members), sobolev
 
 
 class _ClosedForm(torch.autograd.Function):
     """Losses of all members, with all parameter gradients computed on the way.
 
-    See the module's docstring.
+    See :mod:`sobolev_lib.closed_form`.
     """
 
     @staticmethod
-    def forward(ctx, stack, plan, x, y, dy, weight, *parameters):  # type: ignore[no-untyped-def]
+    def forward(ctx, stack, plan, train, x, y, dy, weight, *parameters):  # type: ignore[no-untyped-def]
         layers = len(parameters) // 2
-        needed = any(ctx.needs_input_grad)
         value, derivative = torch.zeros_like(weight), torch.zeros_like(weight)
-        gradients = [] if len(plan) == 1 else [torch.empty_like(p) for p in parameters if needed]
+        gradients = [torch.empty_like(p) for p in parameters]
         for chosen, sobolev in plan:
             part = [p[chosen] for p in parameters]
-            curvatures = stack._curvatures(chosen) if sobolev else None
-            kind = _method(stack.rule, sobolev, curvatures is not None)
-            net = kind(stack.rule, part[:layers], part[layers:], x[chosen], y[chosen])
-            value[chosen] = net.error.square().mean(dim=(1, 2))
-            if isinstance(net, _Sobolev):
-                net.match(dy[chosen], weight[chosen])
-                derivative[chosen] = net.misfit.square().sum(dim=2).mean(dim=1)
-            if not needed:
-                continue
-            found = net.gradients(curvatures)
+            group = Group(stack.rule, part[:layers], part[layers:], x[chosen], y[chosen], train)
+            if not sobolev:
+                value[chosen], found = group.values()
+            else:
+                way = group.slopes
+                if stack.rule.all is not None:
+                    way = functools.partial(group.moving_slopes, stack.rule.all)
+                elif train and stack.kink_bandwidth is not None:
+                    way = functools.partial(group.moving_slopes, stack._kinked(chosen))
+                value[chosen], derivative[chosen], found = way(dy[chosen], weight[chosen])
             if len(plan) == 1:
                 gradients = found
-            else:
-                for whole, piece in zip(gradients, found, strict=True):
-                    whole[chosen] = piece
-        ctx.save_for_backward(*gradients)
+                break
+            for whole, piece in zip(gradients, found, strict=train):
+                whole[chosen] = piece
+        ctx.save_for_backward(derivative, *gradients)
         ctx.mark_non_differentiable(value, derivative)
         return value + weight * derivative, value, derivative
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, outer, *_):  # type: ignore[no-untyped-def]
-        gradients = ctx.saved_tensors
+        derivative, *gradients = ctx.saved_tensors
         # A plain sum of the losses needs no second pass over memory; asking would make a GPU wait.
         if outer.is_cuda or not bool((outer == 1).all()):
-            gradients = [g * outer.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
-        return (None,) * 6 + tuple(gradients)
+            gradients = [g * outer.to(g.dtype).view(-1, *[1] * (g.ndim - 1)) for g in gradients]
+        return (None,) * 6 + (outer * derivative, *gradients)
 
 
-class _Values:
-    """Signals of some members on one batch that match values: three large products a layer.
-
-    With piecewise-linear activations the pre-activations are overwritten: their sign is that of
-    the activations.
-    """
-
-    in_place = True
-
-    def __init__(
-        self, rule: Activation, weights: list[Tensor], biases: list[Tensor], x: Tensor, y: Tensor
-    ) -> None:
-        self.rule, self.weights, self.biases = rule, weights, biases
-        self.z: list[Tensor] = []  # z_1 .. z_{L-1}; or a_1 .. a_{L-1} where they serve as well
-        self.a = [x]  # a_0 .. a_{L-1}
-        in_place = self.in_place and rule.value_ is not None
-        for w, b in zip(weights[:-1], biases[:-1], strict=True):
-            z = _affine(self.a[-1], w, b)
-            self.a.append(rule.value_(z) if in_place and rule.value_ else rule.value(z))
-            self.z.append(self.a[-1] if in_place else z)
-        self.error = _affine(self.a[-1], weights[-1], biases[-1]).sub_(y)  # (E, B, 1)
-        self.e = self.error * (2 / self.error.shape[1])
-        self.pull_ = rule.pull_ or rule.pull
-
-    def gradients(self, curvatures: Curvatures | None) -> list[Tensor]:
-        """Parameter gradients of the loss, weights, then biases: those of sum_b e_b m(x_b)."""
-        slopes, offsets = [torch.bmm(self.e.mT, self.a[-1])], [self.e.sum(dim=1)]
-        signal = self.e
-        for layer in reversed(range(len(self.z))):
-            signal = self.pull_(torch.bmm(signal, self.weights[layer + 1]), self.z[layer])
-            slopes.insert(0, torch.bmm(signal.mT, self.a[layer]))
-            offsets.insert(0, signal.sum(dim=1))
-        return slopes + offsets
+def _own_precision(x: Tensor) -> torch.autocast:
+    """Autocast would mix precisions in the closed form: a stack computes in that of its weights."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
-class _Sobolev(_Values):
-    """Signals of members that match values and input gradients."""
-
-    def match(self, dy: Tensor, weight: Tensor) -> None:
-        """Compare the input gradient with its target.
-
-        ``weight`` is that of the derivative part, one a member.
-        """
-        self.misfit = self.slopes().sub_(dy)  # (E, B, d)
-        self.r = self.misfit * (weight.view(-1, 1, 1) * (2 / self.error.shape[1]))
-
-    def slopes(self) -> Tensor:
-        """Input gradient (E, B, d), a new tensor; the signals on the way are kept."""
-        raise NotImplementedError
-
-
-class _Slopes(_Sobolev):
-    """Piecewise-linear networks: four large products a layer, three in the last hidden one."""
-
-    def slopes(self) -> Tensor:
-        """Input gradient (E, B, d)."""
-        assert self.rule.slope_ is not None
-        top = self.weights[-1].mT  # (E, H, 1)
-        # s_{L-1}; g_{L-1} is this times the output weights, which are the same for all samples.
-        self.g = [self.rule.slope_(self.a[-1])]
-        arriving = torch.bmm(self.g[0], top * self.weights[-2])
-        for layer in reversed(range(len(self.z) - 1)):
-            self.g.insert(0, self.pull_(arriving, self.z[layer]))
-            arriving = torch.bmm(arriving, self.weights[layer])
-        return arriving
-
-    def gradients(self, curvatures: Curvatures | None) -> list[Tensor]:
-        """Parameter gradients: those of sum_b e_b m + r_b . grad m.
-
-        They are g_l^T u_{l-1} and g_l^T e.
-        """
-        u = torch.addcmul(self.r, self.a[0], self.e)
-        slopes, offsets = [], []
-        for layer, g in enumerate(self.g):
-            w, b = self.weights[layer], self.biases[layer]
-            slopes.append(torch.bmm(g.mT, u))
-            offsets.append(torch.bmm(self.e.mT, g)[:, 0])
-            if layer + 1 < len(self.g):
-                u = self.pull_(torch.bmm(u, w.mT).addcmul_(self.e, b.unsqueeze(1)), self.z[layer])
-        # The last hidden layer: its products hold what the output weights need, and lack the
-        # factor by which g differs from s.
-        last = (slopes[-1] * self.weights[-2]).sum(dim=2) + offsets[-1] * self.biases[-2]
-        slopes[-1].mul_(self.weights[-1].mT)
-        offsets[-1].mul_(self.weights[-1][:, 0])
-        return [*slopes, last.unsqueeze(1), *offsets, self.e.sum(dim=1)]
-
-
-class _MovingSlopes(_Sobolev):
-    """Networks whose phi'' is not zero: six large products a layer."""
-
-    in_place = False
-
-    def slopes(self) -> Tensor:
-        """Input gradient (E, B, d)."""
-        arriving = self.weights[-1].expand(-1, self.error.shape[1], -1)
-        # W_{l+1}^T g_{l+1} and g_l, l = 1 .. L-1
-        self.arriving: list[Tensor] = [arriving]
-        self.g: list[Tensor] = []
-        for layer in reversed(range(len(self.z))):
-            self.g.insert(0, self.rule.pull(arriving, self.z[layer]))
-            arriving = torch.bmm(self.g[0], self.weights[layer])
-            self.arriving.insert(0, arriving)
-        return self.arriving.pop(0)
-
-    def gradients(self, curvatures: Curvatures | None) -> list[Tensor]:
-        """Parameter gradients: those of sum_b e_b m + r_b . grad m.
-
-        They are g_l^T t_{l-1} + delta_l^T a_{l-1}.
-        """
-        assert curvatures is not None
-        t, bend = [self.r], []
-        for layer, curvature in enumerate(curvatures):
-            q = torch.bmm(t[-1], self.weights[layer].mT)
-            bend.append(curvature(self.arriving[layer] * q, self.z[layer]))
-            t.append(self.pull_(q, self.z[layer]))
-        slopes = [torch.baddbmm(t[-1].sum(dim=1, keepdim=True), self.e.mT, self.a[-1])]
-        offsets = [self.e.sum(dim=1)]
-        delta = self.e  # the value's residual enters here: delta_l contains e g_l
-        for layer in reversed(range(len(self.z))):
-            delta = self.pull_(torch.bmm(delta, self.weights[layer + 1]), self.z[layer]).add_(
-                bend[layer]
-            )
-            slopes.insert(
-                0, torch.bmm(self.g[layer].mT, t[layer]).baddbmm_(delta.mT, self.a[layer])
-            )
-            offsets.insert(0, delta.sum(dim=1))
-        return slopes + offsets
-
-
-def _method(rule: Activation, sobolev: bool, moving: bool) -> type[_Values]:
-    return (_MovingSlopes if moving else _Slopes) if sobolev else _Values
-
-
-def _affine(a: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    return torch.baddbmm(b.unsqueeze(1), a, w.mT)
-
-
-def _as_slice(mask: Tensor, device: torch.device) -> Index | None:
-    """Index of the members in ``mask``.
-
-    A slice where they are neighbours (no copy), else their numbers.
-    """
-    numbers = mask.nonzero().flatten()
-    if len(numbers) == 0:
+def _members(sobolev: list[bool], kind: bool, device: torch.device) -> Index | None:
+    """Index of one kind of member: a slice where they are neighbours (no copy), else numbers."""
+    numbers = [i for i, one in enumerate(sobolev) if one == kind]
+    if not numbers:
         return None
-    first, last = int(numbers[0]), int(numbers[-1])
-    return slice(first, last + 1) if last - first + 1 == len(numbers) else numbers.to(device)
+    if numbers[-1] - numbers[0] + 1 == len(numbers):
+        return slice(numbers[0], numbers[-1] + 1)
+    return torch.tensor(numbers, device=device)
 
 
 def _check_configuration(
@@ -646,7 +387,7 @@ def _check_configuration(
         return
     if not (math.isfinite(bandwidth) and bandwidth > 0):
         raise ValueError(f"kink_bandwidth is {bandwidth}; it must be positive and finite")
-    if ACTIVATIONS[activation].curvature is not None:
+    if ACTIVATIONS[activation].all is not None:
         raise ValueError(f"kink_bandwidth was given, but {activation} has no kinks; use None")
 
 
@@ -655,40 +396,31 @@ def _initialize(
     members: int,
     scheme: str,
     generator: torch.Generator | Sequence[torch.Generator] | None,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Initial weights and biases.
+) -> list[tuple[Tensor, Tensor]]:
+    """Initial weights and biases of each layer.
 
     They are drawn in float64, so that every dtype starts from the same numbers.
     """
     if scheme not in ("torch", "sonnet"):
         raise ValueError(f"initialization is {scheme!r}; it must be 'torch' or 'sonnet'")
-    if generator is None or isinstance(generator, torch.Generator):
-        sources: Sequence[torch.Generator | None] = [generator] * members
-    else:
-        sources = list(generator)
-        if len(sources) != members:
-            raise ValueError(
-                f"generator has {len(sources)} entries; the stack has {members} members"
-            )
+    one = generator is None or isinstance(generator, torch.Generator)
+    sources: list[Any] = [generator] * members if one else list(generator)  # type: ignore[arg-type]
+    if len(sources) != members:
+        raise ValueError(f"generator has {len(sources)} entries; the stack has {members} members")
     networks = [
         [_draw(n_in, n_out, scheme, source) for n_in, n_out in itertools.pairwise(sizes)]
         for source in sources
     ]
-    weights = [
-        torch.stack([network[layer][0] for network in networks]) for layer in range(len(sizes) - 1)
-    ]
-    biases = [
-        torch.stack([network[layer][1] for network in networks]) for layer in range(len(sizes) - 1)
-    ]
-    default = torch.get_default_dtype()
-    return [w.to(default) for w in weights], [b.to(default) for b in biases]
+    layers = [list(zip(*layer, strict=True)) for layer in zip(*networks, strict=True)]
+    return [(torch.stack(w), torch.stack(b)) for w, b in layers]
 
 
 def _draw(
     n_in: int, n_out: int, scheme: str, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     bound = 1 / math.sqrt(n_in)
-    w, b = torch.empty(n_out, n_in, dtype=torch.float64), torch.zeros(n_out, dtype=torch.float64)
+    exact: Any = {"dtype": torch.float64, "device": "cpu"}
+    w, b = torch.empty(n_out, n_in, **exact), torch.zeros(n_out, **exact)
     if scheme == "sonnet":
         nn.init.trunc_normal_(w, std=bound, a=-2 * bound, b=2 * bound, generator=generator)
     else:

@@ -26,11 +26,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nbcache
 import pytest
 from book_files import DESKTOP, ROOT
 
 SITE = ROOT / "_build" / "html"
-PATIENCE = 120_000  # ms: only a hang takes that long, even on a machine with much else to do
+# ms: only a hang takes that long, even on a machine with much else to do
+PATIENCE = 1000 * nbcache.time_limit() // 3
 PAGE_FIXTURES = {"site", "server", "browser", "built_page"}
 FLAGS = [
     "--disable-gpu",
@@ -115,7 +117,9 @@ def browser(site):
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     flags = [*FLAGS, "--no-sandbox"] if is_root else FLAGS
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=executable, headless=True, args=flags)
+        chromium = driver.chromium.launch(
+            executable_path=executable, headless=True, args=flags, timeout=PATIENCE
+        )
         yield chromium
         chromium.close()
 

@@ -3,7 +3,8 @@
 import pytest
 from book_files import DESKTOP, PHONE, contents
 
-# Each page twice at each width and in each scheme, over http and from a file.
+# Each page twice at each width and in each scheme, over http and from a file. `make test` opens
+# each page once, in another view than the page before it; `make test-all` in every view.
 VIEWS = {
     "http-desktop-light": {"origin": "http", "size": DESKTOP, "scheme": "light"},
     "http-phone-dark": {"origin": "http", "size": PHONE, "scheme": "dark"},
@@ -33,12 +34,17 @@ CONTRAST = """() => {
   }
   return results;
 }"""
+PAGES = [*(page.removeprefix("book/") for page in contents()), *GENERATED]
+SWEEP = [
+    pytest.param(name, view, marks=() if i % len(VIEWS) == j else pytest.mark.slow)
+    for i, name in enumerate(PAGES)
+    for j, view in enumerate(VIEWS)
+]
 UNSET_FORMULAE = """() => [...document.querySelectorAll('article .math')]
   .filter(e => !e.querySelector('mjx-container')).map(e => e.innerText)"""
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("name", [*(page.removeprefix("book/") for page in contents()), *GENERATED])
+@pytest.mark.parametrize(("name", "view"), SWEEP)
 def test_page(built_page, name, view):
     chosen = VIEWS[view]
     width, height = chosen["size"]

@@ -15,6 +15,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 LOCKED_EXTRAS = (
+    "figures",
+    "widgets",
     "book",
     "test",
     "lint",
@@ -123,3 +125,18 @@ def test_the_bootstrap_changes_with_the_pins_only(tmp_path, monkeypatch):
     assert environment.digest() == first
     (tmp_path / "requirements.lock").write_text("torch==2\n")
     assert environment.digest() != first
+
+
+def test_an_environment_that_is_only_linked_is_left_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import environment
+
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "pyvenv.cfg").write_text("theirs")
+    (tmp_path / ".venv").symlink_to(theirs)
+    monkeypatch.setattr(environment, "FOLDER", tmp_path / ".venv")
+    monkeypatch.setattr(environment, "STAMP", tmp_path / ".venv" / "pins.sha256")
+    assert environment.main() == 1
+    assert f"is a link to {theirs}" in capsys.readouterr().out
+    assert (theirs / "pyvenv.cfg").read_text() == "theirs"

@@ -339,6 +339,20 @@ def test_scaled_width_is_saved_with_the_weights_and_ignores_useless_batches():
     assert not kinks.ReLU(0.1).state_dict()
 
 
+def test_measuring_under_no_grad_moves_nothing():
+    act = kinks.ReLU(0.1, scaled=True)
+    with torch.no_grad():
+        act(randn(50))
+    assert (act.spread, act.batches) == (1, 0)
+
+
+def test_on_a_default_device_of_another_kind():
+    with torch.device("meta"):
+        z = torch.ones(5, device="cpu").requires_grad_()
+        kinks.ReLU(0.1)(z).sum().backward()
+    assert z.grad.sum() == 5
+
+
 def test_a_second_forward_does_not_change_the_width_of_the_first():
     act = kinks.ReLU(0.1, scaled=True).double()
     z = randn(50).requires_grad_()

@@ -2,11 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sobolev_lib.records.ledger import Ledger, LedgerError, Record, provenance
+from sobolev_lib.records.ledger import Ledger, LedgerError, Record, provenance, select
 
 
 def record(seed=0, n=20, **changes):
@@ -112,3 +114,40 @@ def test_provenance():
         and set(entries["versions"]) == {"python", "torch", "numpy"}
         and len(entries["date"]) == 10
     )
+    assert "scipy" in provenance(("scipy",))["versions"]
+
+
+def test_a_run_that_is_there_twice_is_named(tmp_path):
+    book = Ledger("trial", tmp_path)
+    book.append([record()])
+    book.path.write_text(2 * book.path.read_text())
+    with pytest.raises(LedgerError, match=r"line 2 is a second record of seed 0"):
+        book.read()
+
+
+def test_a_selection_is_by_the_whole_configuration():
+    entries = [record(1), record(0), record(0, n=5), record(0, scale="paper")]
+    found = select(entries, {"method": "values", "n": 20})
+    assert [(r.seed, r.scale) for r in found] == [(0, "small"), (0, "paper"), (1, "small")]
+    assert select(entries, {"method": "values", "n": 20}, "paper") == [entries[3]]
+    assert select(entries, {"n": 20}) == []
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch, tmp_path):
+    provenance.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    try:
+        assert provenance()["commit"] == "unknown"
+    finally:
+        provenance.cache_clear()
+
+
+def test_a_record_can_be_made_where_python_lacks_the_modules_of_unix():
+    """Windows: a command can be called, and says that it cannot tell the peak of memory."""
+    code = (
+        "import sys, torch; sys.modules.update(resource=None, fcntl=None, pwd=None)\n"
+        "import sobolev_lib.__main__\n"
+        "from sobolev_lib.records.ledger import peak_memory\n"
+        "assert peak_memory() == 0"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

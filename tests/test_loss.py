@@ -1,41 +1,23 @@
-"""The loss against a double backward written out here, closed forms, and every refusal."""
+"""The loss against a double backward written out here, closed forms, and what it refuses."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from numerics import F64, batch, close, mlp, normal
 from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
 
 from sobolev_lib import SobolevLoss, derivatives, kinks
 from sobolev_lib.loss import unit_vectors
 
-F64 = torch.float64
 NAN = math.nan
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
-
-
-def close(a: torch.Tensor, b: torch.Tensor, tol: float = 1e-12) -> None:
-    torch.testing.assert_close(a, b, rtol=tol, atol=tol)
-
-
-def mlp(inputs: int = 3, out: int = 2, activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:
-    net = nn.Sequential(nn.Linear(inputs, 6), activation(), nn.Linear(6, out)).double()
-    generator = torch.Generator().manual_seed(5)
-    for parameter in net.parameters():
-        parameter.data = torch.randn(parameter.shape, dtype=F64, generator=generator)
-    return net
-
-
-def batch(out: int = 2, size: int = 5) -> tuple[torch.Tensor, ...]:
-    shapes = [(size, 3), (size, out), (size, out, 3), (size, out, 3, 3)]
-    return tuple(normal(*shape, seed=seed) for seed, shape in enumerate(shapes))
 
 
 def by_hand(net: nn.Module, x: torch.Tensor, order: int) -> list[torch.Tensor]:
@@ -302,10 +284,29 @@ def test_weights_can_follow_a_schedule() -> None:
     assert "weights=(0.0, 3.0)" in repr(loss)
 
 
-def test_tensor_weights_are_buffers() -> None:
-    loss = SobolevLoss(weights=(1.0, torch.ones(3)))
-    assert loss.to(F64).weights[1].dtype == F64
-    assert not loss.state_dict()
+def test_tensor_weights_are_looked_at_in_each_call() -> None:
+    net, (x, y, dy, _), weight = mlp(), batch(), torch.zeros(3, dtype=F64)
+    loss = SobolevLoss(weights=(1.0, weight))
+    assert list(loss(net, x, y)[1]) == ["order_0"]
+    for ramp in (weight, loss.weights[1]):  # the caller's tensor, or what the loss shows
+        ramp += 0.5
+        expected = SobolevLoss(weights=(1.0, weight.clone()))(net, x, y, dy)[0]
+        close(loss(net, x, y, dy)[0], expected)
+    weight[1] = -1
+    with pytest.raises(ValueError, match=r"weights\[1\] must be finite and not negative"):
+        loss(net, x, y, dy)
+
+
+def test_numbers_of_numpy_and_a_default_device() -> None:
+    net, (x, y, dy, _) = mlp(), batch()
+    with torch.device("meta"):  # as large models are set up
+        loss = SobolevLoss(np.int64(1), np.array([0.5, 2.0]), projections=np.int32(1))
+    assert (loss.order, loss.weights, loss.projections) == (1, (0.5, 2.0), 1)
+    loss(copy.deepcopy(net), x, y, dy)[0].backward()
+    total, _ = SobolevLoss(2)(
+        net.to("meta"), *(t.to("meta") for t in (x, y)), [t.to("meta") for t in batch()[2:]]
+    )
+    assert total.is_meta
 
 
 # --- targets that were not measured -------------------------------------------------------------
@@ -341,6 +342,56 @@ def test_nan_does_not_leak_through_a_loss_with_an_infinite_slope() -> None:
     total, _ = SobolevLoss(loss=("l2", root))(net, x, y, dy)
     total.backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+
+
+SINGULAR = {
+    "sqrt": lambda x: x.square().sum(1, keepdim=True).sqrt(),
+    "norm": lambda x: x.norm(dim=1, keepdim=True),
+    "log": lambda x: x.square().sum(1, keepdim=True).log(),
+    "power": lambda x: x[:, :1].abs() ** 1.5,
+    "angle": lambda x: torch.atan2(x[:, :1], x[:, 1:2]),
+}
+
+
+@pytest.mark.parametrize("projections", [None, 2])
+@pytest.mark.parametrize("name", SINGULAR)
+def test_a_sample_without_measurement_may_be_singular(name: str, projections: int | None) -> None:
+    net, (x, y, dy, d2y) = mlp(1), batch()
+    x[1] = 0
+    model = nn.Sequential(nn.Identity(), net)
+    model.forward = lambda z: net(SINGULAR[name](z))  # type: ignore[method-assign]
+    y[1] = dy[1] = d2y[1] = NAN
+    loss = SobolevLoss(2, (0.3, 2.0, 0.7), projections, generator=torch.Generator().manual_seed(0))
+    drawn = loss.draw(x, 2) if projections else None
+    total, _ = loss(model, x, y, (dy, d2y), directions=drawn)
+    total.backward()
+    measured = [t[[0, 2, 3, 4]] for t in (x, y, dy, d2y)]
+    fewer = [[v[[0, 2, 3, 4]] for v in chain] for chain in drawn] if drawn else None
+    reference, _ = loss(model, *measured[:2], measured[2:], directions=fewer)
+    close(total, reference * 4 / 5)
+    expected = torch.autograd.grad(reference * 4 / 5, list(net.parameters()))
+    for parameter, g in zip(net.parameters(), expected, strict=True):
+        close(parameter.grad, g)
+
+
+def test_a_masked_component_at_a_singular_point_is_refused_with_the_number_of_samples() -> None:
+    net, (x, y, dy, _) = mlp(3), batch()
+    x[1:3, 0], dy[1:3, :, 0] = 0, NAN  # the other two partial derivatives were measured there
+    model = lambda z: net(z.abs().sqrt())  # noqa: E731
+    with pytest.raises(ValueError, match="order 1 of model is NaN or infinite in 2 of 5 samples"):
+        SobolevLoss()(model, x, y, dy)
+    with torch.no_grad():
+        assert SobolevLoss()(model, x, y, dy)[0].isfinite()
+
+
+def test_values_are_still_compared_where_no_derivative_was_measured() -> None:
+    net, (x, y, dy, _) = mlp(1), batch()
+    x[1], dy[1] = 0, NAN
+    model = lambda z: net(SINGULAR["sqrt"](z))  # noqa: E731
+    total, terms = SobolevLoss()(model, x, y, dy)
+    close(terms["order_0"], (model(x) - y).square().sum(1).mean().detach())
+    total.backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -466,7 +517,8 @@ def test_the_generator_fixes_the_directions_and_nothing_else_moves() -> None:
 
 def test_a_teacher_gives_projected_targets() -> None:
     net, teacher, (x, y, *_) = mlp(), mlp(activation=nn.Tanh), batch()
-    whole = derivatives.value_and_derivatives(teacher, x, 2, create_graph=False)[1:]
+    with torch.no_grad():
+        whole = derivatives.value_and_derivatives(teacher, x, 2)[1:]
     projected = [lambda *v: derivatives.project(teacher, x, *v)] * 2
     totals = [
         SobolevLoss(2, projections=2, generator=torch.Generator().manual_seed(1))(net, x, y, dy)[0]
@@ -479,7 +531,7 @@ def test_a_teacher_gives_projected_targets() -> None:
 
 def test_targets_are_constants() -> None:
     net, teacher, (x, *_) = mlp(), mlp(activation=nn.Tanh), batch()
-    y, dy = derivatives.value_and_jacobian(teacher, x)  # with their graphs
+    y, dy = derivatives.value_and_derivatives(teacher, x)  # with their graphs
     for projections in (None, 1):
         for _ in range(2):  # a graph in a target would be freed by the first backward
             SobolevLoss(projections=projections)(net, x, y, dy)[0].backward()
@@ -488,45 +540,48 @@ def test_targets_are_constants() -> None:
 
 # --- order 2 of a piecewise-linear model --------------------------------------------------------
 
-
-class Functional(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(3, 4, dtype=F64), nn.Linear(4, 2, dtype=F64)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.b(torch.relu(self.a(x)))
+pool = functools.partial(nn.functional.max_pool1d, kernel_size=2)
+FLAT = {
+    "relu": torch.relu,
+    "leaky": nn.LeakyReLU(),
+    "prelu": nn.PReLU(dtype=F64),
+    "relu6": nn.ReLU6(),
+    "hardtanh": nn.Hardtanh(),
+    "softshrink": nn.Softshrink(),
+    "abs": torch.abs,
+    "clamp": lambda z: z.clamp(min=0),
+    "sign": lambda z: z * z.sign(),
+    "maximum": lambda z: torch.maximum(z, 0.2 * z),
+    "pool": lambda z: pool(z[:, None]).flatten(1).repeat(1, 2),
+    "affine": lambda z: 2 * z,
+}
 
 
 @pytest.mark.parametrize("projections", [None, 2])
-@pytest.mark.parametrize("backend", ["autograd", "func"])
-@pytest.mark.parametrize(
-    "net",
-    [
-        *(mlp(activation=a) for a in (nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.PReLU, nn.ReLU6)),
-        Functional(),
-        nn.Linear(3, 2, dtype=F64),
-    ],
-    ids=lambda net: str(net[1]) if isinstance(net, nn.Sequential) else type(net).__name__,
-)
+@pytest.mark.parametrize("backend", [None, "func"])
+@pytest.mark.parametrize("name", FLAT)
 def test_order_two_of_a_piecewise_linear_model_is_refused(
-    net: nn.Module, backend: str, projections: int | None
+    name: str, backend: str, projections: int | None
 ) -> None:
-    x, y, dy, d2y = batch()
+    net, (x, y, dy, d2y) = mlp(), batch()
+    model = lambda z: net[2](FLAT[name](net[0](z)))  # noqa: E731
     loss = SobolevLoss(2, projections=projections, backend=backend)
-    with pytest.raises(
-        ValueError, match=r"order 2.*exactly 0.*piecewise-linear.*smooth activation"
-    ):
-        loss(net, x, y, (dy, d2y))
+    with pytest.raises(ValueError, match=r"order 2.*exactly 0.*piecewise-linear.*smooth activat"):
+        loss(model, x, y, (dy, d2y))
     loss.weights = (1, 1, 0)
-    loss(net, x, y, (dy, None))
+    loss(model, x, y, (dy, None))
 
 
-def test_the_refusal_names_what_it_found() -> None:
-    x, y, dy, d2y = batch()
-    net = nn.Sequential(mlp(3, 3, nn.ReLU), mlp(3, 2, nn.LeakyReLU))
-    with pytest.raises(ValueError, match="found: 1 x ReLU, 1 x LeakyReLU"):
-        SobolevLoss(2)(net, x, y, (dy, d2y))
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Softplus, nn.ELU, nn.SiLU, nn.Hardswish])
+def test_a_smooth_model_far_out_is_not_flat(activation: type[nn.Module]) -> None:
+    # The curvature is exactly 0 in float32 here; tomorrow's batch may lie elsewhere.
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 16), activation(), nn.Linear(16, 1))
+    curvature = 0
+    for x in ((torch.rand(20, 2) - 0.5) * 2e4).split(1):
+        zeros = torch.zeros(1, 1), (torch.zeros(1, 1, 2), torch.zeros(1, 1, 2, 2))
+        curvature += int(SobolevLoss(2, (0, 0, 1))(net, x, *zeros)[0] == 0)
+    assert curvature > 0
 
 
 def test_zero_curvature_that_training_can_change_is_not_refused() -> None:
@@ -557,13 +612,11 @@ NET = mlp()
     [
         ({"order": -1}, ValueError, "order must be .*, got -1"),
         ({"order": 1.0}, ValueError, r"order must be .*, got 1\.0"),
+        ({"projections": True}, ValueError, "projections must be an integer of at least 1"),
         ({"weights": (1.0,)}, ValueError, r"order \+ 1 = 2 entries.*got 1"),
         ({"weights": torch.ones(2)}, ValueError, r"sequence of order \+ 1 = 2"),
-        ({"weights": (1.0, -1.0)}, ValueError, r"weights\[1\] must be finite and not negative"),
         ({"weights": (NAN, 1.0)}, ValueError, r"weights\[0\] must be finite"),
-        ({"weights": (1.0, torch.tensor([1.0, -1.0]))}, ValueError, r"weights\[1\]"),
         ({"weights": (1.0, "1")}, TypeError, r"weights\[1\] must be a number or a tensor, got str"),
-        ({"projections": 0}, ValueError, "projections must be None or a positive integer, got 0"),
         ({"reduction": "avg"}, ValueError, "reduction.*'avg'"),
         ({"loss": "l3"}, ValueError, "loss must be one of .*'huber'.* got 'l3'"),
         ({"loss": ("l2",)}, ValueError, r"loss must have order \+ 1 = 2 entries, got 1"),
@@ -583,9 +636,7 @@ def test_bad_options(options: dict, error: type[Exception], words: str) -> None:
         (X[:0], Y[:0], DY[:0], ValueError, r"x is an empty batch: shape \(0, 3\)"),
         (X.long(), Y, DY, TypeError, "x must have a floating-point dtype"),
         (X * NAN, Y, DY, ValueError, "x holds NaN or infinity"),
-        (X, Y[:, :1], DY, ValueError, r"y has shape \(5, 1\), needed is \(5, 2\)"),
         (X, Y[:, 0], DY, ValueError, r"y has shape \(5,\), needed is \(5, 2\)"),
-        (X, Y, DY[:, :1], ValueError, r"dy has shape \(5, 1, 3\), needed is \(5, 2, 3\)"),
         (X, Y, DY[:, 0], ValueError, r"dy has shape \(5, 3\), needed is \(5, 2, 3\)"),
         (X, Y, DY.mT, ValueError, r"dy has shape \(5, 3, 2\), needed is \(5, 2, 3\)"),
         (
@@ -595,12 +646,9 @@ def test_bad_options(options: dict, error: type[Exception], words: str) -> None:
             TypeError,
             r"y is torch.float32 on cpu but x is torch.float64.*y.to\(x\)",
         ),
-        (X, Y, DY.long(), TypeError, r"dy is torch.int64 on cpu but x is torch.float64"),
         (X, Y.long(), DY, TypeError, "y is torch.int64"),
         (X, Y / 0, DY, ValueError, "y holds infinity; set what was not measured to NaN"),
-        (X, Y, DY / 0, ValueError, "dy holds infinity"),
         (X, None, DY, ValueError, "y is missing but the weight of order 0 is not 0"),
-        (X, Y, None, ValueError, "dy is missing but the weight of order 1 is not 0"),
         (X, Y.tolist(), DY, TypeError, "y must be a torch.Tensor, got list"),
         (X, Y, (DY, D2Y), ValueError, "dy must have one entry for each order from 1 to 1, got 2"),
         (X, Y, "dy", TypeError, "dy must be a tensor or a sequence of tensors, got str"),
@@ -687,12 +735,163 @@ def test_a_model_without_gradient() -> None:
     SobolevLoss()(frozen, X, Y, DY)
 
 
-def test_batch_normalisation() -> None:
+def coupled() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Tanh(), nn.Linear(4, 2)
+    ).double()
+
+
+def by_function(z: torch.Tensor) -> torch.Tensor:
+    return NET(nn.functional.batch_norm(z, None, None, training=True))
+
+
+HIDDEN = {
+    "module": lambda net: net,
+    "method": lambda net: net.forward,
+    "partial": functools.partial,
+    "closure": lambda net: lambda z: net(z),
+    "functional_call": lambda net: lambda z: functional_call(net, dict(net.named_parameters()), z),
+    "function": lambda net: by_function,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"projections": 1}, {"backend": "func"}])
+@pytest.mark.parametrize("name", HIDDEN)
+def test_batch_statistics_are_refused_wherever_they_hide(name: str, options: dict) -> None:
+    model = HIDDEN[name](coupled())
+    for guard in (torch.enable_grad, torch.no_grad):
+        with guard(), pytest.raises(ValueError, match=r"statistics of the batch.*model\.eval"):
+            SobolevLoss(**options)(model, X, Y, DY)
+    SobolevLoss(batch_coupled="allow", **options)(model, X, Y, DY)[0].backward()
+    SobolevLoss(0)(model, X, Y)[0].backward()  # values may be coupled
+
+
+def test_batch_normalisation_in_eval_mode_is_welcome() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double()
-    with pytest.raises(ValueError, match="BatchNorm1d"):
-        SobolevLoss()(net, X, Y, DY)
-    SobolevLoss(batch_coupled="allow")(net, X, Y, DY)[0].backward()
-    SobolevLoss()(net.eval(), X, Y, DY)
+    SobolevLoss()(net.eval(), X, Y, DY)[0].backward()
+    encoder = coupled()  # what x comes from is not differentiated
+    SobolevLoss()(mlp(2), encoder(X), Y, DY[..., :2])[0].backward()
+    assert encoder[0].weight.grad.any()
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(6, 2, batch_first=True, dtype=F64)
+        self.lift, self.out = nn.Linear(1, 6, dtype=F64), nn.Linear(6, 2, dtype=F64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.lift(x.unsqueeze(-1))
+        return self.out(self.attend(h, h, h, need_weights=False)[0].mean(1))
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: object, g: torch.Tensor) -> torch.Tensor:
+        return g.clone()
+
+
+ONCE = {
+    "attention": Attention,
+    "cdist": lambda: (
+        lambda x: torch.cdist(x * THETA, X[:2], compute_mode="donot_use_mm_for_euclid_dist")
+    ),
+    "hardsigmoid": lambda: lambda x: NET(nn.functional.hardsigmoid(x * THETA)),
+    "function": lambda: lambda x: NET(Once.apply(x * THETA)),
+    "compiled": lambda: torch.compile(mlp(), backend="aot_eager"),
+}
+THETA = torch.full((3,), 0.7, dtype=F64, requires_grad=True)
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_a_layer_without_second_derivative_is_refused_with_a_way_out(name: str) -> None:
+    model = ONCE[name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        with pytest.raises(ValueError, match=r"without the second derivative.*SDPBackend\.MATH"):
+            SobolevLoss()(model, X, Y, DY)
+        with torch.no_grad():
+            assert SobolevLoss()(model, X, Y, DY)[0] > 0
+    SobolevLoss(0)(model, X, Y)[0].backward()
+
+
+def test_attention_trains_with_the_backend_that_the_message_names() -> None:
+    model = Attention()
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        SobolevLoss()(model, X, Y, DY)[0].backward()
+    assert model.lift.weight.grad.any()
+
+
+def test_complex_numbers_are_refused() -> None:
+    for options in ({}, {"backend": "func"}, {"projections": 1}):
+        with pytest.raises(TypeError, match=r"model must return real numbers, got torch.complex"):
+            SobolevLoss(**options)(lambda z: NET(z) * (1 + 2j), X, Y, DY)
+    with pytest.raises(TypeError, match=r"dy is torch.complex128"):
+        SobolevLoss()(NET, X, Y, DY.to(torch.complex128))
+    with pytest.raises(TypeError, match=r"weights\[1\] must be a number or a tensor"):
+        SobolevLoss(weights=(1.0, torch.ones(3) * 1j))
+
+
+# --- half precision, autocast, torch.func ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("projections", [None, 2])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_of_half_precision_do_not_overflow(
+    dtype: torch.dtype, projections: int | None
+) -> None:
+    x = torch.ones(64, 3, dtype=dtype)
+    model = lambda z: 300 * z  # noqa: E731
+    y, dy = 0 * x, torch.zeros(64, 3, 3, dtype=dtype)
+    loss = SobolevLoss(projections=projections, rescale=bool(projections))
+    total, terms = loss(model, x, y, dy)
+    assert terms["order_0"] == 3 * 90_000
+    assert terms["order_1"].item() == pytest.approx(3 * 90_000, rel=0.02)
+    assert total.dtype == torch.float32
+
+
+@pytest.mark.parametrize("options", [{}, {"order": 2}, {"order": 2, "projections": 1}])
+def test_under_autocast(options: dict) -> None:
+    net, (x, y, dy, d2y) = mlp().float(), (t.float() for t in batch())
+    loss = SobolevLoss(**options)
+    targets = (dy, d2y) if loss.order == 2 else dy
+    directions = loss.draw(x, 2) if loss.projections else None
+    exact, _ = loss(net, x, y, targets, directions=directions)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, _ = loss(net, x, y, targets, directions=directions)
+    total.backward()
+    torch.testing.assert_close(total, exact, rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("backend", [None, "func"])
+@pytest.mark.parametrize("options", [{}, {"order": 2}, {"projections": 2}])
+def test_an_ensemble_by_vmap(options: dict, backend: str | None) -> None:
+    nets = [mlp(), mlp()]
+    nets[1][0].weight.data *= 0.5
+    parameters, _ = stack_module_state(nets)
+    loss = SobolevLoss(
+        backend=backend, weights=(0.5, 1.5, 0.7)[: options.get("order", 1) + 1], **options
+    )
+    dy = DY.clone()
+    dy[0] = NAN
+    targets = (dy, D2Y) if loss.order == 2 else dy
+    directions = loss.draw(X, 2) if loss.projections else None
+
+    def one(own: dict) -> torch.Tensor:
+        model = lambda z: functional_call(nets[0], own, (z,))  # noqa: E731
+        return loss(model, X, Y, targets, directions=directions)[0]
+
+    gradients, totals = vmap(torch.func.grad_and_value(one))(parameters)
+    for i, net in enumerate(nets):
+        total, _ = loss(net, X, Y, targets, directions=directions)
+        close(totals[i], total.detach())
+        (expected,) = torch.autograd.grad(total, net[0].weight)
+        close(gradients["0.weight"][i], expected)
 
 
 # --- torch.compile ------------------------------------------------------------------------------

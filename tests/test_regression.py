@@ -1,11 +1,9 @@
 """The regression experiment: data, arms, determinism, resuming, and kill -9."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -22,8 +20,12 @@ def pair(n=20, steps=40, **changes):
     return [Setting("booth", n, method, steps=steps, **changes) for method in regression.METHODS]
 
 
-def numbers(records):
-    return {r.key: r.metrics for r in records}
+def numbers(results):
+    return [result.metrics for result in results]
+
+
+def entered(book):
+    return {r.key: r.metrics for r in book.read()}
 
 
 def test_paper_arm_is_the_papers_setting():
@@ -96,7 +98,7 @@ def test_one_step_is_adam_on_the_papers_loss():
 def test_same_seed_same_record_and_other_seed_other_record():
     first, again, other = (numbers(regression.train(pair(steps=25), seed)) for seed in (0, 0, 1))
     assert first == again
-    assert [m["test_mse"] for m in first.values()] != [m["test_mse"] for m in other.values()]
+    assert [m["test_mse"] for m in first] != [m["test_mse"] for m in other]
 
 
 @pytest.mark.parametrize("n", [20, 250])
@@ -115,7 +117,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, n):
     resumed = Training(chosen, 5, folder=tmp_path)
     assert resumed.step == 23
     resumed.run()
-    assert numbers(resumed.records()) == numbers(whole)
+    assert numbers(resumed.results()) == numbers(whole)
 
 
 def test_minibatches_cover_each_epoch_once():
@@ -154,7 +156,7 @@ def test_diverged_run_is_null():
     with torch.no_grad():
         training.stack.weights[0].fill_(float("inf"))
     training.run()
-    assert training.records()[0].metrics["test_mse"] is None
+    assert training.results()[0].metrics["test_mse"] is None
 
 
 def test_bad_settings():
@@ -193,54 +195,47 @@ SWEEP = [
     "--seeds",
     "3",
     "--steps",
-    "250",
+    "30",
     "--quiet",
 ]
 
 
-def run_until_killed(folder, seconds):
-    """Start the sweep, kill it (SIGKILL) after some seconds; return whether it had ended."""
-    words = [
-        sys.executable,
-        "-m",
-        "sobolev_lib",
-        *SWEEP,
-        "--ledger",
-        str(folder / "ledger"),
-        "--states",
-        str(folder / "states"),
-        "--save-every",
-        "0",
-    ]
-    process = subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    try:
-        return process.wait(timeout=seconds) == 0
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return False
+# Killed (SIGKILL) at the moment when the n-th file that it wrote takes the place of the old one.
+KILLED = """\
+import os, sys
+from sobolev_lib import __main__ as command
+left, replace = int(sys.argv[1]), os.replace
+def dying(*places):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), 9)
+    replace(*places)
+os.replace = dying
+sys.exit(command.main(sys.argv[2:]))
+"""
+
+
+def places(folder):
+    """Return the words that say where the sweep writes, and that it does so at every chance."""
+    ledger, states = str(folder / "ledger"), str(folder / "states")
+    return ["--ledger", ledger, "--states", states, "--save-every", "0"]
+
+
+def run_until_killed(folder, writes):
+    """Start the sweep and kill it at the given write, 0 for never; return how it ended."""
+    words = [sys.executable, "-c", KILLED, str(writes), *SWEEP, *places(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.run(words, stdout=subprocess.DEVNULL, env=environment).returncode
 
 
 def test_kill_minus_nine_loses_and_repeats_nothing(tmp_path):
-    chance = random.Random(1)
-    started = time.monotonic()
-    assert run_until_killed(tmp_path / "whole", 120)
-    alone = time.monotonic() - started
-    kills = 0
-    for attempt in range(12):
-        # Long enough to start (most of the time is the import), short enough to be killed at work
-        # a few times.
-        if run_until_killed(
-            tmp_path / "cut", 120 if attempt > 4 else alone * chance.uniform(0.4, 0.9)
-        ):
-            break
-        kills += 1
-    assert kills >= 1, "never killed: the test did not test"
+    assert command.main([*SWEEP, *places(tmp_path / "whole")]) == 0
+    ends = [run_until_killed(tmp_path / "cut", writes) for writes in (4, 1, 0)]
+    assert ends == [-signal.SIGKILL, -signal.SIGKILL, 0]
     whole, cut = (Ledger("regression", tmp_path / name / "ledger") for name in ("whole", "cut"))
     assert len(cut.read()) == len(cut.keys()) == 12
-    assert numbers(cut.read()) == numbers(whole.read())
+    assert entered(cut) == entered(whole)
 
 
 def test_command_line_errors(tmp_path, capsys):

@@ -42,6 +42,10 @@ def main() -> int:
         return 1
     if STAMP.exists() and STAMP.read_text(encoding="utf-8") == digest():
         return 0
+    if FOLDER.is_symlink():
+        print(f".venv is a link to {FOLDER.resolve()}, which is out of step with the pins.")
+        print("Others may use it, so it is left alone: remove the link, and call make again.")
+        return 1
     print("Making .venv from requirements.lock: it takes some minutes the first time.", flush=True)
     venv.create(FOLDER, clear=True, with_pip=True)
     install("-r", "requirements.lock")

@@ -1,0 +1,203 @@
+"""The steps from a game to Fig. 4, one command each."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import MISSING, fields
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sobolev_lib.records import ledger, sweep
+
+from . import data, experts, milestones, ppo, students, teachers
+from .games import GAMES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one step; return the exit status."""
+    torch.set_num_threads(1)  # one core a training; several run side by side
+    parser = argparse.ArgumentParser("python -m sobolev_lib.distillation", description=__doc__)
+    steps = parser.add_subparsers(required=True, metavar="STEP")
+    add(steps)
+    options = parser.parse_args(arguments)
+    try:
+        print(options.act(options))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the state", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def add(steps: Any) -> None:
+    """Add the steps to a command line's subparsers."""
+    expert = steps.add_parser("expert", help="train a policy on the console's memory")
+    teacher = steps.add_parser("teacher", help="train the network of SM 3 on pixels")
+    recorder = steps.add_parser("record", help="let a teacher play 100K states, keep its actions")
+    player = steps.add_parser("replay", help="bring the recorded frames back into the cache")
+    student = steps.add_parser("distill", help="train students with and without derivatives")
+    for parser in (expert, teacher, recorder, player, student):
+        several = parser in (teacher, player, student)
+        parser.add_argument(
+            "--game", choices=list(GAMES), required=True, **({"nargs": "+"} if several else {})
+        )
+        parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    for parser, kind in ((expert, ppo.Settings), (teacher, teachers.PixelSettings)):
+        parser.add_argument("--hours", type=float, default=0.5, help="time limit of this call")
+        parser.add_argument("--until", type=int, help="decisions in all after which to stop")
+        parser.add_argument(
+            "--milestone",
+            action="store_true",
+            help="do not train: play, write weights and a record",
+        )
+        parser.add_argument(
+            "--episodes",
+            type=int,
+            default=30,
+            help="for --milestone; 0: judge by the training's last games",
+        )
+        _add_fields(parser, kind, ("game", "milestone"))
+    teacher.add_argument(
+        "--device", default="cpu", help="cuda: PPO on pixels alone, a process for each game"
+    )
+    teacher.add_argument("--threads", type=int, default=5, help="of the games, beside a GPU")
+    for parser in (expert, teacher, student):
+        folder = ledger.default_folder().parent / "states"
+        parser.add_argument("--states", type=Path, default=folder)
+    recorder.add_argument("--seed", type=int, default=0)
+    _add_students(student)
+    expert.set_defaults(act=_expert)
+    teacher.set_defaults(act=_teacher)
+    recorder.set_defaults(act=_record)
+    player.set_defaults(act=_replay)
+    student.set_defaults(act=_distill)
+
+
+def _add_students(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.05])
+    parser.add_argument("--methods", nargs="+", default=["values", "sobolev"])
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4])
+    parser.add_argument("--alphas", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--hours", type=float, help="time limit of this call")
+    parser.add_argument("--workers", type=int, default=1)
+    left = ("game", "fraction", "method", "learning_rate", "alpha")
+    _add_fields(parser, students.Settings, left)
+
+
+def _add_fields(parser: argparse.ArgumentParser, kind: Any, left: Sequence[str]) -> None:
+    for entry in fields(kind):
+        if entry.name not in left:
+            of = int if entry.default is MISSING else type(entry.default)
+            parser.add_argument(f"--{entry.name.replace('_', '-')}", type=of)
+
+
+def _given(options: argparse.Namespace, kind: Any, left: Sequence[str] = ()) -> dict[str, Any]:
+    names = [entry.name for entry in fields(kind) if entry.name not in left]
+    given = {name: getattr(options, name, None) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _expert(options: argparse.Namespace) -> str:
+    settings = ppo.Settings(**_given(options, ppo.Settings, ("milestone",)))
+    return _train(options, experts.trainer(settings), "expert")
+
+
+def _teacher(options: argparse.Namespace) -> str:
+    if len(options.game) == 1:
+        return _one_teacher(options, options.game[0])
+    with ProcessPoolExecutor(len(options.game), mp_context=get_context("spawn")) as pool:
+        act = functools.partial(_one_teacher, options)
+        return "\n".join(pool.map(act, options.game))
+
+
+def _one_teacher(options: argparse.Namespace, game: str) -> str:
+    torch.set_num_threads(1)
+    gpu = options.device != "cpu"
+    if gpu and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device is {options.device}, but PyTorch sees no CUDA device; use --device cpu"
+        )
+    given = _given(options, teachers.PixelSettings, ("game", "milestone"))
+    settings = teachers.PixelSettings(game, **((teachers.FROM_SCRATCH if gpu else {}) | given))
+    expert = experts.load(game) if settings.imitation else None
+    training = teachers.PixelTrainer(settings, expert, options.device, options.threads)
+    return _train(options, training, "teacher")
+
+
+def _train(options: argparse.Namespace, training: ppo.Trainer, kind: str) -> str:
+    settings = training.settings
+    path = options.states / f"{kind}-{settings.game}-{settings.seed}.safetensors"
+    if options.milestone:
+        book = ledger.Ledger(experts.EXPERIMENT)
+        met = milestones.reach(training, path, kind, book, options.episodes, options.quiet)
+        return (
+            f"{settings.game}: return {met['return_mean']:.1f} +- {met['return_interval']:.1f} "
+            f"over {met['episodes']} games after {met['steps']} decisions"
+        )
+    # told to end, it writes its state first, as after Ctrl-C
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        ppo.train(training, path, options.hours, options.until, quiet=options.quiet)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    precision = "bfloat16" if training.half else "float32"
+    return f"{settings.game}: {training.steps} decisions in {precision}, state in {path}"
+
+
+def _record(options: argparse.Namespace) -> str:
+    teacher, notes = students.load_teacher(options.game)
+    generator = torch.Generator().manual_seed(options.seed)
+
+    def choose(stack: Any) -> Any:
+        with torch.no_grad():
+            logs = teacher(torch.from_numpy(stack))[0].log_softmax(-1)
+        return torch.multinomial(logs.exp(), 1, generator=generator)[:, 0].numpy()
+
+    kept = {"teacher": notes, "weights": notes["weights"]}
+    path = data.folder() / f"{options.game}.npz"
+    made = data.record(options.game, choose, options.seed, kept, quiet=options.quiet)
+    made.save(path)
+    return f"{options.game}: {made.actions.size} states in {path}"
+
+
+def _replay(options: argparse.Namespace) -> str:
+    said = []
+    for game in options.game:
+        frames = data.replay(
+            data.Recording.load(data.folder() / f"{game}.npz"), None, options.quiet
+        )
+        said.append(f"{game}: {len(frames)} states of {int(frames.starts.sum())} games")
+    return "\n".join(said)
+
+
+def _distill(options: argparse.Namespace) -> str:
+    left = ("game", "fraction", "method", "learning_rate", "alpha")
+    given = _given(options, students.Settings, left)
+    grid = itertools.product(
+        options.game, options.fractions, options.methods, options.rates, options.alphas
+    )
+    chosen = dict.fromkeys(  # a values student is the same for each alpha
+        students.Settings(game, fraction, method, learning_rate=rate, alpha=alpha, **given)
+        for game, fraction, method, rate, alpha in grid
+    )
+    teachers_ = {game: students.load_teacher(game)[1] for game in options.game}
+    seconds = None if options.hours is None else 3600 * options.hours
+    todo = students.jobs(list(chosen), range(options.seeds), teachers_, options.states)
+    book = ledger.Ledger(students.EXPERIMENT)
+    with sweep.workers(options.workers) as executor:
+        entered = sweep.sweep(
+            students.EXPERIMENT, todo, book, executor, options.quiet, seconds=seconds
+        )
+    return f"{entered} records entered in {book.path}"

@@ -1,0 +1,404 @@
+"""Recorded games: actions and seeds are kept, frames come back by replay, bit for bit.
+
+A recording is the actions of a teacher in the vector environment, its seed and options, and the
+SHA-256 of the frames: tens of kilobytes instead of 700 MB.  :func:`replay` plays the actions again
+into a local cache and compares the hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from sobolev_lib.records import ledger
+
+from .games import FRAME, REPEAT, STACK, check_actions, game_named, rom
+
+OPTIONS: dict[str, Any] = {
+    "repeat_action_probability": 0.0,  # gymnasium.make_vec would set 0.25
+    "full_action_space": False,
+    "max_num_frames_per_episode": 108_000,
+    "autoreset_mode": "SameStep",  # no step whose action is ignored
+    "img_height": FRAME,
+    "img_width": FRAME,
+    "grayscale": True,
+    "stack_num": STACK,
+    "frameskip": REPEAT,
+    "maxpool": True,
+    "noop_max": 30,
+    "episodic_life": False,  # True would start a whole new game at each lost life
+    "life_loss_info": True,  # a lost life is reported, the game goes on
+    "reward_clipping": False,
+    "use_fire_reset": True,
+}
+STREAMS = 8
+LENGTH = 12_500
+STUCK = 500  # the same frame so often: the policy waits for ever (Breakout without FIRE)
+
+
+class RecordingError(RuntimeError):
+    """A recording that cannot be read, or whose replay differs; the message says what to do."""
+
+
+class Screens:
+    """The vector environment, with its traps closed; games that are over start anew at once.
+
+    Parameters
+    ----------
+    game : str
+        A name of :data:`.games.GAMES`.
+    count : int
+        Number of games.
+    seed : int
+        Game k has the seed ``seed + k``.
+    threads : int
+        0: as many as there are cores.
+
+    Attributes
+    ----------
+    stack : (count, 4, 84, 84) uint8
+        The last four frames; zero before the start of a game.
+    finished : list of (float, int)
+        Score and decisions of the games that are over, since the caller emptied the list.
+    """
+
+    def __init__(
+        self,
+        game: str,
+        count: int,
+        seed: int,
+        threads: int = 0,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.game = game_named(game)
+        rom(game)  # its errors say what is missing
+        from ale_py.vector_env import AtariVectorEnv
+
+        chosen = OPTIONS if options is None else options
+        self.environment = AtariVectorEnv(game, count, num_threads=threads, **chosen)
+        self.actions = numpy.array(self.game.actions)
+        self.count, self.seed, self.games_begun = count, seed, 0
+        self.finished: list[tuple[float, int]] = []
+        self.begin(seed)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def begin(self, seed: int) -> None:
+        """Begin new games, all with zero frames before their first."""
+        self.stack, info = self.environment.reset(seed=seed)
+        self._frames = info["episode_frame_number"]
+        self.score = numpy.zeros(self.count)
+        self.length = numpy.zeros(self.count, numpy.int64)
+
+    def step(
+        self, actions: NDArray[numpy.int64]
+    ) -> tuple[NDArray[numpy.float64], NDArray[numpy.bool_], NDArray[numpy.bool_]]:
+        """Play one decision in each game: rewards, was a life lost, is the game over.
+
+        See :meth:`.consoles.Consoles.step`.
+        """
+        # the environment waits for ever on an action that it does not have
+        check_actions(actions, self.count, len(self.actions), self.game.name)
+        self.stack, rewards, ended, cut, info = self.environment.step(self.actions[actions])
+        over = cut | (info["episode_frame_number"] <= self._frames)
+        self._frames = info["episode_frame_number"]
+        self.score += rewards
+        self.length += 1
+        for index in numpy.flatnonzero(over):
+            self.finished.append((float(self.score[index]), int(self.length[index])))
+            self.score[index] = self.length[index] = 0
+        return numpy.asarray(rewards, numpy.float64), ended | over, over
+
+    def state(self) -> dict[str, Any]:
+        """Begin new games whose seed follows from what was played; return that seed.
+
+        The environment cannot be saved.  So a training that writes its state begins new games, and
+        one that goes on from the state begins the same.
+        """
+        self.games_begun += 1
+        seed = self.seed + 1_000_003 * self.games_begun
+        self.begin(seed)
+        return {"seed": seed, "games_begun": self.games_begun, "finished": self.finished}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Begin the games of a state."""
+        self.games_begun = state["games_begun"]
+        self.finished = [(float(score), int(length)) for score, length in state["finished"]]
+        self.begin(state["seed"])
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is committed of a game.
+
+    Parameters
+    ----------
+    actions : (LENGTH, STREAMS) uint8
+        Indices into the game's actions, by time and stream.
+    notes : dict
+        ``game``, ``seed``, ``options``, ``ale_py``, ``frames`` (SHA-256 of the frames in the order
+        of replay), ``actions`` (SHA-256), ``teacher`` (its notes), ``weights`` (SHA-256 of the
+        teacher's file).
+    """
+
+    actions: NDArray[numpy.uint8]
+    notes: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write it beside the old file, then swap them."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        notes = numpy.frombuffer(json.dumps(self.notes, sort_keys=True).encode(), numpy.uint8)
+        with part.open("wb") as file:
+            numpy.savez_compressed(file, actions=self.actions, notes=notes)
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Recording:
+        """Read a recording.
+
+        Raises
+        ------
+        RecordingError
+            If it is missing or damaged.
+        """
+        if not path.exists():
+            raise RecordingError(f"there is no recording at {path}; make it first (data/README.md)")
+        try:
+            with numpy.load(path, allow_pickle=False) as file:
+                actions = file["actions"]
+                notes = json.loads(file["notes"].tobytes())
+            if digest(actions) != notes["actions"]:
+                raise ValueError("the actions do not have the hash that is noted")
+        except (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise RecordingError(
+                f"recording {path} is damaged ({error}); restore it: git checkout -- {path.name}"
+            ) from error
+        return cls(actions, notes)
+
+
+def folder() -> Path:
+    """Folder of the committed recordings."""
+    return ledger.default_folder().parent / "recordings"
+
+
+def cache_folder() -> Path:
+    """Folder of the frames that replays left; it can be deleted at any time."""
+    return ledger.default_folder().parent / "cache"
+
+
+def digest(array: NDArray[Any]) -> str:
+    """SHA-256 of an array's bytes."""
+    return hashlib.sha256(numpy.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def record(
+    game: str,
+    choose: Callable[[NDArray[numpy.uint8]], NDArray[numpy.int64]],
+    seed: int,
+    notes: dict[str, Any],
+    length: int = LENGTH,
+    streams: int = STREAMS,
+    quiet: bool = False,
+) -> Recording:
+    """Let a policy play; keep its actions and the hash of what it saw.
+
+    Parameters
+    ----------
+    game : str
+    choose : callable
+        From the last four frames (streams, 4, 84, 84), uint8, to actions.
+    seed : int
+    notes : dict
+        Of the teacher.
+    length, streams : int
+        Decisions of each stream; streams.
+    quiet : bool
+
+    Raises
+    ------
+    RecordingError
+        If a stream shows the same frame :data:`STUCK` times.
+    """
+    import ale_py
+
+    screens = Screens(game, streams, seed)
+    actions = numpy.zeros((length, streams), numpy.uint8)
+    frames = hashlib.sha256()
+    last = numpy.zeros((streams, FRAME, FRAME), numpy.uint8)
+    still = numpy.zeros(streams, numpy.int64)
+    for t in tqdm(range(length), unit="decision", disable=quiet):
+        now = screens.stack[:, -1]
+        frames.update(now.tobytes())
+        still = numpy.where((now == last).all((1, 2)), still + 1, 0)
+        last = now.copy()
+        if still.max() >= STUCK:
+            raise RecordingError(
+                f"{game}: a game has stood still for {STUCK} decisions; the policy never presses "
+                "FIRE, or waits for ever. Train it on, or take another seed"
+            )
+        chosen = choose(screens.stack)
+        actions[t] = chosen
+        screens.step(chosen)
+    return Recording(
+        actions,
+        notes
+        | {
+            "game": game,
+            "seed": seed,
+            "options": OPTIONS,
+            "ale_py": ale_py.__version__,
+            "frames": frames.hexdigest(),
+            "actions": digest(actions),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a recording, stream after stream.
+
+    Parameters
+    ----------
+    frames : (states, 84, 84) uint8
+        Mapped from the cache.
+    starts : (states,) bool
+        First state of a game, or of a stream.
+    """
+
+    frames: NDArray[numpy.uint8]
+    starts: NDArray[numpy.bool_]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def stacks(self, index: NDArray[numpy.int64]) -> NDArray[numpy.uint8]:
+        """What the policy saw: (n, 4, 84, 84); zero before the start of a game."""
+        index = numpy.asarray(index)
+        result = numpy.zeros((len(index), STACK, FRAME, FRAME), numpy.uint8)
+        alive = numpy.ones(len(index), bool)
+        for back in range(STACK):
+            result[alive, STACK - 1 - back] = self.frames[index[alive] - back]
+            alive = alive & ~self.starts[index - back]
+        return result
+
+
+def replay(recording: Recording, cache: Path | None = None, quiet: bool = False) -> Frames:
+    """Play a recording again, or take its frames from the cache.
+
+    Parameters
+    ----------
+    recording : Recording
+    cache : Path, optional
+        :func:`cache_folder` unless given.
+    quiet : bool
+        No progress bar.
+
+    Raises
+    ------
+    RecordingError
+        If the frames differ from those that were recorded.
+    """
+    notes = recording.notes
+    here = (cache or cache_folder()) / f"{notes['game']}-{notes['frames'][:16]}"
+    if not here.exists():
+        _play(recording, here, quiet)
+    frames = numpy.load(here / "frames.npy", mmap_mode="r", allow_pickle=False)
+    starts = numpy.load(here / "starts.npy", allow_pickle=False)
+    return Frames(frames.reshape(-1, FRAME, FRAME), starts.reshape(-1))
+
+
+def _play(recording: Recording, here: Path, quiet: bool) -> None:
+    notes = recording.notes
+    length, streams = recording.actions.shape
+    part = here.with_name(here.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    frames = numpy.lib.format.open_memmap(
+        part / "frames.npy", "w+", numpy.uint8, (streams, length, FRAME, FRAME)
+    )
+    starts = numpy.zeros((streams, length), bool)
+    starts[:, 0] = True
+    found = hashlib.sha256()
+    screens = Screens(notes["game"], streams, notes["seed"], options=notes["options"])
+    title = f"replay of {notes['game']}"
+    for t in tqdm(range(length), title, unit="decision", disable=quiet):
+        now = screens.stack[:, -1]
+        found.update(now.tobytes())
+        frames[:, t] = now
+        over = screens.step(recording.actions[t].astype(numpy.int64))[2]
+        if t + 1 < length:
+            starts[:, t + 1] = over
+    if found.hexdigest() != notes["frames"]:
+        import ale_py
+
+        shutil.rmtree(part)
+        raise RecordingError(
+            f"the replay of {notes['game']} shows other frames than were recorded "
+            f"(SHA-256 {found.hexdigest()[:12]}, recorded {notes['frames'][:12]}). They were made "
+            f"with ale-py {notes['ale_py']}, here is {ale_py.__version__}: install "
+            f"ale-py=={notes['ale_py']}, or make a recording of your own with "
+            f"python -m sobolev_lib.distillation record --game {notes['game']}"
+        )
+    frames.flush()
+    numpy.save(part / "starts.npy", starts)
+    os.replace(part, here)
+
+
+@dataclass(frozen=True)
+class Split:
+    """States to train on, to choose the learning rate on, and to test on."""
+
+    train: NDArray[numpy.int64]
+    validation: NDArray[numpy.int64]
+    test: NDArray[numpy.int64]
+
+
+def split(starts: NDArray[numpy.bool_], fraction: float, validation: float = 0.2) -> Split:
+    """Split by time: the first part trains, whole games after it test.
+
+    Parameters
+    ----------
+    starts : (states,) bool
+        First states of games.
+    fraction : float
+        Of all states, for training and validation, from the beginning; the last game of that part
+        may be cut, and what is left of it is not used.
+    validation : float
+        Part of those, at their end; from the start of a game if one lies in that part's first
+        half, else cut out of a game (a fraction of 1 % may hold one game only).
+
+    Raises
+    ------
+    ValueError
+        If a fraction is not between 0 and 1, or no game is left to test on.
+    """
+    for name, value in (("fraction", fraction), ("validation", validation)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
+    begins = numpy.flatnonzero(starts)
+    cut = round(fraction * len(starts))
+    after = begins[begins >= cut]
+    if not len(after) or not 0 < round(validation * cut) < cut:
+        raise ValueError(
+            f"fraction is {fraction}: of {len(starts)} states in {len(begins)} games nothing is "
+            "left for training, validation or testing; choose another fraction"
+        )
+    middle = cut - round(validation * cut)
+    games = begins[(begins >= middle) & (begins < middle + (cut - middle) // 2)]
+    first = int(games[0]) if len(games) else middle
+    return Split(
+        numpy.arange(middle), numpy.arange(first, cut), numpy.arange(after[0], len(starts))
+    )

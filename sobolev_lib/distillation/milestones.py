@@ -1,0 +1,163 @@
+"""From a training's state to committed weights: play, judge, write weights and a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from sobolev_lib.records import ledger
+from sobolev_lib.records.summary import interval
+
+from . import experts, teachers, weights
+from .consoles import Consoles
+from .games import game_named
+from .ppo import Trainer
+
+EPISODES = 30
+DEVIATIONS = [
+    "Trained with PPO, not A3C, and for fewer steps than the paper's 80e6.",
+    "The emulator's sticky actions are off; rewards are reduced to their sign, a lost life ends "
+    "an episode for the advantages, but not the game.",
+]
+EXPERT_NOTE = (
+    "The policy learnt from an expert, trained with PPO on the 128 bytes of the console's memory."
+)
+
+
+@torch.no_grad()
+def returns(
+    policy: nn.Module,
+    game: str,
+    observe: Callable[[Consoles], Tensor],
+    seed: int,
+    episodes: int = EPISODES,
+    together: int = 10,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Play whole games with the stochastic policy.
+
+    Parameters
+    ----------
+    policy : Module
+        From what ``observe`` returns to logits and values.
+    game : str
+    observe : callable
+    seed : int
+        Of the games' starts and of the actions.
+    episodes : int
+        Each of the games played together plays as many, so that short ones count no more.
+    together : int
+    quiet : bool
+        No progress bar.
+
+    Returns
+    -------
+    dict
+        ``return_mean``, ``return_interval`` (half of 95 %), ``episodes``, ``returns``, ``entropy``
+        (mean, nats), ``decisions``.
+    """
+    if episodes % together:
+        raise ValueError(f"episodes is {episodes}; it must be a multiple of {together}")
+    consoles = Consoles(game, together, seed, frames=observe is teachers.frames)
+    generator = torch.Generator().manual_seed(seed)
+    scores: list[list[float]] = [[] for _ in range(together)]
+    entropies = []
+    decisions = 0
+    with tqdm(total=episodes, unit="game", disable=quiet) as bar:
+        while any(len(mine) < episodes // together for mine in scores):
+            logs = policy(observe(consoles))[0].log_softmax(-1)
+            playing = [len(mine) < episodes // together for mine in scores]
+            entropies.append(float(-(logs.exp() * logs).sum(-1)[torch.tensor(playing)].mean()))
+            decisions += sum(playing)
+            actions = torch.multinomial(logs.exp(), 1, generator=generator)[:, 0]
+            before = consoles.score.copy()
+            reward, _, over = consoles.step(actions.numpy())
+            for index in numpy.flatnonzero(over):
+                if playing[index]:
+                    scores[index].append(float(before[index] + reward[index]))
+                    bar.update()
+    flat = [score for mine in scores for score in mine]
+    found = interval(flat)
+    return {
+        "return_mean": found.centre,
+        "return_interval": found.high - found.centre,
+        "episodes": found.count,
+        "returns": flat,
+        "entropy": float(numpy.mean(entropies)),
+        "decisions": decisions,
+    }
+
+
+def reach(
+    training: Trainer,
+    path: Path,
+    kind: str,
+    book: ledger.Ledger,
+    episodes: int = EPISODES,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Judge the policy of a state, write its weights and enter a record; return the metrics.
+
+    Parameters
+    ----------
+    training : Trainer
+        Of the state's settings.
+    path : Path
+        The state.
+    kind : {"expert", "teacher"}
+    book : Ledger
+    episodes : int
+        To play; 0: the games of the training's last milestone are taken instead, and the record
+        says so.
+    quiet : bool
+    """
+    if not path.exists():
+        raise ValueError(f"there is no state at {path}; train first")
+    training.resume(path)
+    settings = training.settings
+    net = training.net.teacher if isinstance(training, teachers.PixelTrainer) else training.net
+    net.eval()
+    seed = 10_000 + settings.seed  # starts that training has not seen
+    if episodes:
+        played = returns(net, settings.game, training.observe, seed, episodes, quiet=quiet)
+    else:
+        if not training.curve:
+            raise ValueError(f"state {path} has no milestone yet; train on, or play some episodes")
+        played = {name: values[-1] for name, values in training.curve.items()}
+    judged = {"judged_on": "games of its own" if episodes else "the training's last games"}
+    metrics = played | judged | {"steps": training.steps, "curve": training.curve}
+    route = "memory" if kind == "expert" else teachers.route(settings)
+    notes = {
+        "game": settings.game,
+        "actions": list(game_named(settings.game).names),
+        "route": route,
+        "steps": training.steps,
+        "seconds": round(training.seconds),
+        "return_mean": played["return_mean"],
+        "return_interval": played["return_interval"],
+    }
+    precision = torch.float32 if kind == "expert" else torch.float16
+    weights.save(weights.folder() / f"{kind}-{settings.game}.safetensors", net, notes, precision)
+    config = asdict(settings) | {"route": route, "steps": training.steps}
+    seed = config.pop("seed")
+    record = ledger.Record(
+        experts.EXPERIMENT,
+        config,
+        seed,
+        metrics,
+        "paper",
+        DEVIATIONS + ([EXPERT_NOTE] if route not in ("memory", "ppo") else []),
+        device=ledger.device_name(),
+        seconds=training.seconds,
+        peak_memory=ledger.peak_memory(),
+        **ledger.provenance(),
+    )
+    book.append([record])
+    return metrics

@@ -1,0 +1,389 @@
+"""Distillation: PPO, teachers, their answers, students."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy
+import pytest
+import torch
+
+pytest.importorskip("ale_py", reason="the Atari emulator is an optional extra")
+
+from sobolev_lib import derivatives
+from sobolev_lib.distillation import (
+    commands,
+    data,
+    experts,
+    milestones,
+    ppo,
+    students,
+    teachers,
+    weights,
+)
+from sobolev_lib.distillation.networks import Student, Teacher, scaled
+from sobolev_lib.distillation.targets import Targets
+from sobolev_lib.records import ledger, sweep
+
+SMALL = {"games": 2, "horizon": 8, "minibatch": 8, "epochs": 1, "milestone": 32}
+
+
+def test_networks_are_those_of_sm_3():
+    """Parameters counted by hand from the supplement's list."""
+    count = sum(p.numel() for p in Student(4).parameters())
+    assert count == 16 * 257 + 32 * 257 + 256 * 2593 + 4 * 257
+    teacher = Teacher(6)
+    policy = [*teacher.body.parameters(), *teacher.policy.parameters()]
+    by_hand = 32 * 257 + 64 * 513 + 64 * 577 + 512 * 3137 + 6 * 513
+    assert sum(p.numel() for p in policy) == by_hand
+    seen = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
+    torch.testing.assert_close(Student(3)(seen).exp().sum(1), torch.ones(5))
+    torch.testing.assert_close(teacher(seen)[0], teacher(seen / 255.0)[0])
+    with pytest.raises(ValueError, match="84, 84"):
+        scaled(seen[:, :3])
+    with pytest.raises(ValueError, match="relu, kinks, silu"):
+        Student(3, "tanh")
+
+
+def test_advantages_by_hand():
+    """Sums of discounted errors, written out; nothing passes over an end."""
+    random = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(2, 6, 3, generator=random, dtype=torch.float64)
+    last = torch.randn(3, generator=random, dtype=torch.float64)
+    ends = torch.zeros(6, 3, dtype=torch.float64)
+    ends[2, 0] = ends[5, 1] = ends[0, 2] = ends[1, 2] = 1
+    found = ppo.advantages(rewards, values, ends, last, 0.9, 0.7)
+    after = torch.cat([values[1:], last[None]])
+    for k in range(3):
+        for t in range(6):
+            total, factor = 0.0, 1.0
+            for s in range(t, 6):
+                follows = 0.0 if ends[s, k] else float(after[s, k])
+                total += factor * float(rewards[s, k] + 0.9 * follows - values[s, k])
+                if ends[s, k]:
+                    break
+                factor *= 0.9 * 0.7
+            assert float(found[t, k]) == pytest.approx(total, abs=1e-12)
+
+
+def test_ppo_learns_a_bandit():
+    """A trainer whose games pay for action 2 alone comes to prefer it."""
+    trainer = experts.trainer(ppo.Settings("pong", games=4, horizon=16, minibatch=64, epochs=4))
+    step = trainer.consoles.step
+
+    def paid(actions):
+        _, lost, over = step(actions)
+        return (actions == 2).astype(float), numpy.ones_like(lost), over
+
+    trainer.consoles.step = paid
+    for _ in range(40):
+        trainer.iterate()
+    seen = experts.memory(trainer.consoles)
+    assert trainer.net(seen)[0].softmax(-1)[:, 2].min() > 0.8
+
+
+def training(kind, **changes):
+    if kind == "expert":
+        return experts.trainer(ppo.Settings("breakout", **SMALL | changes))
+    settings = teachers.PixelSettings("breakout", **SMALL | {"policy": 0.5, "lead": 40} | changes)
+    torch.manual_seed(1)
+    return teachers.PixelTrainer(settings, experts.Expert(4))
+
+
+@pytest.mark.parametrize("kind", ["expert", "teacher"])
+def test_a_training_goes_on_from_its_state_to_the_last_bit(kind, tmp_path):
+    whole, first, second = (training(kind) for _ in range(3))
+    for _ in range(4):
+        whole.iterate()
+    ppo.train(first, tmp_path / "state.safetensors", 1, until=32, quiet=True)
+    ppo.train(second, tmp_path / "state.safetensors", 1, until=64, quiet=True)
+    assert second.steps == whole.steps == 64
+    for mine, other in zip(whole.net.parameters(), second.net.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    numpy.testing.assert_array_equal(whole.consoles.memory, second.consoles.memory)
+    with pytest.raises(ValueError, match=r"clip 0\.\d+ \(now 0\.3\)"):
+        training(kind, clip=0.3).resume(tmp_path / "state.safetensors")
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="delete it"):
+        training(kind).resume(path)
+
+
+def test_a_training_that_is_told_to_end_writes_its_state(tmp_path):
+    words = ["expert", "--game", "pong", "--states", str(tmp_path), "--hours", "1"]
+    words += ["--games", "2", "--horizon", "8", "--minibatch", "16"]
+    command = [sys.executable, "-m", "sobolev_lib.distillation", *words]
+    said = ""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        while "steps/s" not in said and running.poll() is None:
+            said += running.stderr.read(1)
+        running.send_signal(signal.SIGTERM)
+        said += running.communicate()[1]
+    assert running.returncode == 130, said
+    assert "goes on from the state" in said
+    trainer = experts.trainer(ppo.Settings("pong", games=2, horizon=8, minibatch=16))
+    trainer.resume(tmp_path / "expert-pong-0.safetensors")
+    steps = trainer.steps
+    other = experts.trainer(trainer.settings)  # the same, never stopped
+    while other.steps < steps:
+        other.iterate()
+    for mine, never in zip(trainer.net.parameters(), other.net.parameters(), strict=True):
+        assert torch.equal(mine, never)
+
+
+def test_the_expert_fades_out():
+    trainer = training("teacher", fade=100, hint=0.0, entropy=0.0, value=0.0, policy=0.0)
+    batch = trainer.play()
+    assert trainer.loss(*batch).item() > 0
+    trainer.steps = 50
+    half = trainer.loss(*batch).item()
+    trainer.steps = 0
+    assert half == pytest.approx(trainer.loss(*batch).item() / 2, rel=1e-5)
+    trainer.steps = 100
+    assert trainer.loss(*batch).item() == 0
+
+
+def test_the_expert_leads_all_games_at_first_and_none_after():
+    trainer = training("teacher", lead=32)
+    assert trainer.play()[-1].all()
+    trainer.steps = 16
+    assert trainer.play()[-1].float().mean() == 0.5
+    trainer.steps = 32
+    assert not trainer.play()[-1].any()
+
+
+def test_imitation_learns_the_expert():
+    trainer = training("teacher", lead=0, policy=0.0, learning_rate=1e-3, epochs=8)
+    trainer.expert.policy.weight.data *= 100  # a policy with opinions
+    batch = trainer.play()
+    before = trainer.loss(*batch).item()
+    for _ in range(15):
+        trainer.learn(*batch)
+    assert trainer.loss(*batch).item() < 0.5 * before
+
+
+def test_without_memory_there_is_no_expert():
+    with pytest.raises(ValueError, match="imitation"):
+        teachers.PixelTrainer(teachers.PixelSettings("pong"))
+    with pytest.raises(TypeError, match="memory"):
+        experts.memory(data.Screens("pong", 1, 0))
+
+
+def test_ppo_on_pixels_alone_plays_in_the_vector_environment():
+    settings = teachers.PixelSettings("pong", **teachers.FROM_SCRATCH | SMALL)
+    trainer = teachers.PixelTrainer(settings)
+    trainer.consoles = data.Screens("pong", 2, 0)  # as on a GPU
+    before = [p.clone() for p in trainer.net.teacher.parameters()]
+    trainer.iterate()
+    after = trainer.net.teacher.parameters()
+    assert any((p != q).any() for p, q in zip(before, after, strict=True))
+    assert teachers.route(settings) == "ppo"
+
+
+def test_returns_counts_whole_games_of_each_console():
+    class Still(torch.nn.Module):
+        def forward(self, seen):
+            logits = torch.full((len(seen), 3), -1e9)
+            logits[:, 0] = 0
+            return logits, torch.zeros(len(seen))
+
+    met = milestones.returns(Still(), "pong", experts.memory, 0, 2, 2, quiet=True)
+    assert met["returns"] == [-21.0, -21.0]
+    assert met["entropy"] == 0
+    with pytest.raises(ValueError, match="multiple of 2"):
+        milestones.returns(Still(), "pong", experts.memory, 0, 3, 2, quiet=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named(capsys):
+    assert commands.main(["teacher", "--game", "pong", "--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_a_wrong_game_is_refused_by_the_command_line(capsys):
+    with pytest.raises(SystemExit):
+        commands.main(["expert", "--game", "SpaceInvaders"])
+    assert "space_invaders" in capsys.readouterr().err
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Data of a reader's own, with a teacher and a short recording of it."""
+    monkeypatch.setenv("SOBOLEV_DATA", str(tmp_path))
+    students.sets.cache_clear()
+    torch.manual_seed(0)
+    teacher = Teacher(4)
+    teacher.policy.weight.data *= 100
+    notes = {"route": "ppo", "steps": 1, "return_mean": 0.0}
+    weights.save(weights.folder() / "teacher-breakout.safetensors", teacher, notes)
+    _, notes = students.load_teacher("breakout")
+    actions = iter(numpy.random.default_rng(0).integers(0, 4, (300, 2)))
+    made = data.record(
+        "breakout", lambda s: next(actions), 1, {"weights": notes["weights"]}, 300, 2, quiet=True
+    )
+    made.save(data.folder() / "breakout.npz")
+    return tmp_path
+
+
+def test_weights_come_back_and_others_are_refused(home):
+    _, notes = students.load_teacher("breakout")
+    assert notes["route"] == "ppo"
+    path = weights.folder() / "teacher-breakout.safetensors"
+    assert path.stat().st_size < 3.5e6
+    with pytest.raises(ValueError, match=r"policy\.bias is \(4,\), but must be \(6,\)"):
+        weights.load(path, Teacher(6))
+    with pytest.raises(ValueError, match="train them first"):
+        students.load_teacher("pong")
+    path.write_bytes(path.read_bytes()[:999])
+    with pytest.raises(ValueError, match="restore the file"):
+        weights.load(path, Teacher(4))
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 30])
+def test_gradients_are_those_of_autograd(home, memory):
+    """From masks, and from Jacobians kept in half precision."""
+    teacher, _ = students.load_teacher("breakout")
+    frames = data.replay(data.Recording.load(data.folder() / "breakout.npz"), quiet=True)
+    index = numpy.arange(3, 400, 7)
+    targets = Targets(teacher, frames, index, memory=memory)
+    assert bool(targets.kept) == bool(memory)
+    chosen = torch.tensor([0, 5, 21, 5])
+    x = torch.from_numpy(frames.stacks(index[chosen.numpy()])) / 255.0
+    v = torch.randn(4, 4)
+
+    def logs(seen):
+        return teacher(seen)[0].log_softmax(-1)
+
+    torch.testing.assert_close(targets.logs[chosen], logs(x))
+    exact = derivatives.project(logs, x, v)
+    size = exact.abs().max().item()
+    near = 2e-3 if memory else 1e-5
+    torch.testing.assert_close(targets.gradient(chosen, v), exact, atol=near * size, rtol=0)
+    whole = derivatives.jacobian(logs, x)
+    torch.testing.assert_close(targets.jacobian(chosen), whole, atol=near * size, rtol=0)
+
+
+def test_the_loss_is_that_of_section_4_2(home):
+    """Written out for one batch: KL(student, teacher) + alpha |difference of gradients|."""
+    train, validation, test = students.sets("breakout", 0.2)
+    settings = students.Settings("breakout", 0.2, alpha=2.5, batch=6)
+    student = students.Training(settings, 3, train, validation, test)
+    chosen = torch.arange(6)
+    x = train.frames(chosen)
+    v = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
+    total, _ = student.loss(
+        student.net, x, train.logs[chosen], lambda v: train.gradient(chosen, v), directions=[[v]]
+    )
+    x = x.clone().requires_grad_()
+    mine = student.net(x)
+    (slope,) = torch.autograd.grad((mine * v).sum(), x)
+    kl = (mine.exp() * (mine - train.logs[chosen])).sum(1)
+    far = (slope - train.gradient(chosen, v)).flatten(1).square().sum(1).sqrt()
+    assert total.item() == pytest.approx((kl + 2.5 * far).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method": "values"},
+        {"projections": 0},
+        {"norm": "squared"},
+        {"derivatives": "another"},
+        {"activation": "kinks"},
+        {"activation": "silu", "temperature": 0.5},
+    ],
+)
+def test_every_student_trains_and_is_entered(home, changes):
+    settings = students.Settings("breakout", 0.2, updates=4, points=2, batch=8, **changes)
+    notes = {"breakout": students.load_teacher("breakout")[1]}
+    book = ledger.Ledger(students.EXPERIMENT)
+    jobs = students.jobs([settings], [0], notes)
+    assert sweep.sweep(students.EXPERIMENT, jobs, book, quiet=True) == 1
+    assert sweep.sweep(students.EXPERIMENT, jobs, book, quiet=True) == 0
+    (record,) = book.read()
+    assert record.metrics["curve"]["update"] == [2, 4]
+    assert 0 <= record.metrics["action_error"] <= 1
+    assert record.metrics["kl"] > 0
+    assert "ppo for 1 decisions" in record.deviations[0]
+    assert ("activation" in str(record.deviations)) == ("activation" in changes)
+
+
+def test_a_student_learns_its_training_states(home):
+    train, validation, test = students.sets("breakout", 0.2)
+    for method in ("values", "sobolev"):
+        settings = students.Settings("breakout", 0.2, method, alpha=0.1, learning_rate=1e-3)
+        student = students.Training(replace(settings, batch=50), 0, train, validation, test)
+        before = students.compare(student.net, train, 100)
+        for _ in range(40):
+            student.step()
+        assert students.compare(student.net, train, 100)["kl"] < 0.7 * before["kl"]
+
+
+def test_a_stopped_student_goes_on_to_the_last_bit(home, tmp_path):
+    sets = students.sets("breakout", 0.2)
+    settings = students.Settings("breakout", 0.2, updates=6, points=3, batch=8)
+    whole, first, second = (students.Training(settings, 1, *sets) for _ in range(3))
+    path = tmp_path / "student.safetensors"
+    assert whole.run(lambda step: False)
+    assert not first.run(lambda step: step >= 3, path)
+    assert second.run(lambda step: False, path)
+    for mine, other in zip(whole.net.parameters(), second.net.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    assert whole.curve["kl"] == second.curve["kl"]
+
+
+def test_measures_by_hand():
+    teacher = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]).log()
+
+    class Two:
+        logs = teacher
+
+        def __len__(self):
+            return 2
+
+        def frames(self, chosen):
+            return chosen
+
+    mine = torch.tensor([[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]]).log()
+    met = students.compare(lambda chosen: mine[chosen], Two(), 10)
+    assert met["action_error"] == 0.5
+    assert met["kl"] == pytest.approx(0.25 * numpy.log(2) / 2, rel=1e-5)
+    assert met["kl_reverse"] == pytest.approx(0.25 * numpy.log(2) / 2, rel=1e-5)
+
+
+def test_another_teachers_recording_is_refused(home):
+    path = data.folder() / "breakout.npz"
+    made = data.Recording.load(path)
+    data.Recording(made.actions, made.notes | {"weights": "of another"}).save(path)
+    with pytest.raises(data.RecordingError, match="record again"):
+        students.sets("breakout", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"game": "tennis"}, "pong, breakout"),
+        ({"method": "kl"}, "values, sobolev"),
+        ({"norm": "l1"}, "norm, squared"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"alpha": -1.0}, "alpha -1.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        students.Settings(**{"game": "pong"} | changes)
+
+
+def test_a_values_student_is_one_whatever_the_derivatives_are_set_to():
+    one, two = (students.Settings("pong", method="values", alpha=a) for a in (0.1, 10.0))
+    assert one == two
+
+
+def test_notes_of_weights_are_json(home):
+    _, notes = students.load_teacher("breakout")
+    assert json.loads(json.dumps(notes)) == notes
