@@ -18,6 +18,7 @@ from .ridges import HiddenLayer
 from .sampling import Array
 
 _SQUARE = math.pi
+_WIDTH = 3.7  # inches: fits a phone without shrinking or scrolling
 
 Plain = Callable[[Array], Array]
 
@@ -27,7 +28,7 @@ def draw_pieces(f: Plain, df: Plain, net: BrokenLine, interval: tuple[float, flo
     if net.certificate is None:
         raise ValueError("net has no certificate; use approximation.relu_network")
     eps, x = net.certificate.eps, np.linspace(*interval, 1001)
-    fig, (above, below) = style.figure(2, 1, width="narrow", height=4.6, sharex=True)
+    fig, (above, below) = style.figure(2, 1, width=_WIDTH, height=4.4, sharex=True)
     truth, ours = style.COLOURS["truth"], style.COLOURS["sobolev"]
     above.plot(x, f(x), ls=style.DASHES["truth"], color=truth, label="$f$")
     above.plot(x, net(torch.from_numpy(x)).numpy(), color=ours, lw=1.4, label="network")
@@ -59,7 +60,7 @@ def count_pieces(df: Plain, f: Plain, interval: tuple[float, float], eps: Sequen
 
 def draw_counts(eps: Sequence[float], counts: Mapping[str, Sequence[int]]) -> Figure:
     """Draw the numbers of pieces against eps."""
-    fig, ax = style.figure(width="narrow", height=3.4)
+    fig, ax = style.figure(width=_WIDTH, height=3.4)
     looks = {"paper's proof": ("values", "-"), "equal pieces": ("smooth", "-"),
              "adaptive": ("sobolev", "-"), "least possible": ("truth", ":")}  # fmt: skip
     for name, numbers in counts.items():
@@ -87,7 +88,7 @@ def slope_errors(net: HiddenLayer, n: int = 1000, seed: int = 0) -> tuple[float,
 
 def draw_rates(knots: Mapping[int, float], random: Mapping[int, float]) -> Figure:
     """Draw the gradient error against the width for chosen and for drawn units."""
-    fig, ax = style.figure(width="narrow", height=3.4)
+    fig, ax = style.figure(width=_WIDTH, height=3.4)
     rows = (
         ("knots of Lemma 1", knots, "sobolev", -1.0),
         ("units at random", random, "values", -0.5),
@@ -110,7 +111,7 @@ def draw_practice(
     widths: Sequence[int], errors: Sequence[float], trained: Mapping[str, float]
 ) -> Figure:
     """Draw the rms gradient error of explicit networks against width, and that of trained ones."""
-    fig, ax = style.figure(width="narrow", height=3.4)
+    fig, ax = style.figure(width=_WIDTH, height=3.4)
     ax.plot(widths, errors, "D-", color=style.COLOURS["kernel"], label="one hidden layer, built")
     for method, level in trained.items():
         dash = {"values": "--", "sobolev": "-."}[method]
@@ -124,7 +125,7 @@ def draw_practice(
 def draw_conflict(f: Plain, g: Plain, interval: tuple[float, float], found: Bound) -> Figure:
     """Draw f and g in their tubes of radius eta, and the function that stays in both."""
     x, h = closest(f, g, interval)
-    fig, axes = style.figure(2, 1, width="narrow", height=4.6, sharex=True)
+    fig, axes = style.figure(2, 1, width=_WIDTH, height=4.4, sharex=True)
     slope, middle = np.diff(h) / np.diff(x), (x[:-1] + x[1:]) / 2
     rows = (
         (axes[0], f, x, h, "value", ("$f$", "best $h$")),
@@ -146,17 +147,17 @@ def draw_pairs(x: Array, gap: Array, found: Bound) -> Figure:
     """Draw what every pair s < t says about eta, and the best one."""
     ratio = (gap[None] - gap[:, None]) / (2 + np.abs(x[None] - x[:, None]))
     shown = np.where(x[None] >= x[:, None], np.abs(ratio), np.nan)
-    fig, ax = style.figure(width="narrow", height=3.7)
+    fig, ax = style.figure(width=_WIDTH, height=3.3)
     mesh = ax.pcolormesh(x, x, shown.T, cmap=style.FIELD_CMAP, rasterized=True)
     ax.plot(found.s, found.t, "o", color="white", mec="black", ms=8, clip_on=False)
     ax.set(xlabel="$s$", ylabel="$t$", aspect="equal")
-    fig.colorbar(mesh, label="bound of $\\eta$ from the pair")
+    fig.colorbar(mesh, shrink=0.8, label="bound of $\\eta$ from the pair")
     return fig
 
 
 def draw_loop(path: Array) -> Figure:
     """Draw a rotation about the middle of the unit square and two loops: from a graph, and best."""
-    fig, ax = style.figure(width="narrow", height=4.2)
+    fig, ax = style.figure(width=_WIDTH, height=4.0)
     t = np.linspace(0.05, 0.95, 10)
     u, v = np.meshgrid(t, t)
     ax.quiver(u, v, -(v - 0.5), u - 0.5, color=style.COLOURS["truth"], alpha=0.6, width=0.005)
@@ -175,7 +176,7 @@ def draw_loop(path: Array) -> Figure:
 
 def draw_trained(eta: float, errors: Mapping[str, float]) -> Figure:
     """Draw the largest error of trained networks above the bound."""
-    fig, ax = style.figure(width="narrow", height=2.4)
+    fig, ax = style.figure(width=_WIDTH, height=2.4)
     names = list(errors)
     ax.plot([errors[name] for name in names], names, "s", color=style.COLOURS["sobolev"], ms=8)
     ax.axvline(eta, color=style.COLOURS["truth"], ls="--")
