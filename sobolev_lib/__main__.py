@@ -1,25 +1,41 @@
-"""Command line: ``python -m sobolev_lib EXPERIMENT --scale small|paper --device ...``."""
+"""Run an experiment: ``python -m sobolev_lib EXPERIMENT --help``.
+
+Records go to a ledger of your own, out/ledger, unless you say --book.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from sobolev_lib import functions
-from sobolev_lib.records import ledger
+from sobolev_lib.cost import benchmark
+from sobolev_lib.cost.ways import WAYS, Size
+from sobolev_lib.records import options as given
+from sobolev_lib.records.ledger import Ledger
+from sobolev_lib.records.sweep import workers
+from sobolev_lib.regression import arms, grids, kriging
 from sobolev_lib.regression import training as regression
-from sobolev_lib.synthetic_gradients import data as images
-from sobolev_lib.synthetic_gradients import hogwild, probing, throughput, training
+from sobolev_lib.synthetic_gradients import (
+    fidelity,
+    hogwild,
+    prepare,
+    probing,
+    throughput,
+    training,
+)
+from sobolev_lib.synthetic_gradients.modules import PREDICTING
+from sobolev_lib.synthetic_gradients.settings import ROW_KEYS
 
 SMALL_STEPS = 300
+INSTRUMENTS = {probing.EXPERIMENT: probing, fidelity.EXPERIMENT: fidelity}
+SKIPPED = {"arm", "workers", *ROW_KEYS}  # chosen in other ways
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         said = options.act(options)
-    except (ValueError, RuntimeError, OSError) as error:  # LedgerError and DataError among them
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
@@ -44,14 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _entered(count: int, experiment: str, folder: Path | None) -> str:
-    return f"{count} records entered in {ledger.Ledger(experiment, folder).path}"
+def _entered(count: int, book: Ledger) -> str:
+    return f"{count} records entered in {book.path}"
 
 
 def _regression(options: argparse.Namespace) -> str:
-    changes = {
-        name: getattr(options, name) for name in ("steps", "batch") if getattr(options, name)
-    }
+    changes = given.changes(options, regression.Setting, arms.IDENTITY)
     if options.scale == "small":
         changes = {"steps": SMALL_STEPS, **changes}
     chosen = [
@@ -61,169 +78,148 @@ def _regression(options: argparse.Namespace) -> str:
             arm, options.sizes, options.functions, options.methods, **changes
         )
     ]
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    book = ledger.Ledger(regression.EXPERIMENT, options.ledger)
-    with _executor(options) as executor:
+    places = given.Places.of(options, regression.EXPERIMENT)
+    with workers(options.workers, options.scheduler) as executor:
         entered = regression.sweep(
-            chosen,
-            seeds,
-            book,
-            options.device,
-            options.states,
-            executor,
-            options.quiet,
-            options.save_every,
-        )
-    return _entered(entered, regression.EXPERIMENT, options.ledger)
+            chosen, places.seeds, places.book, options.scale, options.device, options.states,
+            executor, options.quiet, options.save_every, options.seconds,
+        )  # fmt: skip
+    return _entered(entered, places.book)
+
+
+def _kriging(options: argparse.Namespace) -> str:
+    places = given.Places.of(options, regression.EXPERIMENT)
+    with workers(options.workers, options.scheduler) as executor:
+        entered = kriging.sweep(
+            places.seeds, options.sizes, options.functions, options.methods, places.book,
+            executor, options.quiet, options.seconds,
+        )  # fmt: skip
+    return _entered(entered, places.book)
+
+
+def _grids(options: argparse.Namespace) -> str:
+    paths = grids.collect(options.states, options.folder)
+    return "\n".join(str(path) for path in paths)
+
+
+def _cost(options: argparse.Namespace) -> str:
+    places = given.Places.of(options, benchmark.EXPERIMENT)
+    entered = benchmark.sweep(
+        options.sizes, options.ways, options.threads, options.seconds, options.device,
+        options.clock, places.book, options.quiet,
+    )  # fmt: skip
+    return f"{benchmark.table(places.book)}\n{_entered(entered, places.book)}"
 
 
 def _synthetic_gradients(options: argparse.Namespace) -> str:
-    sizes = ("batch", "epochs", "width", "image_size", "train_images", "precision")
-    names = (*sizes, "learning_rate", "module_rate")
-    if options.seconds is not None and (options.workers > 1 or options.scheduler):
-        raise ValueError("--seconds needs one process: leave out --workers and --scheduler")
-    changes = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
-    if options.hogwild:
-        changes["hogwild"] = True
+    changes = given.changes(options, training.Setting, SKIPPED)
     joined = hogwild.start(options.device)
     changes["workers"] = hogwild.world()[1]
     arm = options.arm or ("digits" if options.scale == "small" else "cifar10")
+    places = given.Places.of(options, training.EXPERIMENT)
     try:
         chosen = training.settings(arm, options.rows, **changes)
-        seeds = range(options.first_seed, options.first_seed + options.seeds)
-        with _executor(options) as executor:
+        with workers(options.workers, options.scheduler) as executor:
             entered = training.sweep(
-                chosen,
-                seeds,
-                ledger.Ledger(training.EXPERIMENT, options.ledger),
-                options.device,
-                options.states,
-                executor,
-                options.quiet,
-                options.save_every,
-                options.compile,
-                options.seconds,
-            )
+                chosen, places.seeds, places.book, options.device, options.states, executor,
+                options.quiet, options.save_every, options.compile, options.seconds,
+            )  # fmt: skip
     finally:
         if joined:
             torch.distributed.destroy_process_group()
-    return _entered(entered, training.EXPERIMENT, options.ledger)
+    return _entered(entered, places.book)
 
 
 def _throughput(options: argparse.Namespace) -> str:
-    changes = {n: getattr(options, n) for n in ("batch", "precision") if getattr(options, n)}
+    changes = given.changes(options, training.Setting, SKIPPED)
     records = throughput.measure(
         training.settings(options.arm or "cifar10_reduced", options.rows, **changes),
-        options.seconds or 5.0,
+        options.seconds,
         options.device,
         options.compile,
     )
-    book = ledger.Ledger(throughput.EXPERIMENT, options.ledger)
-    return _entered(book.append(records), throughput.EXPERIMENT, options.ledger)
+    book = given.Places.of(options, throughput.EXPERIMENT).book
+    return _entered(book.append(records), book)
 
 
-def _probes(options: argparse.Namespace) -> str:
-    book = ledger.Ledger(probing.EXPERIMENT, options.ledger)
+def _watch(options: argparse.Namespace) -> str:
+    places = given.Places.of(options, options.experiment)
     chosen = training.settings(options.arm or "digits", options.rows)
-    entered = probing.sweep(chosen, range(options.seeds), book, quiet=options.quiet)
-    return _entered(entered, probing.EXPERIMENT, options.ledger)
+    instrument = INSTRUMENTS[options.experiment]
+    entered = instrument.sweep(chosen, places.seeds, places.book, quiet=options.quiet)
+    return _entered(entered, places.book)
 
 
 def _images(options: argparse.Namespace) -> str:
     if options.source is None:
         if options.name != "cifar10":
             raise ValueError(f"--source is needed: the folder that holds {options.name}")
-        return str(images.prepare_cifar10(options.size, options.archive, options.folder))
+        return str(prepare.cifar10(options.size, options.archive, options.folder))
     return str(
-        images.prepare_folder(
-            options.source, options.name, options.size, options.folder, options.workers
-        )
+        prepare.folder(options.source, options.name, options.size, options.folder, options.workers)
     )
-
-
-def _executor(options: argparse.Namespace) -> AbstractContextManager[Executor | None]:
-    """Local processes, a Dask cluster's workers, or none: this process."""
-    if options.scheduler:
-        from dask.distributed import Client
-
-        return Client(options.scheduler).get_executor()  # type: ignore[no-any-return]
-    if options.workers > 1:
-        return ProcessPoolExecutor(
-            options.workers,
-            mp_context=get_context("spawn"),
-            initializer=torch.set_num_threads,
-            initargs=(1,),
-        )
-    return nullcontext()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m sobolev_lib", description=__doc__)
     commands = parser.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
-    _add_regression(commands.add_parser(regression.EXPERIMENT, help="section 4.1"))
-    _add_synthetic_gradients(commands.add_parser(training.EXPERIMENT, help="section 4.3"))
-    _add_throughput(commands.add_parser(throughput.EXPERIMENT, help="images per second, 4.3"))
-    _add_probes(commands.add_parser(probing.EXPERIMENT, help="what modules learn, 4.3"))
-    _add_images(commands.add_parser("images", help="prepare image data for section 4.3"))
+    for name, (act, add, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        add(command)
+        command.set_defaults(act=act)
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--scale",
-        choices=ledger.SCALES,
-        default="small",
-        help="small: seconds; paper: the paper's setting",
-    )
+def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument(
-        "--seeds", type=_positive, default=1, help="number of seeds (default: %(default)s)"
-    )
-    parser.add_argument("--first-seed", type=_natural, default=0)
-    parser.add_argument("--batch", type=_positive, help="instead of the arm's")
-    parser.add_argument(
-        "--workers", type=_positive, default=1, help="local processes (default: %(default)s)"
-    )
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler that runs the jobs")
-    parser.add_argument("--ledger", type=Path, help="folder of the ledger (default: data/ledger)")
-    parser.add_argument(
-        "--states",
-        type=Path,
-        default=_states(),
-        help="folder of resumable states (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--save-every",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="between two saved states (default: 60)",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_regression(parser: argparse.ArgumentParser) -> None:
-    _add_common(parser)
+    given.add_scale(parser)
+    _add_device(parser)
+    known = list(dict.fromkeys([*map(arms.family, arms.ARMS), *arms.ARMS]))
     parser.add_argument(
-        "--arms",
-        nargs="+",
-        default=["paper"],
-        choices=list(regression.ARMS),
-        metavar="ARM",
-        help=f"variants: {', '.join(regression.ARMS)}",
-    )
-    parser.add_argument("--functions", nargs="+", default=list(functions.FUNCTIONS), metavar="NAME")
-    parser.add_argument("--methods", nargs="+", default=list(regression.METHODS), metavar="METHOD")
-    parser.add_argument(
-        "--sizes",
-        nargs="+",
-        type=int,
-        default=[20, 100],
-        metavar="N",
-        help="training points (default: 20 100)",
-    )
-    parser.add_argument("--steps", type=int, help="instead of the arm's (or of the small scale's)")
-    parser.set_defaults(act=_regression)
+        "--arms", nargs="+", default=["paper"], choices=known, metavar="ARM",
+        help=f"variants: {', '.join(known)}",
+    )  # fmt: skip
+    _add_problems(parser)
+    given.add_fields(parser, regression.Setting, arms.IDENTITY)
+    given.add_runs(parser)
+    given.add_states(parser)
+
+
+def _add_problems(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--functions", nargs="+", default=list(functions.FUNCTIONS), metavar="NAME")
+    add("--methods", nargs="+", default=list(regression.METHODS), metavar="METHOD")
+    add("--sizes", nargs="+", type=int, default=[20, 100], metavar="N", help="training points")
+
+
+def _add_kriging(parser: argparse.ArgumentParser) -> None:
+    _add_problems(parser)
+    given.add_runs(parser)
+
+
+def _add_grids(parser: argparse.ArgumentParser) -> None:
+    given.add_states(parser)
+    parser.add_argument("--folder", type=Path, help="where to write (default: data/regression)")
+
+
+def _add_cost(parser: argparse.ArgumentParser) -> None:
+    def pair(text: str) -> Size:
+        members, n = text.split("x")
+        return Size(int(members), int(n))
+
+    _add_device(parser)
+    names = list(WAYS)
+    add = parser.add_argument
+    add("--sizes", nargs="+", type=pair, default=list(benchmark.SIZES), metavar="ExN")
+    add("--ways", nargs="+", choices=names, default=names, metavar="WAY", help=", ".join(names))
+    add("--threads", nargs="+", type=given.positive, default=[1, 2])
+    add("--seconds", type=float, default=20.0, help="of measuring, for each size")
+    add("--clock", choices=list(benchmark.CLOCKS), default="wall", help="cpu: computing time only")
+    add("--quiet", action="store_true", help="no progress bar")
+    given.add_ledger(parser)
 
 
 def _add_rows(parser: argparse.ArgumentParser) -> None:
@@ -242,43 +238,30 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
         metavar="ROW",
         help=f"what is compared: {', '.join(training.ROWS)} (default: the first seven)",
     )
-    parser.add_argument("--precision", choices=["fp32", "bf16"], help="instead of the arm's")
+    given.add_fields(parser, training.Setting, SKIPPED)
     parser.add_argument("--compile", action="store_true", help="torch.compile where possible")
+    _add_device(parser)
 
 
 def _add_synthetic_gradients(parser: argparse.ArgumentParser) -> None:
-    _add_common(parser)
+    given.add_scale(parser)
     _add_rows(parser)
-    for name in ("epochs", "width", "image-size", "train-images"):
-        parser.add_argument(f"--{name}", type=int, help="instead of the arm's")
-    parser.add_argument("--learning-rate", type=float, help="SGD's, instead of the arm's")
-    parser.add_argument("--module-rate", type=float, help="Adam's, instead of the arm's")
-    parser.add_argument(
-        "--hogwild", action="store_true", help="modules in shared memory (with torchrun, CPU)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, help="stop after that time; the same command goes on"
-    )
-    parser.set_defaults(act=_synthetic_gradients)
+    given.add_runs(parser)
+    given.add_states(parser)
 
 
 def _add_throughput(parser: argparse.ArgumentParser) -> None:
     _add_rows(parser)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--batch", type=int, help="instead of the arm's")
-    parser.add_argument("--seconds", type=float, help="for each row and round (default: 5)")
-    parser.add_argument("--ledger", type=Path, help="folder of the ledger (default: data/ledger)")
-    parser.set_defaults(act=_throughput)
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each row and round")
+    given.add_ledger(parser)
 
 
-def _add_probes(parser: argparse.ArgumentParser) -> None:
+def _add_watch(parser: argparse.ArgumentParser, modules: Sequence[str]) -> None:
     parser.add_argument("--arm", choices=list(training.ARMS), metavar="ARM", help="default: digits")
-    rows = [row for row, changes in training.ROWS.items() if changes["module"] in probing.PROBED]
+    rows = [row for row, changes in training.ROWS.items() if changes["module"] in modules]
     parser.add_argument("--rows", nargs="+", choices=rows, default=["critic"], metavar="ROW")
-    parser.add_argument("--seeds", type=_positive, default=1, help="number of seeds (default: 1)")
-    parser.add_argument("--ledger", type=Path, help="folder of the ledger (default: data/ledger)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.set_defaults(act=_probes)
+    given.add_seeds(parser)
+    given.add_ledger(parser)
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
@@ -288,24 +271,29 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--archive", type=Path, help="cifar-10-binary.tar.gz (default: downloaded)")
     parser.add_argument("--folder", type=Path, help="where to write (default: data/images)")
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
-    parser.set_defaults(act=_images)
 
 
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    if int(text) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
-    return int(text)
-
-
-def _states() -> Path:
-    return Path(os.environ.get("SOBOLEV_STATES", ledger.default_folder().parent / "states"))
-
+Act = Callable[[argparse.Namespace], str]
+Add = Callable[[argparse.ArgumentParser], None]
+COMMANDS: dict[str, tuple[Act, Add, str]] = {
+    regression.EXPERIMENT: (_regression, _add_regression, "networks of section 4.1"),
+    "kriging": (_kriging, _add_kriging, "the baseline beside them"),
+    "grids": (_grids, _add_grids, "values and slopes of finished networks, for figures"),
+    benchmark.EXPERIMENT: (_cost, _add_cost, "time of a training step"),
+    training.EXPERIMENT: (_synthetic_gradients, _add_synthetic_gradients, "section 4.3"),
+    throughput.EXPERIMENT: (_throughput, _add_throughput, "images per second, 4.3"),
+    probing.EXPERIMENT: (
+        _watch,
+        partial(_add_watch, modules=probing.PROBED),
+        "what SG modules learn, 4.3",
+    ),
+    fidelity.EXPERIMENT: (
+        _watch,
+        partial(_add_watch, modules=PREDICTING),
+        "how well synthetic gradients point, 4.3",
+    ),
+    "images": (_images, _add_images, "prepare image data for section 4.3"),
+}
 
 if __name__ == "__main__":
     raise SystemExit(main())

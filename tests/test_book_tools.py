@@ -8,6 +8,7 @@ import sys
 
 import nbcache
 import nbformat
+import provenance
 import pytest
 import rooms
 import status
@@ -39,12 +40,36 @@ def test_every_module_has_a_section_in_the_order_of_imports():
     assert {"sobolev_lib.loss", "sobolev_lib.figures.style"} <= set(names)
     assert not [name for name in names if "__" in name or "._" in name]
     body = rooms.body()
-    places = [
-        body.index(f"automodule:: sobolev_lib.{room}\n") for room in ("kinks", "loss", "stack")
-    ]
-    assert places == sorted(places)
     for name in names:
         assert f"automodule:: {name}\n" in body
+
+
+def test_each_module_uses_only_those_above_it():
+    entries = rooms.ordered(rooms.modules(ROOT / "sobolev_lib", "sobolev_lib"))
+    place = {name: i for i, (name, _) in enumerate(entries)}
+    pairs = [
+        (name, used)
+        for name, package in entries
+        if not package
+        for used in rooms.imported(name, package, place)
+    ]
+    assert len(pairs) > 100 and ("sobolev_lib.loss", "sobolev_lib.derivatives") in pairs
+    # a folder's own file passes on what stands below it
+    assert not [pair for pair in pairs if place[pair[1]] > place[pair[0]]]
+
+
+def test_experiments_import_the_method_and_the_records_never_each_other():
+    entries = rooms.modules(ROOT / "sobolev_lib", "sobolev_lib")
+    experiments = {"regression", "synthetic_gradients", "cost", "distillation"}
+    for name, package in entries:
+        own = rooms.room(name)
+        others = {rooms.room(used) for used in rooms.imported(name, package, dict(entries))} - {own}
+        if own in experiments:
+            assert not others & (experiments | {"widgets"}), name
+        elif own == "records":
+            assert not others, name
+        elif own == "figures":
+            assert not others & experiments, name
 
 
 def test_the_status_table_tells_commit_and_versions():
@@ -63,6 +88,13 @@ def test_the_commit_is_unknown_without_git(monkeypatch, tmp_path, path):
     if path:
         monkeypatch.setenv("PATH", path)
     assert status.commit().startswith("unknown")
+
+
+def test_the_readme_of_the_data_has_the_command_behind_every_record():
+    """In step with the ledgers: .venv/bin/python tools/provenance.py writes it anew."""
+    text = provenance.README.read_text(encoding="utf-8")
+    assert provenance.filled(text) == text
+    assert text.count("# 420 records") >= 1
 
 
 # One execution for tests and book.

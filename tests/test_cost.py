@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from sobolev_lib.cost import benchmark, ways
 from sobolev_lib.cost import ways as cost
+from sobolev_lib.records.ledger import Ledger
 
 SMALL = cost.Size(3, 9, width=6)
 RELU = ("sobolev", "autograd_loop", "autograd_stack", "func_reverse", "func_forward")
@@ -40,7 +42,7 @@ def test_no_output_weight_is_divided_by():
     )
     for chosen in (mine, other):
         with torch.no_grad():
-            chosen.stack.weights[-1][:, :, ::2] = 0
+            chosen.parameters[-2][:, :, ::2] = 0
     assert torch.allclose(mine.flat_gradient(), other.flat_gradient(), rtol=1e-10, atol=1e-12)
 
 
@@ -66,9 +68,10 @@ def test_number_of_large_products(name, two, three):
 @pytest.mark.parametrize("name", ["values", "sobolev", "autograd_stack"])
 def test_count_agrees_with_the_counter_of_pytorch(name, monkeypatch):
     size = cost.Size(2, 128, width=64, inputs=1)
-    chosen = cost.way(name, size)
     # PyTorch's counter follows modules by hooks, which autograd.grad refuses: call the function.
-    monkeypatch.setattr(chosen, "stack", Plain(chosen.stack))
+    made = ways.MLPStack
+    monkeypatch.setattr(ways, "MLPStack", lambda *a, **k: Plain(made(*a, **k)))
+    chosen = cost.way(name, size)
     with FlopCounterMode(display=False) as counter:
         chosen.gradient()
     flops = counter.get_total_flops() / (2 * size.members * size.n * size.width**2)
@@ -82,6 +85,7 @@ class Plain:
 
     def __init__(self, stack):
         self.losses, self.forward = stack.losses, stack.forward
+        self.weights, self.biases = stack.weights, stack.biases
 
     def __call__(self, x):
         return self.forward(x)
@@ -96,16 +100,25 @@ def test_memory_of_a_step_is_seen():
 
 def test_measurement_interleaves_and_compares_rounds():
     ways = {name: cost.way(name, SMALL) for name in ("values", "sobolev")}
-    times = cost.measure(ways, seconds=0.0, least=4)
+    times = benchmark.measure(ways, seconds=0.0, least=4)
     assert [len(t.step) for t in times.values()] == [4, 4]
     assert all(s > g > 0 for t in times.values() for s, g in zip(t.step, t.gradient, strict=True))
-    found = cost.ratios(times)
+    found = benchmark.ratios(times)
     assert found["values"] == [1.0] * 4
     assert found["sobolev"][2] == times["sobolev"].step[2] / times["values"].step[2]
-    entries = cost.records(SMALL, times, ways)
-    assert [e.config["variant"] for e in entries] == ["values", "sobolev"]
-    assert entries[0].metrics["products"] == 3
-    assert entries[1].metrics["step_ratio_min"] <= entries[1].metrics["step_ratio"]
+
+
+def test_the_benchmark_enters_what_it_measured(tmp_path):
+    book = Ledger(benchmark.EXPERIMENT, tmp_path)
+    options = {"names": ["sobolev"], "threads": [1], "seconds": 0.0, "book": book, "quiet": True}
+    assert benchmark.sweep([SMALL], **options) == 2
+    assert benchmark.sweep([SMALL], **options) == 0, "what is there is not measured again"
+    entries = {r.config["variant"]: r for r in book.read()}
+    assert entries["values"].metrics["products"] == 3
+    metrics = entries["sobolev"].metrics
+    assert metrics["step_ratio_min"] <= metrics["step_ratio"] <= metrics["step_ratio_max"]
+    assert metrics["repetitions"] == 5 and entries["sobolev"].seconds >= 0
+    assert "sobolev" in benchmark.table(book)
 
 
 def test_errors_name_what_is_wrong():
@@ -114,14 +127,14 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match=r"n is 9.*width, 16"):
         cost.products(cost.way("values", cost.Size(1, 9, width=16)))
     with pytest.raises(ValueError, match="clock is 'sun'"):
-        cost.measure({"values": cost.way("values", SMALL)}, 0.0, clock="sun")
+        benchmark.measure({"values": cost.way("values", SMALL)}, 0.0, clock="sun")
 
 
 def test_cpu_clock_refuses_what_it_cannot_see(monkeypatch):
     ways = {"values": cost.way("values", SMALL)}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with pytest.raises(ValueError, match="sees one thread"):
-        cost.measure(ways, 0.0, clock="cpu")
+        benchmark.measure(ways, 0.0, clock="cpu")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    times = cost.measure(ways, 0.0, least=3, clock="cpu")
+    times = benchmark.measure(ways, 0.0, least=3, clock="cpu")
     assert all(t > 0 for t in times["values"].step)

@@ -15,6 +15,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 LOCKED_EXTRAS = (
+    "figures",
+    "widgets",
     "book",
     "test",
     "lint",

@@ -76,7 +76,7 @@ def test_frozen_gradients_are_those_of_single_examples(batch):
                 value = segment(value)
             (g,) = torch.autograd.grad(cross_entropy(value, y[b : b + 1]).sum(), one)
             assert found.frozen_norm[k, b] == pytest.approx(g.norm().item())
-            s = net.synthesizers[k](one, y[b : b + 1]).gradient
+            s = net.sg_modules[k](one, y[b : b + 1]).gradient
             expected = ((s * g).sum() / s.norm() / g.norm()).item()
             assert found.frozen[k, b] == pytest.approx(expected)
     assert not np.allclose(found.norm, found.frozen_norm)
@@ -126,7 +126,7 @@ def test_easy_and_hard_are_parts_by_loss(batch):
 def test_follow_does_not_disturb_the_run():
     pytest.importorskip("sklearn")
     setting = training.settings("digits", ["critic"], epochs=2)[0]
-    last = fidelity.follow(setting, 0, (3, 20, 36), 200)[36]
+    last = fidelity.follow(training.Training(setting, 0), (3, 20, 36), 200)[36]
     run = training.Training(setting, 0)
     run.run()
     x = images.normalize(run.data.train_x[:200], run.data)
@@ -134,7 +134,7 @@ def test_follow_does_not_disturb_the_run():
     assert last.loss.shape == (192,)
     assert np.array_equal(last.weights, again.weights)
     with pytest.raises(ValueError, match=r"at holds step 37; the run has 36"):
-        fidelity.follow(setting, 0, (37,))
+        fidelity.follow(training.Training(setting, 0), (37,))
 
 
 def test_recall_of_the_classes_adds_up_to_the_accuracy():

@@ -1,14 +1,13 @@
 """Figures of the chapter on cost: what they compute, and that they draw what the ledger holds."""
 
-import math
-
 import matplotlib as mpl
 import pytest
 from matplotlib import pyplot as plt
 
+from sobolev_lib.cost import benchmark as cost
 from sobolev_lib.cost import figures as draw
-from sobolev_lib.cost import ways as cost
-from sobolev_lib.functions import FUNCTIONS
+from sobolev_lib.cost import results
+from sobolev_lib.cost.ways import WAYS
 from sobolev_lib.records import ledger
 
 mpl.use("Agg")
@@ -23,7 +22,8 @@ def _close_figures():
 @pytest.fixture
 def benchmark(tmp_path):
     book = ledger.Ledger(cost.EXPERIMENT, tmp_path)
-    for members, n in cost.SIZES:
+    for size in cost.SIZES:
+        members, n = size.members, size.n
         for variant, ratio in (("values", 1.0), ("sobolev", 1.25), ("autograd_loop", 2.5)):
             config = {
                 **{"members": members, "n": n, "width": 10, "variant": variant},
@@ -36,10 +36,21 @@ def benchmark(tmp_path):
 
 
 def test_numbers_come_from_the_ledger(benchmark):
-    assert draw.metric("sobolev", 1, 4096, book=benchmark) == 1.25
-    assert draw.layers(draw.records(benchmark, variant="values", n=4096)[0]) == 3.0
-    with pytest.raises(LookupError, match=r"threads = 7.*step_cost.py --ledger"):
-        draw.metric("sobolev", 1, 4096, book=benchmark, threads=7)
+    assert results.metric("sobolev", 1, 4096, book=benchmark) == 1.25
+    assert results.layers(results.records(benchmark, variant="values", n=4096)[0]) == 3.0
+    with pytest.raises(LookupError, match=r"threads = 7.*sobolev_lib cost"):
+        results.metric("sobolev", 1, 4096, book=benchmark, threads=7)
+
+
+def test_a_number_has_one_record(benchmark):
+    [record] = results.records(benchmark, variant="sobolev", n=4096)
+    other = ledger.Record(
+        cost.EXPERIMENT, {**record.config, "clock": "cpu"}, 0, record.metrics, "paper"
+    )
+    benchmark.append([other])
+    with pytest.raises(LookupError, match="2 records of sobolev"):
+        results.metric("sobolev", 1, 4096, book=benchmark)
+    assert results.metric("sobolev", 1, 4096, book=benchmark, clock="cpu") == 1.25
 
 
 def test_steps_and_memory_show_every_way_that_was_measured(benchmark):
@@ -53,32 +64,7 @@ def test_steps_and_memory_show_every_way_that_was_measured(benchmark):
 
 
 def test_every_way_has_a_label():
-    assert set(draw.WAYS) == set(cost.WAYS)
-
-
-def regression_ledger(folder, exponent):
-    """Values: error 1/steps; Sobolev: steps to the power -exponent, at 1 to 10,000 steps."""
-    book = ledger.Ledger("regression", folder)
-    steps = [0, 1, 10, 100, 1000, 10_000]
-    for seed in range(3):
-        for method, power in (("values", 1.0), ("sobolev", exponent)):
-            errors = [5.0] + [float(s) ** -power for s in steps[1:]]
-            config = {"function": "booth", "n": 100, "method": method, "arm": "paper"}
-            metrics = {"test_mse": errors[-1], "curve": {"steps": steps, "test_mse": errors}}
-            book.append([ledger.Record("regression", config, seed, metrics, "paper")])
-    return book
-
-
-def test_a_price_takes_steps_away(tmp_path):
-    book = regression_ledger(tmp_path, exponent=1.5)
-    for price in (1.0, 2.0, 7.0):  # power laws: straight lines between checkpoints are exact
-        found = draw.gain_at_price("booth", 100, price, book=book)
-        assert found.centre == pytest.approx(1.5 * (4 - math.log10(price)) - 4)
-    assert draw.gain_at_price("ackley", 100, 1.0, book=book) is None
-    with pytest.raises(ValueError, match=r"price is 0\.5"):
-        draw.gain_at_price("booth", 100, 0.5, book=book)
-    fig = draw.equal_time(100, {"free": 1.0, "dear": 3.0}, book=book)
-    assert len(fig.axes[0].get_xticklabels()) == len(FUNCTIONS)
+    assert set(draw.WAYS) == set(WAYS)
 
 
 def test_depths_are_drawn_as_ratios():

@@ -10,14 +10,14 @@ from matplotlib import pyplot as plt
 from scipy import integrate, special
 
 from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.regression import landscapes
+from sobolev_lib.regression import landscapes, signal
 
 mpl.use("Agg")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_weights_are_a_probability_on_the_domain(name):
-    points, weights = landscapes.quadrature(name)
+    points, weights = signal.quadrature(name)
     assert weights.min() > 0
     assert weights.sum().item() == pytest.approx(1.0, abs=1e-12)
     low, high = torch.tensor(FUNCTIONS[name].domain, dtype=torch.float64).T
@@ -27,7 +27,7 @@ def test_weights_are_a_probability_on_the_domain(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_signal_agrees_with_sampling(name):
     """Within five standard errors of 200,000 uniform points."""
-    f, s = FUNCTIONS[name], landscapes.signal(name)
+    f, s = FUNCTIONS[name], signal.signal(name)
     x = f.sample(200_000, torch.Generator().manual_seed(1), torch.float64)
     y, g = f(x)[:, 0], f.gradient(x)
     squares = (y - y.mean()) ** 2
@@ -52,12 +52,12 @@ def test_booth_by_hand():
     second = 100 / 3
     gx = 10**2 * second + 8**2 * second + 34**2  # d/dx = 10 x + 8 y - 34
     gy = 8**2 * second + 10**2 * second + 38**2  # d/dy = 8 x + 10 y - 38
-    assert landscapes.signal("booth").gradient == pytest.approx(gx + gy, rel=1e-12)
+    assert signal.signal("booth").gradient == pytest.approx(gx + gy, rel=1e-12)
 
 
 def test_ackley_waves_by_bessel_functions():
     """The wave part alone: whole periods, so its moments are modified Bessel functions."""
-    points, weights = landscapes.quadrature("ackley")
+    points, weights = signal.quadrature("ackley")
     t = 2 * math.pi * points
     wave = torch.exp(0.5 * torch.cos(t).sum(1))
     mean = weights @ wave
@@ -69,7 +69,7 @@ def test_ackley_waves_by_bessel_functions():
 
 def test_bukin_rule_against_nested_integration():
     """The mean of f and of |grad f| by scipy, with the valley given as a break point."""
-    points, weights = landscapes.quadrature("bukin")
+    points, weights = signal.quadrature("bukin")
     f = FUNCTIONS["bukin"]
 
     def mean_over_y(x, power):
@@ -95,13 +95,13 @@ def test_bukin_tail_constant():
     for t in (1e5, 1e6):
         share = (sizes > t).double().mean().item()
         error = t * math.sqrt(share / len(x))
-        assert abs(share * t - landscapes.BUKIN_TAIL) < 5 * error
+        assert abs(share * t - signal.BUKIN_TAIL) < 5 * error
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_minima_are_minima(name):
     f = FUNCTIONS[name]
-    spots, least = landscapes.MINIMA[name]
+    spots, least = signal.MINIMA[name]
     spots = torch.tensor(spots, dtype=torch.float64)
     assert f(spots)[:, 0].tolist() == pytest.approx([least] * len(spots), abs=1e-9)
     if name != "bukin":  # Bukin has a ridge there
@@ -115,16 +115,16 @@ def test_minima_are_minima(name):
 
 
 def test_running_mean_is_a_mean_and_has_powers():
-    means = landscapes.running_mean("booth", 1000, seed=3)
+    means = signal.running_mean("booth", 1000, seed=3)
     x = FUNCTIONS["booth"].sample(1000, torch.Generator().manual_seed(3), torch.float64)
     sizes = FUNCTIONS["booth"].gradient(x).norm(dim=1)
     assert means[9].item() == pytest.approx(sizes[:10].square().mean().item())
-    first = landscapes.running_mean("booth", 1000, seed=3, power=1.0)
+    first = signal.running_mean("booth", 1000, seed=3, power=1.0)
     assert first[-1].item() == pytest.approx(sizes.mean().item())
 
 
 def test_figures_show_all_seven_functions():
-    signals = {name: landscapes.signal(name) for name in FUNCTIONS}
+    signals = {name: signal.signal(name) for name in FUNCTIONS}
     titles = {f.title for f in FUNCTIONS.values()}
     for fig in (landscapes.draw_surfaces(side=9), landscapes.draw_fields(side=9, arrows=3)):
         assert {ax.get_title("left") + ax.get_title("center") for ax in fig.axes} - {""} == titles

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sobolev_lib.records.ledger import Ledger, LedgerError, Record, provenance
+from sobolev_lib.records.ledger import Ledger, LedgerError, Record, provenance, select
 
 
 def record(seed=0, n=20, **changes):
@@ -114,6 +114,23 @@ def test_provenance():
         and set(entries["versions"]) == {"python", "torch", "numpy"}
         and len(entries["date"]) == 10
     )
+    assert "scipy" in provenance(("scipy",))["versions"]
+
+
+def test_a_run_that_is_there_twice_is_named(tmp_path):
+    book = Ledger("trial", tmp_path)
+    book.append([record()])
+    book.path.write_text(2 * book.path.read_text())
+    with pytest.raises(LedgerError, match=r"line 2 is a second record of seed 0"):
+        book.read()
+
+
+def test_a_selection_is_by_the_whole_configuration():
+    entries = [record(1), record(0), record(0, n=5), record(0, scale="paper")]
+    found = select(entries, {"method": "values", "n": 20})
+    assert [(r.seed, r.scale) for r in found] == [(0, "small"), (0, "paper"), (1, "small")]
+    assert select(entries, {"method": "values", "n": 20}, "paper") == [entries[3]]
+    assert select(entries, {"n": 20}) == []
 
 
 def test_without_git_the_commit_is_unknown(monkeypatch, tmp_path):

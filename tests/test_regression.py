@@ -20,8 +20,12 @@ def pair(n=20, steps=40, **changes):
     return [Setting("booth", n, method, steps=steps, **changes) for method in regression.METHODS]
 
 
-def numbers(records):
-    return {r.key: r.metrics for r in records}
+def numbers(results):
+    return [result.metrics for result in results]
+
+
+def entered(book):
+    return {r.key: r.metrics for r in book.read()}
 
 
 def test_paper_arm_is_the_papers_setting():
@@ -94,7 +98,7 @@ def test_one_step_is_adam_on_the_papers_loss():
 def test_same_seed_same_record_and_other_seed_other_record():
     first, again, other = (numbers(regression.train(pair(steps=25), seed)) for seed in (0, 0, 1))
     assert first == again
-    assert [m["test_mse"] for m in first.values()] != [m["test_mse"] for m in other.values()]
+    assert [m["test_mse"] for m in first] != [m["test_mse"] for m in other]
 
 
 @pytest.mark.parametrize("n", [20, 250])
@@ -113,7 +117,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, n):
     resumed = Training(chosen, 5, folder=tmp_path)
     assert resumed.step == 23
     resumed.run()
-    assert numbers(resumed.records()) == numbers(whole)
+    assert numbers(resumed.results()) == numbers(whole)
 
 
 def test_minibatches_cover_each_epoch_once():
@@ -152,7 +156,7 @@ def test_diverged_run_is_null():
     with torch.no_grad():
         training.stack.weights[0].fill_(float("inf"))
     training.run()
-    assert training.records()[0].metrics["test_mse"] is None
+    assert training.results()[0].metrics["test_mse"] is None
 
 
 def test_bad_settings():
@@ -231,7 +235,7 @@ def test_kill_minus_nine_loses_and_repeats_nothing(tmp_path):
     assert ends == [-signal.SIGKILL, -signal.SIGKILL, 0]
     whole, cut = (Ledger("regression", tmp_path / name / "ledger") for name in ("whole", "cut"))
     assert len(cut.read()) == len(cut.keys()) == 12
-    assert numbers(cut.read()) == numbers(whole.read())
+    assert entered(cut) == entered(whole)
 
 
 def test_command_line_errors(tmp_path, capsys):

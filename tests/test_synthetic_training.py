@@ -13,29 +13,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sg_helpers import fake_images, picture, tiny
 from torch import nn
 
 from sobolev_lib import __main__ as command
 from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import decouple, hogwild, throughput, training
+from sobolev_lib.synthetic_gradients import settings as arms
 from sobolev_lib.synthetic_gradients.training import ROWS, Setting, Training, settings
-
-TINY = {"epochs": 2, "train_images": 96, "batch": 32}
-
-
-def tiny(row: str = "sobolev", **changes) -> Setting:
-    return settings("digits", [row], **{**TINY, **changes})[0]
-
-
-def fake_images(count: int = 48, size: int = 8) -> images.ImageData:
-    return throughput.stand_in(picture(), count=count)
-
-
-def picture(row: str = "sobolev", **changes) -> Setting:
-    """CIFAR's network, tiny, on random images, augmented."""
-    base = {"width": 4, "hidden": 5, "image_size": 8, "epochs": 2, "batch": 16}
-    return settings("cifar10_reduced", [row], **{**base, **changes})[0]
 
 
 def weights(run: Training) -> dict[str, torch.Tensor]:
@@ -54,6 +40,17 @@ def test_every_row_of_every_arm_is_found_again():
             assert Setting(**stored) == setting
     odd = training.config(tiny("sobolev", gradient_weight=0.37))
     assert training.row_of(odd) == ""
+
+
+def test_options_that_came_later_change_no_older_identity():
+    setting = tiny()
+    assert not arms.LATER.keys() & training.config(setting).keys()
+    later = tiny(leak=0.3, held_out=7)
+    assert Setting(**training.config(later)) == later
+    assert training.row_of(training.config(later)) == ""  # no row has that leak
+    slow, other = (training.config(tiny(module_rate=rate)) for rate in (1e-4, 3e-4))
+    assert training.row_of(slow) == "sobolev_slow" and training.row_of(other) == "sobolev"
+    assert arms.shared(slow) == arms.shared(training.config(tiny())) != arms.shared(other)
 
 
 def test_deviations_say_what_was_changed():
@@ -81,6 +78,12 @@ def test_deviations_say_what_was_changed():
         ({"learning_rate": 0.0}, "learning_rate is 0"),
         ({"workers": 3, "batch": 32}, "3 workers must divide it"),
         ({"reduction": "max"}, "reduction is 'max'"),
+        ({"hogwild": True}, "workers is 1"),
+        ({"depth": 0}, "depth is 0"),
+        ({"hidden": 0}, "hidden is 0"),
+        ({"train_images": 0}, "train_images is 0"),
+        ({"leak": -0.1}, "leak is -0.1"),
+        ({"held_out": -1}, "held_out is -1"),
     ],
 )
 def test_wrong_settings(changes, says):
@@ -118,9 +121,9 @@ def test_resumed_training_gives_the_same_weights(row, at, tmp_path):
 
 def test_same_seed_same_record_other_seed_another():
     def result(seed: int) -> dict:
-        record = training.train(tiny(), seed)
-        record.metrics.pop("images_per_second")
-        return record.metrics
+        run = Training(tiny(), seed)
+        run.run()
+        return {k: v for k, v in run.metrics().items() if k != "images_per_second"}
 
     assert result(1) == result(1) != result(2)
 
@@ -139,49 +142,22 @@ def test_global_random_state_is_left_alone():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    training.train(tiny(), 0)
+    Training(tiny(), 0).run()
     torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
 
 
-def test_an_epoch_shows_every_image_once():
-    data = fake_images()
-    data.train_x[:] = torch.arange(48, dtype=torch.uint8).view(48, 1, 1, 1)
-    run = Training(picture(augmented=False), 0, data)
-    for epoch in range(2):
-        seen = []
-        for step in range(3):
-            x, _ = run.batch(3 * epoch + step)
-            seen += (x[:, 0, 0, 0] * 74 + 127.5).round().int().tolist()
-        assert sorted(seen) == list(range(48))
-
-
-def test_learning_rate_rises_then_falls_to_nothing():
-    run = Training(tiny(epochs=10), 0)
-    rates = []
-    for step in range(run.steps):
-        run.step = step
-        rates.append(run._rate())
-    top = run.setting.learning_rate
-    assert max(rates) == pytest.approx(top, rel=1e-6)
-    assert 0 < rates[0] < 0.3 * top
-    assert 0 < rates[-1] < 0.1 * top
-    peak = rates.index(max(rates))
-    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(
-        rates[peak:], reverse=True
-    )
-
-
 def test_sobolev_learns_the_digits_and_noprop_does_not():
-    top = {
-        row: training.train(settings("digits", [row], epochs=8)[0], 0).metrics["top1"]
-        for row in ("noprop", "sobolev")
-    }
+    top = {}
+    for row in ("noprop", "sobolev"):
+        run = Training(settings("digits", [row], epochs=8)[0], 0)
+        run.run()
+        top[row] = run.tests["top1"][-1]
     assert top["sobolev"] > 90 > 70 > top["noprop"]
 
 
 def test_scores_by_hand():
     logits = torch.tensor([[9.0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6]])
-    top1, top5, loss = training._scores(logits, torch.tensor([0, 1])).tolist()
+    top1, top5, loss = training.scores(logits, torch.tensor([0, 1])).tolist()
     assert (top1, top5) == (1, 1)
     wanted = nn.functional.cross_entropy(logits, torch.tensor([0, 1]), reduction="sum")
     assert loss == pytest.approx(wanted.item())
@@ -237,6 +213,29 @@ def test_sweep_resumes_and_leaves_nothing(tmp_path):
     rows = [(training.row_of(r.config), r.seed) for r in book.read()]
     assert sorted(rows) == [(row, seed) for row in ("backprop", "critic") for seed in range(3)]
     assert all(r.deviations and r.versions["torch"] for r in book.read())
+
+
+def test_records_have_what_tells_of_dead_modules(tmp_path):
+    book = Ledger(training.EXPERIMENT, tmp_path)
+    training.sweep([tiny("critic"), tiny("backprop")], [0], book, quiet=True)
+    found = {r.config["module"]: r.metrics for r in book.read()}
+    for name in ("dead", "zeros"):
+        assert len(found["critic"][name]) == 3 and found["backprop"][name] == []
+        assert all(0 <= v <= 1 for point in found["critic"]["curve"][name] for v in point)
+
+
+def test_held_out_images_are_tested_on_and_not_trained_on():
+    run = Training(tiny(held_out=200, train_images=None), 0)
+    assert len(run.chosen) == 1000 and len(run.held_out) == 200
+    assert not set(run.chosen.tolist()) & set(run.held_out.tolist())
+    whole = Training(tiny(), 0)
+    assert not len(whole.held_out)
+    run.run(until=run.per_epoch)
+    named = run.net.eval()(run.data.train_x[run.held_out]).argmax(dim=1)
+    right = (named == run.data.train_y[run.held_out]).double().mean().item()
+    assert run.tests["top1"][-1] == pytest.approx(100 * right, rel=1e-5)
+    with pytest.raises(ValueError, match="held_out 1200"):
+        Training(tiny(held_out=1200, train_images=None), 0)
 
 
 # Several processes.
@@ -506,20 +505,6 @@ def test_compiled_segments_are_traced_and_give_the_same_gradients(row):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"hogwild": True}, "workers is 1"),
-        ({"depth": 0}, "depth is 0"),
-        ({"hidden": 0}, "hidden is 0"),
-        ({"train_images": 0}, "train_images is 0"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(changes, said):
-    with pytest.raises(ValueError, match=said):
-        tiny(**changes)
-
-
-@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--seeds", "0"], "at least 1"),
@@ -527,7 +512,6 @@ def test_settings_that_mean_nothing_are_refused(changes, said):
         (["--first-seed", "-1"], "at least 0"),
         (["--batch", "0"], "at least 1"),
         (["--device", "gpu"], "--device is 'gpu'; it must be cpu, cuda or cuda:K"),
-        (["--seconds", "1", "--workers", "2"], "--seconds needs one process"),
     ],
 )
 def test_bad_arguments_are_named(words, said, capsys, tmp_path):
@@ -546,3 +530,11 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path, capsys):
     words = ["synthetic_gradients", *words, "--rows", "noprop", "--save-every", "0", *place]
     assert command.main(words) == 2
     assert "states" in capsys.readouterr().err
+
+
+def test_importing_the_experiment_loads_no_matplotlib():
+    program = (
+        "import sys, sobolev_lib.synthetic_gradients, sobolev_lib.synthetic_gradients.training; "
+        "sys.exit('matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -244,6 +244,7 @@ def test_kink_slider_moves_loss_and_slopes(open_widget, view):
 
 
 WIDGETS = [
+    ("hypotheses.HypothesisExplorer", "sob-hypotheses"),
     ("fit1d.SobolevFit1D", "sob-fit1d"),
     ("explorer.SurfaceExplorer", "sob-surfaces"),
     ("kinkdemo.KinkDemo", "sob-kink"),

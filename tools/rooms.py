@@ -1,12 +1,15 @@
 """Write the body of the library's page: one section for every public module of ``sobolev_lib``.
 
 The page ``book/api.md`` holds the words ``% ROOMS`` where the sections go, so a new module is
-documented without anybody having to remember it. The order is that in which modules may import each
-other; modules that the list below does not know come last.
+documented without anybody having to remember it. The order is that of the imports: of rooms (a
+folder or a single file), and of the modules in a room.
 """
 
+import ast
+import graphlib
 import pkgutil
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +28,6 @@ SIGN = re.compile(f"{KEPT} | {MISREAD}", re.VERBOSE | re.MULTILINE | re.DOTALL)
 DOCTEST_FLAG = re.compile(r"[ ]*# doctest:.*$", re.MULTILINE)
 PACKAGE = "sobolev_lib"
 PLACE = "% ROOMS"
-ORDER = (
-    "checks",
-    "derivatives",
-    "kinks",
-    "loss",
-    "normalization",
-    "closed_form",
-    "stack",
-    "functions",
-    "ledger",
-    "states",
-    "cost",
-    "theory",
-    "regression",
-    "kriging",
-    "distillation",
-    "synthetic_gradients",
-    "table1",
-    "figures",
-    "widgets",
-)
 SECTION = """\
 ({label})=
 {level} {title}
@@ -70,10 +52,45 @@ def modules(folder: Path, prefix: str) -> list[tuple[str, bool]]:
     return found
 
 
-def rank(entry: tuple[str, bool]) -> int:
-    """Return the place of a module's room in the order of imports."""
-    room = entry[0].split(".")[1]
-    return ORDER.index(room) if room in ORDER else len(ORDER)
+def imported(name: str, package: bool, known: Iterable[str]) -> set[str]:
+    """Return the modules among ``known`` that a module imports."""
+    path = nbcache.ROOT.joinpath(*name.split("."))
+    source = (path / "__init__.py" if package else path.with_suffix(".py")).read_text("utf-8")
+    home = name if package else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(home.split(".")[: len(home.split(".")) - node.level + 1])
+            origin = ".".join(filter(None, (base if node.level else "", node.module)))
+            found |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
+    return found & set(known) - {name}
+
+
+def room(name: str) -> str:
+    """Return the folder or single file of the package that a module is in."""
+    return name.split(".")[1]
+
+
+def ordered(entries: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """Sort modules so that each imports only those above it; a folder comes before what it holds.
+
+    Rooms are kept together. A circle of rooms, or of modules in a room, is an error.
+    """
+    packages = dict(entries)
+    uses = {name: imported(name, package, packages) for name, package in entries}
+    rooms: dict[str, set[str]] = {room(name): set() for name in packages}
+    for name, used in uses.items():
+        rooms[room(name)] |= {room(other) for other in used} - {room(name)}
+    result = []
+    for place in graphlib.TopologicalSorter(rooms).static_order():
+        inside = [name for name in packages if room(name) == place]
+        heads = [name for name in inside if packages[name]]
+        # what a folder passes on is imported from below it
+        graph = {n: uses[n] & set(inside) - set(heads) for n in inside if n not in heads}
+        result += heads + list(graphlib.TopologicalSorter(graph).static_order())
+    return [(name, packages[name]) for name in result]
 
 
 def section(name: str, package: bool) -> str:
@@ -91,7 +108,7 @@ def section(name: str, package: bool) -> str:
 
 def body() -> str:
     """Return the sections of all modules."""
-    entries = sorted(modules(nbcache.ROOT / PACKAGE, PACKAGE), key=rank)
+    entries = ordered(modules(nbcache.ROOT / PACKAGE, PACKAGE))
     return "\n".join(section(*entry) for entry in entries)
 
 

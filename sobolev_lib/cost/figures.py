@@ -9,12 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sobolev_lib.cost import ways as cost
+from sobolev_lib.cost.benchmark import SIZES
+from sobolev_lib.cost.results import layers, records
 from sobolev_lib.figures import style
-from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.records.ledger import Ledger, Record
-from sobolev_lib.records.summary import Interval, interval
-from sobolev_lib.regression.figures import select
+from sobolev_lib.records.ledger import Ledger
 
 WAYS: dict[str, tuple[str, str]] = {
     "values": ("Values only, stack", "values"),
@@ -34,56 +32,25 @@ WAYS: dict[str, tuple[str, str]] = {
 """Label and colour of each way."""
 
 
-def records(book: Ledger | None = None, **config: Any) -> list[Record]:
-    """Records of the benchmark with this configuration.
-
-    Raises
-    ------
-    LookupError
-        If there are none; the command that makes them is named.
-    """
-    found = (book or Ledger(cost.EXPERIMENT)).find(**config)
-    if not found:
-        wanted = ", ".join(f"{k} = {v}" for k, v in config.items())
-        raise LookupError(
-            f"no record of the benchmark with {wanted}: run tests/benchmarks/step_cost.py --ledger"
-        )
-    return found
-
-
-def metric(
-    variant: str,
-    members: int,
-    n: int,
-    name: str = "step_ratio",
-    book: Ledger | None = None,
-    **config: Any,
-) -> float:
-    """One number of the benchmark, of one thread on the CPU unless ``config`` says otherwise."""
-    config = {"threads": 1, "device": "cpu", **config}
-    found = records(book, variant=variant, members=members, n=n, **config)
-    return float(found[0].metrics[name])
-
-
 def steps(threads: int = 1, device: str = "cpu", book: Ledger | None = None) -> Figure:
     """Time of a whole step relative to a step on values alone: medians, smallest and largest."""
     found = records(book, threads=threads, device=device)
     present = {r.config["variant"] for r in found}
     names = [name for name in WAYS if name in present]
     fig, axes = style.figure(
-        1, len(cost.SIZES), width="wide", height=0.6 + 0.29 * len(names), sharey=True
+        1, len(SIZES), width="wide", height=0.6 + 0.29 * len(names), sharey=True
     )
-    for ax, (members, n) in zip(axes, cost.SIZES, strict=True):
+    for ax, size in zip(axes, SIZES, strict=True):
         ax.axvline(1, color=style.COLOURS["values"], linewidth=1)
         here = {
             r.config["variant"]: r.metrics
             for r in found
-            if (r.config["members"], r.config["n"]) == (members, n)
+            if (r.config["members"], r.config["n"]) == (size.members, size.n)
         }
         for place, name in enumerate(names):
             if name in here:
                 _ratio(ax, place, here[name], WAYS[name][1])
-        ax.set_title(f"{members} x {n:,}".replace(",", "\u2009"))
+        ax.set_title(f"{size.members} x {size.n:,}".replace(",", "\u2009"))
         ax.set_xscale("log")
         ax.set_xlim(0.55, 6.5)
         ax.set_xticks([1, 2, 4], labels=["1", "2", "4"])
@@ -156,84 +123,3 @@ def memory(members: int = 1, n: int = 4096, book: Ledger | None = None) -> Figur
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("Peak memory of one gradient (signals of one hidden layer = 1)")
     return fig
-
-
-def layers(record: Record) -> float:
-    """Peak memory of a record in units of one hidden layer's signals in single precision."""
-    config = record.config
-    return float(record.metrics["peak_bytes"]) / (
-        4 * config["members"] * config["n"] * config["width"]
-    )
-
-
-def equal_time(
-    n: int, prices: Mapping[str, float], arm: str = "paper", book: Ledger | None = None
-) -> Figure:
-    """Decades gained by Sobolev training when its steps are charged at different prices.
-
-    Parameters
-    ----------
-    n : int
-        Number of training points.
-    prices : mapping
-        Label to the price p of a Sobolev step, in steps on values: it gets 1/p of the steps.
-    arm : str
-        Arm of the regression experiment.
-    """
-    fig, ax = style.figure(width="text", height=3.4)
-    ax.axhline(0, color="#777777", linewidth=1)
-    shades = ("#E8A679", "#B85100", "#5E2A00")
-    markers = ("o", "s", "D")
-    for k, (label, price) in enumerate(prices.items()):
-        shift = 0.22 * (k - (len(prices) - 1) / 2)
-        for place, name in enumerate(FUNCTIONS):
-            found = gain_at_price(name, n, price, arm, book)
-            if found is None:
-                continue
-            x = place + shift
-            ax.plot([x, x], [found.low, found.high], color=shades[k % 3], linewidth=1.4)
-            ax.plot([x], [found.centre], color=shades[k % 3], marker=markers[k % 3])
-        ax.plot([], [], color=shades[k % 3], marker=markers[k % 3], linestyle="", label=label)
-    ax.set_xticks(
-        range(len(FUNCTIONS)), labels=[f.title.replace("-", "-\n") for f in FUNCTIONS.values()]
-    )
-    ax.tick_params(axis="x", labelsize=8)
-    ax.set_ylabel(f"Decades gained, N = {n}")
-    ax.legend(loc="best")
-    return fig
-
-
-def gain_at_price(
-    function: str, n: int, price: float, arm: str = "paper", book: Ledger | None = None
-) -> Interval | None:
-    """Decades by which Sobolev training is better when its steps cost ``price`` steps on values.
-
-    Values only get all steps of the record, Sobolev training 1/price of them, read from the
-    learning curves (straight lines between checkpoints, both axes logarithmic).  None with fewer
-    than two seeds.
-
-    Raises
-    ------
-    ValueError
-        If the price is below 1.
-    """
-    if price < 1:
-        raise ValueError(f"price is {price}; a Sobolev step costs at least one step on values")
-    errors: dict[str, dict[int, float]] = {}
-    for method, charged in (("values", 1.0), ("sobolev", price)):
-        found = select(function, n, method, arm, book)
-        errors[method] = {
-            r.seed: _error_at(r, charged) for r in found if r.metrics["test_mse"] is not None
-        }
-    seeds = sorted(errors["values"].keys() & errors["sobolev"].keys())
-    if len(seeds) < 2:
-        return None
-    return interval([errors["values"][s] - errors["sobolev"][s] for s in seeds])
-
-
-def _error_at(record: Record, price: float) -> float:
-    curve = record.metrics["curve"]
-    done = np.array(curve["steps"], dtype=float)
-    logs = np.log10(np.array(curve["test_mse"], dtype=float))
-    later = done > 0
-    return float(np.interp(np.log(done[-1] / price), np.log(done[later]), logs[later]))

@@ -1,17 +1,15 @@
-"""What a Sobolev step costs: ways to compute one gradient, counted, timed and weighed side by side.
+"""Ways to compute the gradient of one Sobolev step, and what they count.
 
 Every way computes the gradient of the same loss (section 4.1 of the paper) for the same networks on
-the same points; a *step* is that and one step of Adam.  Ways are compared by the number of large
-matrix products (of B x H by H x H entries, where B points meet layers of width H), by time and by
-memory, as ratios to a step on values alone of the same stack.
+the same points; a *step* is that and one step of Adam.  A way is a function that takes a
+:class:`Problem`, builds what it needs once, and returns parameters and the gradient to call.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,13 +19,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sobolev_lib.records import ledger
 from sobolev_lib.stack import MLPStack
 
-EXPERIMENT = "cost"
-BASE = "values"
-SIZES = ((1, 100), (1, 4096), (28, 100), (8, 1024))
-"""Networks and points: (E, N)."""
+Gradient = Callable[[], None]
+"""Fills ``.grad`` of the parameters."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +36,8 @@ class Size:
     inputs: int = 2
 
 
-class Way:
-    """One way to compute the gradient: :meth:`gradient` fills ``.grad`` of :attr:`parameters`.
+class Problem:
+    """Points, targets and initial weights that all ways share: those of seed 0.
 
     Parameters
     ----------
@@ -50,242 +45,63 @@ class Way:
         Networks and points.
     device, dtype : optional
         Where and in what to compute.
-
-    Notes
-    -----
-    All ways start from the same weights and see the same points: those of seed 0.
     """
-
-    activation = "relu"
-    weight = 1.0
-    options: dict[str, Any] = {}  # noqa: RUF012 (a constant of the class)
 
     def __init__(self, size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.size = size
-        source = torch.Generator().manual_seed(0)
-        shape = (size.members, size.n)
-        draw = [
-            torch.randn(*shape, k, generator=source, dtype=torch.float64)
+        self.place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.source = torch.Generator().manual_seed(0)
+        self.x, self.y, self.dy = (
+            torch.randn(size.members, size.n, k, generator=self.source, dtype=torch.float64).to(
+                device=device, dtype=dtype
+            )
             for k in (size.inputs, 1, size.inputs)
-        ]
-        self.x, self.y, self.dy = (t.to(device=device, dtype=dtype) for t in draw)
-        self.stack = MLPStack(
-            size.members, size.inputs, (size.width,) * size.depth, self.activation,
-            generator=source, device=device, dtype=dtype, **self.options,
+        )
+
+    @property
+    def data(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Points (E, N, d), values (E, N, 1), gradients (E, N, d)."""
+        return self.x, self.y, self.dy
+
+    def stack(self, activation: str = "relu", **options: Any) -> MLPStack:
+        """The networks, with their initial weights."""
+        size = self.size
+        return MLPStack(
+            size.members, size.inputs, (size.width,) * size.depth, activation,
+            generator=self.source, **self.place, **options,
         )  # fmt: skip
-        self.prepare()
-        fused = torch.device(device).type in ("cpu", "cuda")
-        self.optimizer = torch.optim.Adam(self.parameters, lr=1e-5, fused=fused)
-
-    def prepare(self) -> None:
-        """Build what the gradient needs, once."""
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """What is trained."""
-        return list(self.stack.parameters())
-
-    def gradient(self) -> None:
-        """Compute the gradient of the sum of the members' losses."""
-        raise NotImplementedError
-
-    def update(self) -> None:
-        """Take Adam's step along the gradient."""
-        self.optimizer.step()
-
-    def step(self) -> None:
-        """Take one whole step."""
-        self.optimizer.zero_grad()
-        self.gradient()
-        self.update()
-
-    def flat_gradient(self) -> Tensor:
-        """Gradient in one vector: member by member, layer by layer, weights before biases."""
-        self.optimizer.zero_grad()
-        self.gradient()
-        parts = []
-        for pair in zip(self.stack.weights, self.stack.biases, strict=True):
-            parts += [p.grad.flatten(1) for p in pair]
-        return torch.cat(parts, dim=1).flatten()
 
 
-class ClosedForm(Way):
+def layers(stack: MLPStack) -> list[Tensor]:
+    """Parameters from the input up, weights before biases."""
+    return [p for pair in zip(stack.weights, stack.biases, strict=True) for p in pair]
+
+
+def closed_form(
+    problem: Problem, weight: float = 1.0, **options: Any
+) -> tuple[list[list[Tensor]], Gradient]:
     """The stack's own gradient (:meth:`sobolev_lib.stack.MLPStack.losses`)."""
+    stack = problem.stack(**options)
 
-    def gradient(self) -> None:
-        """Compute the gradient in closed form."""
-        self.stack.losses(self.x, self.y, self.dy, self.weight).sum().backward()
+    def gradient() -> None:
+        stack.losses(*problem.data, weight).sum().backward()
 
-
-class Values(ClosedForm):
-    """Values only: what every ratio is relative to."""
-
-    weight = 0.0
+    return [layers(stack)], gradient
 
 
-class Kernel(ClosedForm):
-    """Closed form with a kernel at the kinks (:mod:`sobolev_lib.kinks`)."""
-
-    options = {"kink_bandwidth": 0.1}  # noqa: RUF012
-
-
-class Smooth(ClosedForm):
-    """Closed form of a smooth network."""
-
-    activation = "silu"
-
-
-class DoubleBackward(Way):
+def autograd_stack(problem: Problem) -> tuple[list[list[Tensor]], Gradient]:
     """Double backward of autograd through the batched stack."""
+    stack = problem.stack()
 
-    def gradient(self) -> None:
-        """Differentiate the input gradient that autograd records."""
-        double_backward(self.stack, self.x, self.y, self.dy).backward()
+    def gradient() -> None:
+        double_backward(stack, *problem.data).backward()
 
-
-class Loop(Way):
-    """Double backward of autograd, one network after another: what most code does."""
-
-    def prepare(self) -> None:
-        """Make a plain module of each member."""
-        self.networks = [self.stack.member(i) for i in range(self.size.members)]
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """What is trained: the modules' parameters."""
-        return [p for network in self.networks for p in network.parameters()]
-
-    def gradient(self) -> None:
-        """Differentiate each network's loss."""
-        for i, network in enumerate(self.networks):
-            self.loss(network, self.x[i], self.y[i], self.dy[i]).backward()
-
-    def loss(self, network: nn.Module, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
-        """Loss of one network."""
-        return double_backward(network, x, y, dy)
-
-    def flat_gradient(self) -> Tensor:
-        """Gradient in one vector, ordered as that of the stack."""
-        self.optimizer.zero_grad()
-        self.gradient()
-        return torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
+    return [layers(stack)], gradient
 
 
-class SeparateLoop(Loop):
-    """Double backward, one network after another, each with an Adam of its own."""
-
-    def prepare(self) -> None:
-        """Make a plain module and an optimiser of each member."""
-        super().prepare()
-        self.optimizers = [torch.optim.Adam(n.parameters(), lr=1e-5) for n in self.networks]
-
-    def update(self) -> None:
-        """Take the step of every optimiser."""
-        for optimizer in self.optimizers:
-            optimizer.step()
-
-
-class LoopValues(Loop):
-    """Values only, one network after another."""
-
-    def loss(self, network: nn.Module, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
-        """Loss of one network on values."""
-        return (network(x) - y).square().mean()
-
-
-class SmoothLoop(Loop):
-    """Double backward of autograd for a smooth network."""
-
-    activation = "silu"
-
-
-class Functional(Way):
-    """``torch.func``: value and slope of one network at one point, mapped over points, networks."""
-
-    def prepare(self) -> None:
-        """Build the loss of all members as a function of the parameters."""
-        template = self.stack.member(0)
-        names = list(dict(template.named_parameters()))
-        pointwise = vmap(self.at_point(template), in_dims=(None, 0))
-
-        def loss(parameters: Sequence[Tensor], x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
-            slope, value = pointwise(dict(zip(names, parameters, strict=True)), x)
-            return (value - y[:, 0]).square().mean() + (slope - dy).square().sum(dim=1).mean()
-
-        def total(parameters: list[Tensor], x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
-            return vmap(loss)(parameters, x, y, dy).sum()
-
-        self.total: Callable[..., Tensor] = total
-
-    @staticmethod
-    def at_point(
-        template: nn.Module,
-    ) -> Callable[[dict[str, Tensor], Tensor], tuple[Tensor, Tensor]]:
-        """Slope and value of one network at one point, by reverse mode."""
-
-        def value(parameters: dict[str, Tensor], point: Tensor) -> Tensor:
-            return functional_call(template, parameters, (point,))[0]
-
-        return grad_and_value(value, argnums=1)
-
-    def gradient(self) -> None:
-        """Differentiate the whole loss by the parameters."""
-        pairs = zip(self.stack.weights, self.stack.biases, strict=True)
-        self.total([p for pair in pairs for p in pair], self.x, self.y, self.dy).backward()
-
-
-class ForwardMode(Functional):
-    """``torch.func`` in forward mode: one tangent for each input."""
-
-    @staticmethod
-    def at_point(
-        template: nn.Module,
-    ) -> Callable[[dict[str, Tensor], Tensor], tuple[Tensor, Tensor]]:
-        """Slope and value of one network at one point, by one tangent an input."""
-
-        def both(parameters: dict[str, Tensor], point: Tensor) -> tuple[Tensor, Tensor]:
-            def value_at(p: Tensor) -> Tensor:
-                return functional_call(template, parameters, (p,))[0]
-
-            def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-                value, slope = jvp(value_at, (point,), (direction,))[:2]
-                return value, slope
-
-            basis = torch.eye(len(point), device=point.device, dtype=point.dtype)
-            values, slope = vmap(along)(basis)
-            return slope, values[0]
-
-        return both
-
-
-class CompiledFunctional(Functional):
-    """``torch.func`` under ``torch.compile``: the whole loss in one graph."""
-
-    def prepare(self) -> None:
-        """Compile the loss; the first call does the work."""
-        super().prepare()
-        self.total = torch.compile(self.total, fullgraph=True)
-
-
-class CompiledGradient(Functional):
-    """``torch.func`` under ``torch.compile``: loss and gradient by the parameters in one graph."""
-
-    def prepare(self) -> None:
-        """Compile the gradient; the first call does the work."""
-        super().prepare()
-        self.compiled = torch.compile(grad(self.total), fullgraph=True)
-
-    def gradient(self) -> None:
-        """Store what the compiled function returns."""
-        pairs = zip(self.stack.weights, self.stack.biases, strict=True)
-        parameters = [p for pair in pairs for p in pair]
-        with torch.no_grad():
-            found = self.compiled([p.detach() for p in parameters], self.x, self.y, self.dy)
-        for parameter, g in zip(parameters, found, strict=True):
-            parameter.grad = g
-
-
-def double_backward(network: nn.Module, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+def double_backward(
+    network: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, dy: Tensor
+) -> Tensor:
     """Loss of section 4.1, summed over members; autograd keeps the graph of the input gradient."""
     x = x.detach().requires_grad_()
     value = network(x)
@@ -294,37 +110,190 @@ def double_backward(network: nn.Module, x: Tensor, y: Tensor, dy: Tensor) -> Ten
     return ((value - y).square().sum() + (slope - dy).square().sum()) / points
 
 
-WAYS: dict[str, type[Way]] = {
-    "values": Values,
-    "sobolev": ClosedForm,
-    "sobolev_kernel": Kernel,
-    "sobolev_silu": Smooth,
-    "autograd_values_loop": LoopValues,
-    "autograd_loop": Loop,
-    "autograd_separate_loop": SeparateLoop,
-    "autograd_silu_loop": SmoothLoop,
-    "autograd_stack": DoubleBackward,
-    "func_reverse": Functional,
-    "func_forward": ForwardMode,
-    "func_compiled": CompiledFunctional,
-    "func_compiled_gradient": CompiledGradient,
+def _on_values(network: nn.Module, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+    return (network(x) - y).square().mean()  # type: ignore[no-any-return]
+
+
+def loop(
+    problem: Problem,
+    activation: str = "relu",
+    loss: Callable[..., Tensor] = double_backward,
+    separate: bool = False,
+) -> tuple[list[list[Tensor]], Gradient]:
+    """One network after another, each a plain module: what most code does.
+
+    Parameters
+    ----------
+    problem : Problem
+    activation : str
+    loss : callable
+        Of (network, x, y, dy).
+    separate : bool
+        An optimiser for each network.
+    """
+    stack = problem.stack(activation)
+    networks = [stack.member(i) for i in range(problem.size.members)]
+
+    def gradient() -> None:
+        for i, network in enumerate(networks):
+            loss(network, *(t[i] for t in problem.data)).backward()
+
+    own: list[list[Tensor]] = [[*network.parameters()] for network in networks]
+    return (own if separate else [[p for group in own for p in group]]), gradient
+
+
+def functional(
+    problem: Problem, forward: bool = False, compiled: str = ""
+) -> tuple[list[list[Tensor]], Gradient]:
+    """``torch.func``: value and slope of one network at one point, mapped over points, networks.
+
+    Parameters
+    ----------
+    problem : Problem
+    forward : bool
+        One tangent for each input instead of reverse mode.
+    compiled : {"", "loss", "gradient"}
+        What ``torch.compile`` gets in one graph.
+    """
+    stack = problem.stack()
+    parameters, template = layers(stack), stack.member(0)
+    names = list(dict(template.named_parameters()))
+    at_point = (_forward if forward else _reverse)(template)
+    pointwise = vmap(at_point, in_dims=(None, 0))
+
+    def loss(values: Sequence[Tensor], x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        slope, value = pointwise(dict(zip(names, values, strict=True)), x)
+        return (value - y[:, 0]).square().mean() + (slope - dy).square().sum(dim=1).mean()
+
+    def total(values: list[Tensor], x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return vmap(loss)(values, x, y, dy).sum()
+
+    if compiled == "gradient":
+        whole = torch.compile(grad(total), fullgraph=True)
+
+        def fill() -> None:
+            with torch.no_grad():
+                found = whole([p.detach() for p in parameters], *problem.data)
+            for parameter, g in zip(parameters, found, strict=True):
+                parameter.grad = g
+
+        return [parameters], fill
+    chosen = torch.compile(total, fullgraph=True) if compiled else total
+
+    def gradient() -> None:
+        chosen(parameters, *problem.data).backward()
+
+    return [parameters], gradient
+
+
+AtPoint = Callable[[dict[str, Tensor], Tensor], tuple[Tensor, Tensor]]
+
+
+def _reverse(template: nn.Module) -> AtPoint:
+    """Slope and value of one network at one point."""
+
+    def value(parameters: dict[str, Tensor], point: Tensor) -> Tensor:
+        return functional_call(template, parameters, (point,))[0]
+
+    return grad_and_value(value, argnums=1)
+
+
+def _forward(template: nn.Module) -> AtPoint:
+    """The same, by one tangent an input."""
+
+    def both(parameters: dict[str, Tensor], point: Tensor) -> tuple[Tensor, Tensor]:
+        def value_at(p: Tensor) -> Tensor:
+            return functional_call(template, parameters, (p,))[0]
+
+        def along(direction: Tensor) -> tuple[Tensor, Tensor]:
+            value, slope = jvp(value_at, (point,), (direction,))[:2]
+            return value, slope
+
+        basis = torch.eye(len(point), device=point.device, dtype=point.dtype)
+        values, slope = vmap(along)(basis)
+        return slope, values[0]
+
+    return both
+
+
+WAYS: dict[str, Callable[[Problem], tuple[list[list[Tensor]], Gradient]]] = {
+    "values": partial(closed_form, weight=0.0),
+    "sobolev": closed_form,
+    "sobolev_kernel": partial(closed_form, kink_bandwidth=0.1),
+    "sobolev_silu": partial(closed_form, activation="silu"),
+    "autograd_values_loop": partial(loop, loss=_on_values),
+    "autograd_loop": loop,
+    "autograd_separate_loop": partial(loop, separate=True),
+    "autograd_silu_loop": partial(loop, activation="silu"),
+    "autograd_stack": autograd_stack,
+    "func_reverse": functional,
+    "func_forward": partial(functional, forward=True),
+    "func_compiled": partial(functional, compiled="loss"),
+    "func_compiled_gradient": partial(functional, compiled="gradient"),
 }
 """Ways to compute the gradient, by name."""
 
 COMPILED = tuple(name for name in WAYS if "compiled" in name)
 
 
-def way(name: str, size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Way:
-    """Build a way by name.
+class Way:
+    """A way on a problem, with its optimisers.
+
+    Parameters
+    ----------
+    name : str
+        Key of :data:`WAYS`.
+    size, device, dtype
+        See :class:`Problem`.
 
     Raises
     ------
     ValueError
         If the name is unknown.
     """
-    if name not in WAYS:
-        raise ValueError(f"way is {name!r}; it must be one of {', '.join(WAYS)}")
-    return WAYS[name](size, device, dtype)
+
+    def __init__(
+        self, name: str, size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        if name not in WAYS:
+            raise ValueError(f"way is {name!r}; it must be one of {', '.join(WAYS)}")
+        self.size, self.device = size, torch.device(device)
+        groups, self.gradient = WAYS[name](Problem(size, device, dtype))
+        fused = self.device.type in ("cpu", "cuda")
+        self.parameters = [p for group in groups for p in group]
+        self.optimizers = [torch.optim.Adam(group, lr=1e-5, fused=fused) for group in groups]
+
+    def zero(self) -> None:
+        """Forget the last gradient."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    def update(self) -> None:
+        """Take Adam's step along the gradient."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def step(self) -> None:
+        """Take one whole step."""
+        self.zero()
+        self.gradient()
+        self.update()
+
+    def flat_gradient(self) -> Tensor:
+        """Gradient in one vector: member by member, layer by layer, weights before biases."""
+        self.zero()
+        self.gradient()
+        count = self.size.members
+        a_network = 2 * (self.size.depth + 1)
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        if len(grads) == a_network and grads[0].dim() == 3:  # stacked
+            return torch.cat([g.reshape(count, -1) for g in grads], dim=1).flatten()
+        return torch.cat([g.flatten() for g in grads])
+
+
+def way(name: str, size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Way:
+    """Build a way by name; see :class:`Way`."""
+    return Way(name, size, device, dtype)
 
 
 class _Products(TorchDispatchMode):
@@ -400,8 +369,8 @@ def peak_bytes(chosen: Way) -> int:
     On the CPU, what single operations hold while they run is not seen, nor is a compiled way.
     """
     chosen.step()  # Adam's state is not what is asked for
-    chosen.optimizer.zero_grad()
-    if chosen.x.is_cuda:
+    chosen.zero()
+    if chosen.device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -410,126 +379,3 @@ def peak_bytes(chosen: Way) -> int:
     with _Memory() as seen:
         chosen.gradient()
     return seen.highest
-
-
-@dataclass
-class Timing:
-    """Seconds of one way, repetition by repetition: of the gradient alone and of the whole step."""
-
-    gradient: list[float]
-    step: list[float]
-
-
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
-"""Clocks: "cpu" counts what the calling thread computes, whatever else runs; one thread only."""
-
-
-def measure(
-    ways: dict[str, Way], seconds: float, least: int = 5, clock: str = "wall"
-) -> dict[str, Timing]:
-    """Time the ways in turn, again and again, so that whatever else the machine does meets all.
-
-    Parameters
-    ----------
-    ways : dict
-        What to compare, by name.
-    seconds : float
-        About how long to measure, after two rounds to warm up.
-    least : int
-        Smallest number of rounds.
-    clock : str
-        A key of :data:`CLOCKS`.
-
-    Returns
-    -------
-    dict
-        A :class:`Timing` for each way.
-
-    Raises
-    ------
-    ValueError
-        If the clock is unknown, or "cpu" is asked for where more than one thread or a GPU computes.
-    """
-    if clock not in CLOCKS:
-        raise ValueError(f"clock is {clock!r}; it must be one of {', '.join(CLOCKS)}")
-    if clock == "cpu" and (torch.get_num_threads() > 1 or any(w.x.is_cuda for w in ways.values())):
-        raise ValueError("clock is 'cpu', which sees one thread; use 'wall' for several or a GPU")
-    for chosen in ways.values():
-        for _ in range(2):
-            chosen.step()
-    found = {name: Timing([], []) for name in ways}
-    end, rounds = time.perf_counter() + seconds, 0
-    while rounds < least or time.perf_counter() < end:
-        for name, chosen in ways.items():
-            first, second = _one(chosen, CLOCKS[clock])
-            found[name].gradient.append(first)
-            found[name].step.append(second)
-        rounds += 1
-    return found
-
-
-def _one(chosen: Way, clock: Callable[[], float]) -> tuple[float, float]:
-    def now() -> float:
-        if chosen.x.is_cuda:
-            torch.cuda.synchronize()
-        return clock()
-
-    chosen.optimizer.zero_grad()
-    start = now()
-    chosen.gradient()
-    middle = now()
-    chosen.update()
-    return middle - start, now() - start
-
-
-def ratios(
-    times: dict[str, Timing], part: str = "step", base: str = BASE
-) -> dict[str, list[float]]:
-    """Ratios to the base in the same round, for each way."""
-    below = getattr(times[base], part)
-    return {
-        name: [t / b for t, b in zip(getattr(timing, part), below, strict=True)]
-        for name, timing in times.items()
-    }
-
-
-def records(
-    size: Size, times: dict[str, Timing], ways: dict[str, Way], clock: str = "wall"
-) -> list[ledger.Record]:
-    """Records of one comparison: medians with smallest and largest, counts, memory."""
-    both = {part: ratios(times, part) for part in ("step", "gradient")}
-    device = ways[BASE].x.device
-    entries = []
-    for name, timing in times.items():
-        metrics = _counts(name, ways[name])
-        metrics["repetitions"] = len(timing.step)
-        for part in ("step", "gradient"):
-            milliseconds = [1e3 * t for t in getattr(timing, part)]
-            metrics |= _spread(f"{part}_milliseconds", milliseconds)
-            metrics |= _spread(f"{part}_ratio", both[part][name])
-        config = {**asdict(size), "variant": name, "threads": torch.get_num_threads()}
-        config |= {"device": device.type, "clock": clock}
-        entry = ledger.Record(
-            EXPERIMENT, config, 0, metrics, "paper", ["Not in the paper: what a step costs."],
-            device=ledger.device_name(device), seconds=round(sum(timing.step), 2),
-            peak_memory=ledger.peak_memory(device), **ledger.provenance(),
-        )  # fmt: skip
-        entries.append(entry)
-    return entries
-
-
-def _counts(name: str, chosen: Way) -> dict[str, Any]:
-    """Large products and memory; neither can be watched inside a compiled graph."""
-    if name in COMPILED:
-        return {"products": None, "peak_bytes": None}
-    size = chosen.size
-    enough = Size(
-        min(size.members, 2), max(size.n, size.width), size.width, size.depth, size.inputs
-    )
-    counted = chosen if size == enough else way(name, enough, chosen.x.device.type)
-    return {"products": products(counted), "peak_bytes": peak_bytes(chosen)}
-
-
-def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
-    digits = {"": statistics.median(values), "_min": min(values), "_max": max(values)}
-    return {name + end: float(f"{value:.4g}") for end, value in digits.items()}

@@ -371,8 +371,8 @@ def bandwidths(
             line = ax.axhline(level, color=style.COLOURS[name], ls=style.DASHES[name])
             ax.axhspan(low, high, color=style.COLOURS[name], alpha=0.12, lw=0)
             ax.annotate(
-                ARMS[name], (h[0], level), xytext=(0, 3), textcoords="offset points", fontsize=9,
-                color=style.TEXT_COLOURS[name], va="bottom",
+                ARMS[name], (h[-1], level), xytext=(0, 3), textcoords="offset points", fontsize=9,
+                color=style.TEXT_COLOURS[name], ha="right", va="bottom",
             )  # fmt: skip
             line.set_label(ARMS[name])
         ax.set(xscale="log", yscale="log", xlabel="width of the kernel, h", ylabel=title)

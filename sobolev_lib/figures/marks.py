@@ -98,6 +98,8 @@ def dots(
     ax: Axes, place: float, values: Sequence[float], name: str, *, horizontal: bool = False
 ) -> None:
     """Draw single seeds as pale dots; ``place`` and ``horizontal`` as for :func:`interval`."""
+    if not len(values):
+        return
     how = {"color": look(name)["color"], "linestyle": "none", "marker": ".", "markersize": 3}
     places = np.full(len(values), place)
     data = (values, places) if horizontal else (places, values)

@@ -1,1 +1,1 @@
-"""What a run leaves and how it is judged: ledger, states, summaries, claims."""
+"""What a run leaves and how it is judged: ledger, states, sweep, summary, claims, options."""

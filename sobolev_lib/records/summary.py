@@ -13,10 +13,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy import stats
 
 from sobolev_lib.records.ledger import Record
@@ -108,11 +106,6 @@ def difference(higher: Mapping[int, float], lower: Mapping[int, float]) -> Inter
     """Interval of ``higher`` minus ``lower``, paired by seed; None below two common seeds."""
     common = sorted(higher.keys() & lower.keys())
     return interval([higher[seed] - lower[seed] for seed in common]) if len(common) > 1 else None
-
-
-def interquartile_mean(values: ArrayLike, axis: int = -1) -> Any:
-    """Mean of the middle half: a quarter is cut off at each end (rounded down)."""
-    return stats.trim_mean(values, 0.25, axis=axis)
 
 
 def log_errors(records: Sequence[Record], metric: str = "test_mse") -> dict[int, float]:

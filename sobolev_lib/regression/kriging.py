@@ -8,8 +8,7 @@ Bouhlel et al. 2019), and see the training and test points of
 
     pip install "sobolev-lib[kriging]"
 
->>> from sobolev_lib import kriging
->>> kriging.run(seeds=range(10))  # doctest: +SKIP
+    python -m sobolev_lib kriging --seeds 5
 
 Gradients enter SMT's model through extra points: with the partial derivatives at :math:`x` it
 predicts the values at :math:`x + \Delta_j` to first order, and interpolates those too.  SMT has no
@@ -23,20 +22,24 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sobolev_lib import functions
 from sobolev_lib.records import ledger
+from sobolev_lib.records import sweep as runner
+from sobolev_lib.records.sweep import Job, Result, Run, Tick
 from sobolev_lib.regression import training as regression
-from sobolev_lib.regression.training import METHODS, Setting
+from sobolev_lib.regression.arms import METHODS, Setting
 
 ARM = "kriging"
 SIZES = (20, 100)
+LIBRARIES = ("smt", "scipy", "scikit-learn")  # SMT's fits are made by the other two
 CHUNK = 2_000  # points predicted at a time: SMT holds their distances to all training points
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -115,8 +118,8 @@ def fit(setting: Setting, seed: int) -> Kriging:
     return Kriging(x, f(x), f.gradient(x) if setting.method == "sobolev" else None, domain=f.domain)
 
 
-def record(setting: Setting, seed: int) -> ledger.Record:
-    """Fit, measure and return the record; errors are means over points in raw units."""
+def measure(setting: Setting, seed: int, tick: Tick | None = None) -> list[Result]:
+    """Fit and measure; errors are means over points in raw units."""
     began = time.perf_counter()
     model, f = fit(setting, seed), functions.get(setting.function)
     metrics: dict[str, float | None] = {}
@@ -126,13 +129,7 @@ def record(setting: Setting, seed: int) -> ledger.Record:
     ):
         metrics[f"{name}_mse"] = _mean_square(model(x) - f(x))
         metrics[f"{name}_gradient_mse"] = _mean_square(model.gradient(x) - f.gradient(x))
-    made = ledger.provenance()
-    versions = {**made["versions"], "smt": _smt_version()}
-    return ledger.Record(
-        regression.EXPERIMENT, config(setting), seed, metrics, "paper", _deviations(setting.method),
-        seconds=round(time.perf_counter() - began, 2), peak_memory=ledger.peak_memory(),
-        device=ledger.device_name(), **{**made, "versions": versions},
-    )  # fmt: skip
+    return [Result(metrics, time.perf_counter() - began)]
 
 
 def config(setting: Setting) -> dict[str, Any]:
@@ -149,15 +146,17 @@ def config(setting: Setting) -> dict[str, Any]:
     }
 
 
-def run(
+def sweep(
     seeds: Sequence[int],
     sizes: Sequence[int] = SIZES,
     names: Sequence[str] = tuple(functions.FUNCTIONS),
     methods: Sequence[str] = METHODS,
     book: ledger.Ledger | None = None,
+    executor: Executor | None = None,
     quiet: bool = False,
+    seconds: float | None = None,
 ) -> int:
-    """Fit every baseline and enter its record, without those that are there already.
+    """Fit every baseline that the ledger lacks; return how many records were entered.
 
     Parameters
     ----------
@@ -165,26 +164,19 @@ def run(
         Seeds of the training points, those of the networks.
     sizes, names, methods : sequences
         Numbers of points, functions, and "values" or "sobolev".
-    book : Ledger, optional
-        Where to enter; the ledger of the regression experiment unless given.
-    quiet : bool
-        No progress bar.
-
-    Returns
-    -------
-    int
-        Number of records entered.
+    book, executor, quiet, seconds
+        See :func:`sobolev_lib.records.sweep.sweep`; without a book the regression experiment's.
     """
-    book = book or ledger.Ledger(regression.EXPERIMENT)
-    done, entered = book.keys(), 0
     jobs = [
-        (Setting(name, n, method, arm=ARM), seed)
+        Job(
+            [Run(config(setting), seed, "paper", _deviations(setting.method))],
+            partial(measure, setting, seed),
+            libraries=LIBRARIES,
+        )
         for seed, name, n, method in itertools.product(seeds, names, sizes, methods)
+        for setting in [Setting(name, n, method, arm=ARM)]
     ]
-    todo = [job for job in jobs if ledger.key(config(job[0]), "paper", job[1]) not in done]
-    for setting, seed in tqdm(todo, unit="fit", disable=quiet):
-        entered += book.append([record(setting, seed)])
-    return entered
+    return runner.sweep(regression.EXPERIMENT, jobs, book, executor, quiet, seconds)
 
 
 def _check(x: Tensor, y: Tensor, dy: Tensor | None) -> None:
@@ -211,12 +203,6 @@ def _smt_model(method: str, domain: functions.Domain) -> Any:
         sides = [FloatVariable(*side) for side in domain]
         options = {**options, "design_space": DesignSpace(sides)}
     return getattr(surrogate_models, name)(print_global=False, **options)
-
-
-def _smt_version() -> str:
-    from importlib.metadata import version
-
-    return version("smt")
 
 
 def _in_chunks(predict: Any, x: Tensor) -> Tensor:

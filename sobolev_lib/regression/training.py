@@ -8,191 +8,48 @@ trained together as one :class:`~sobolev_lib.stack.MLPStack`, seed by seed.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, as_completed
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sobolev_lib import functions
 from sobolev_lib.records import ledger, states
+from sobolev_lib.records import sweep as runner
+from sobolev_lib.records.sweep import Job, Result, Run, Tick
+from sobolev_lib.regression.arms import (
+    ARMS,
+    DEVIATIONS,
+    EXPERIMENT,
+    METHODS,
+    Setting,
+    config,
+    family,
+    settings,
+)
 from sobolev_lib.stack import MLPStack
 
-EXPERIMENT = "regression"
-METHODS = ("values", "sobolev")
+__all__ = [
+    "ARMS",
+    "DEVIATIONS",
+    "EXPERIMENT",
+    "METHODS",
+    "Setting",
+    "Training",
+    "settings",
+    "sweep",
+]
+
 TEST_POINTS = 10_000
-
-DEVIATIONS = {
-    "steps": "The paper gives no number of steps: {steps} here, "
-    "the same for every function, size and method.",
-    "batch": "The paper gives no batch size: {batch} here (all points where there are no more).",
-    "initialization": "The paper gives no initialisation: "
-    "{initialization} (default of the paper's library) here.",
-    "seeds": "The paper does not say how many runs a bar shows: each record here is one seed.",
-    "test": "Test points are drawn once per function, and shared by all seeds, sizes and methods.",
-}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One configuration of the experiment; the defaults are the paper's, where it says.
-
-    Parameters
-    ----------
-    function : str
-        Key of :data:`sobolev_lib.functions.FUNCTIONS`.
-    n : int
-        Number of training points; the paper uses 20, 100 and 10,000.
-    method : {"values", "sobolev"}
-        What is matched.
-    arm : str
-        Name of the variant; "paper" is the paper's own.
-    steps, batch : int
-        Number of Adam steps, and points per step (drawn without replacement within an epoch; at
-        most the training set).
-    learning_rate : float
-        Adam's; 3e-5 in the paper.
-    schedule : {"constant", "cosine"}
-        Learning rate over the steps.
-    activation : str
-        Key of :data:`sobolev_lib.closed_form.ACTIVATIONS`.
-    bandwidth : float or None
-        Kernel width at the kinks (:mod:`sobolev_lib.kinks`), ``None`` for plain ReLU.
-    scaled_bandwidth : bool
-        Bandwidth in units of the spread of each layer's pre-activations.
-    normalized : bool
-        Train on z-scored inputs and targets (statistics of the training points); errors are always
-        reported in raw units.
-    initialization : {"sonnet", "torch"}
-        See :class:`~sobolev_lib.stack.MLPStack`.
-    points_factor : int
-        Training points per n: 3 in the arm "equal_information" (a value and a gradient are three
-        numbers in the plane).
-    """
-
-    function: str
-    n: int
-    method: str
-    arm: str = "paper"
-    steps: int = 60_000
-    batch: int = 100
-    learning_rate: float = 3e-5
-    schedule: str = "constant"
-    activation: str = "relu"
-    bandwidth: float | None = None
-    scaled_bandwidth: bool = False
-    normalized: bool = False
-    initialization: str = "sonnet"
-    points_factor: int = 1
-
-    def __post_init__(self) -> None:
-        functions.get(self.function)
-        if self.method not in METHODS:
-            raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule is {self.schedule!r}; it must be 'constant' or 'cosine'")
-        for name in ("n", "steps", "batch", "points_factor"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
-
-    @property
-    def points(self) -> int:
-        """Number of training points."""
-        return self.n * self.points_factor
-
-    @property
-    def program(self) -> tuple[Any, ...]:
-        """What members of one stack must share: everything but function and method."""
-        shared = asdict(self)
-        del shared["function"], shared["method"], shared["arm"]
-        return (self.arm, *shared.items())
-
-    def deviations(self) -> list[str]:
-        """Where this setting decides what the paper leaves open, or departs from it."""
-        notes = [text.format(**asdict(self)) for text in DEVIATIONS.values()]
-        paper = Setting(self.function, self.n, self.method)
-        for name in (
-            "learning_rate",
-            "schedule",
-            "activation",
-            "bandwidth",
-            "normalized",
-            "points_factor",
-        ):
-            if getattr(self, name) != getattr(paper, name):
-                notes.append(
-                    f"{name} is {getattr(self, name)}; the paper has {getattr(paper, name)}."
-                )
-        return notes
-
-
-FAST: dict[str, Any] = {"normalized": True, "learning_rate": 1e-3, "steps": 6_000}
-"""What the arms beside the paper's share: z-scored data and a higher rate.
-
-At that rate six thousand steps are enough to compare.
-"""
-
-ARMS: dict[str, list[dict[str, Any]]] = {
-    "paper": [{}],
-    "raw_fast": [{**FAST, "normalized": False, "schedule": "cosine"}],
-    "normalized": [dict(FAST)],
-    "schedule": [{**FAST, "schedule": "cosine"}],
-    "activation": [
-        {**FAST, "schedule": "cosine", "bandwidth": 0.1},
-        {**FAST, "schedule": "cosine", "activation": "silu"},
-        {**FAST, "schedule": "cosine", "activation": "tanh"},
-        {**FAST, "schedule": "cosine", "activation": "softplus"},
-    ],
-    "bandwidth": [
-        {**FAST, "schedule": "cosine", "bandwidth": h, "scaled_bandwidth": s}
-        for h, s in ((0.03, False), (0.3, False), (0.1, True), (0.3, True))
-    ],
-    "equal_information": [{**FAST, "schedule": "cosine", "points_factor": 3}],
-    "paper_kernel": [{"bandwidth": 0.1, "scaled_bandwidth": True}],
-    "small_batch": [{"batch": 20}],
-    "paper_torch_initialization": [{"initialization": "torch"}],
-}
-"""Variants of the experiment: what each changes in a :class:`Setting`.
-
-A list: an arm can hold several.
-"""
-
-
-def settings(
-    arm: str = "paper",
-    sizes: Sequence[int] = (20, 100, 10_000),
-    names: Sequence[str] = tuple(functions.FUNCTIONS),
-    methods: Sequence[str] = METHODS,
-    **changes: Any,
-) -> list[Setting]:
-    """Every setting of an arm, ``changes`` on top.
-
-    Raises
-    ------
-    ValueError
-        If the arm, a function or a method is unknown.
-    """
-    if arm not in ARMS:
-        raise ValueError(f"arm is {arm!r}; it must be one of {', '.join(ARMS)}")
-    if arm == "equal_information":
-        methods = [m for m in methods if m == "values"]
-    return [
-        Setting(name, n, method, arm=arm, **{**variant, **changes})
-        for variant, n, method, name in itertools.product(ARMS[arm], sizes, methods, names)
-        # The kernel does nothing to values alone.
-        if method == "sobolev" or "bandwidth" not in variant
-    ]
 
 
 def training_points(setting: Setting, seed: int) -> Tensor:
@@ -275,8 +132,11 @@ class Problem:
 def checkpoints(steps: int, per_decade: int = 8) -> list[int]:
     """Steps at which the errors are measured: 0, then evenly in the logarithm from 10.
 
-    The last step is included.
+    The last step is included.  Runs of fewer than 1,000 steps are measured at their ends only: all
+    those test points cost as much as some hundred steps.
     """
+    if steps < 1_000:
+        return sorted({0, steps})
     decades = math.log10(max(steps, 10) / 10)
     marks = {round(10 * 10 ** (k / per_decade)) for k in range(int(decades * per_decade) + 1)}
     return sorted({0, steps, *(m for m in marks if m < steps)})
@@ -305,8 +165,7 @@ class Training:
     ) -> None:  # fmt: skip
         if len({setting.program for setting in members}) != 1:
             raise ValueError("members must share everything but function and method")
-        # Values first: the stack then works on slices without copies.
-        self.members = sorted(members, key=lambda s: (METHODS.index(s.method), s.function))
+        self.members = ordered(members)
         self.seed, self.device, self.save_every = seed, torch.device(device), save_every
         self.setting = self.members[0]
         self.problem = Problem.of(self.members, seed, self.device)
@@ -323,35 +182,39 @@ class Training:
         who = [(s.function, s.method) for s in self.members]
         name = f"{zlib.crc32(repr((self.setting.program, who)).encode()):08x}"
         self.path = (
-            Path(folder) / f"{self.setting.arm}-{self.setting.n}-{name}-{seed}.safetensors"
+            Path(folder) / f"{family(self.setting.arm)}-{self.setting.n}-{name}-{seed}.safetensors"
             if folder
             else None
         )
         if self.path and self.path.exists():
             self._load()
 
-    def run(
-        self, progress: Callable[[int], object] | None = None, until: int | None = None
-    ) -> None:
-        """Train to the last step (or ``until``), measuring at the checkpoints."""
+    def run(self, tick: Tick | None = None, until: int | None = None) -> bool:
+        """Train to the last step (or ``until``), measuring at the checkpoints.
+
+        Returns
+        -------
+        bool
+            False if ``tick``, called with the steps done, asked to stop before that.
+        """
         last = self.setting.steps if until is None else min(until, self.setting.steps)
         marks = set(checkpoints(self.setting.steps))
         if not self.curve["steps"]:
             self._measure()
-        saved = time.monotonic()
-        while self.step < last:
+        saved, stopped = time.monotonic(), False
+        while self.step < last and not stopped:
             began = time.perf_counter()
             self._steps(min(self.step + 500, last, *(m for m in marks if m > self.step)))
             self.seconds += time.perf_counter() - began
             if self.step in marks:
                 self._measure()
+            stopped = tick is not None and tick(self.step)
             if self.path and time.monotonic() - saved > self.save_every:
                 self._save()
                 saved = time.monotonic()
-            if progress:
-                progress(self.step)
         if self.path:
             self._save()
+        return self.step >= last
 
     def _steps(self, last: int) -> None:
         for step in range(self.step, last):
@@ -393,27 +256,10 @@ class Training:
         for name, values in self.problem.errors(self.stack).items():
             self.curve.setdefault(name, []).append(values)
 
-    def records(self) -> list[ledger.Record]:
-        """Return the records of the members.
-
-        The curves are rounded to four digits, the final errors are not.
-        """
-        memory, device = ledger.peak_memory(self.device), ledger.device_name(self.device)
-        return [
-            ledger.Record(
-                EXPERIMENT,
-                config(setting),
-                self.seed,
-                self._metrics(i),
-                "paper" if setting.steps >= 1_000 else "small",
-                setting.deviations(),
-                device=device,
-                seconds=round(self.seconds / len(self.members), 2),
-                peak_memory=memory,
-                **ledger.provenance(),
-            )
-            for i, setting in enumerate(self.members)
-        ]
+    def results(self) -> list[Result]:
+        """Return metrics of the members: curves rounded to four digits, final errors not."""
+        seconds = self.seconds / len(self.members)
+        return [Result(self._metrics(i), seconds) for i in range(len(self.members))]
 
     def _metrics(self, i: int) -> dict[str, Any]:
         names = [name for name in self.curve if name != "steps"]
@@ -460,29 +306,37 @@ def _number(value: float, digits: int | None = None) -> float | None:
     return value if digits is None else float(f"{value:.{digits}g}")
 
 
-def config(setting: Setting) -> dict[str, Any]:
-    """Entries of a setting as the ledger holds them."""
-    return asdict(setting)
+def ordered(chosen: Iterable[Setting]) -> list[Setting]:
+    """Members of a stack in its order: values first, so that it works on slices without copies."""
+    return sorted(chosen, key=lambda s: (METHODS.index(s.method), s.function))
 
 
 def jobs(
-    chosen: Iterable[Setting], seeds: Iterable[int], done: set[str]
-) -> list[tuple[list[Setting], int]]:
+    chosen: Iterable[Setting],
+    seeds: Iterable[int],
+    scale: str = "small",
+    device: str = "cpu",
+    folder: str | os.PathLike[str] | None = None,
+    save_every: float = 60.0,
+) -> list[Job]:
     """Group settings into stacks: one job per program and seed.
 
-    Runs whose identity is in ``done`` are left out.  A stack whose records are partly there is
-    trained whole, so that its members' numbers do not depend on the history.
+    A stack whose records are partly there is trained whole, so that its members' numbers do not
+    depend on the history.
     """
     groups: dict[tuple[Any, ...], list[Setting]] = {}
     for setting in chosen:
         groups.setdefault(setting.program, []).append(setting)
-    wanted = []
-    for seed in seeds:
-        for members in groups.values():
-            scale = "paper" if members[0].steps >= 1_000 else "small"
-            if any(ledger.key(config(s), scale, seed) not in done for s in members):
-                wanted.append((members, seed))
-    return wanted
+    return [
+        Job(
+            [Run(config(s), seed, scale, s.deviations()) for s in ordered(members)],
+            partial(train, members, seed, device, folder, save_every),
+            steps=members[0].steps,
+            device=device,
+        )
+        for seed in seeds
+        for members in groups.values()
+    ]
 
 
 def train(
@@ -490,31 +344,30 @@ def train(
     seed: int,
     device: str = "cpu",
     folder: str | os.PathLike[str] | None = None,
-    progress: Callable[[int], object] | None = None,
     save_every: float = 60.0,
-) -> list[ledger.Record]:
-    """Train the members of one program for one seed and return their records.
+    tick: Tick | None = None,
+) -> list[Result] | None:
+    """Train the members of one program for one seed; their results, in the order of `ordered`.
 
-    Training resumes from ``folder`` if a state is there.
+    Training resumes from ``folder`` if a state is there, and returns None if it was stopped.
     """
     training = Training(members, seed, device, folder, save_every)
-    training.run(progress)
-    return training.records()
+    return training.results() if training.run(tick) else None
 
 
 def sweep(
     chosen: Sequence[Setting],
     seeds: Sequence[int],
     book: ledger.Ledger | None = None,
+    scale: str = "small",
     device: str = "cpu",
     folder: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
     quiet: bool = False,
     save_every: float = 60.0,
+    seconds: float | None = None,
 ) -> int:
-    """Train every setting for every seed and enter the records.
-
-    Those that are there already are not trained again.
+    """Train every setting for every seed that the ledger lacks; return how many were entered.
 
     Parameters
     ----------
@@ -522,54 +375,14 @@ def sweep(
         Settings, see :func:`settings`.
     seeds : sequence of int
         Seeds.
-    book : Ledger, optional
-        Where to enter records; the default ledger of the experiment unless given.  Only this
-        process writes it.
-    device : str
-        Where to train.
+    scale : {"small", "paper"}
+        What the records say; whoever asks for a run knows.
     folder : path, optional
-        Where to keep states for resuming (about 45 MB for 14 networks).
-    executor : concurrent.futures.Executor, optional
-        Runs the jobs; in this process, one after the other, unless given.
-    quiet : bool
-        No progress bar.
+        Where to keep states for resuming (about 11 MB for 14 networks).
     save_every : float
         Seconds between two saved states of a job.
-
-    Returns
-    -------
-    int
-        Number of records entered.
+    book, device, executor, quiet, seconds
+        See :func:`sobolev_lib.records.sweep.sweep`.
     """
-    ledger.provenance()  # now: the checkout may move on while this runs
-    book = book or ledger.Ledger(EXPERIMENT)
-    todo = jobs(chosen, seeds, book.keys())
-    total = sum(members[0].steps for members, _ in todo)
-    entered = 0
-    with tqdm(total=total, unit="step", unit_scale=True, disable=quiet, smoothing=0.05) as bar:
-        if executor is None:
-            for members, seed in todo:
-                entered += book.append(train(members, seed, device, folder, _Tick(bar), save_every))
-            return entered
-        waiting = {}
-        for members, seed in todo:
-            job = executor.submit(train, members, seed, device, folder, None, save_every)
-            waiting[job] = members[0].steps
-        for future in as_completed(waiting):
-            entered += book.append(future.result())
-            bar.update(waiting[future])
-    return entered
-
-
-class _Tick:
-    """Move a progress bar to the step that a job has reached.
-
-    The first call shows what a resumed job had done.
-    """
-
-    def __init__(self, bar: Any) -> None:
-        self.bar, self.done = bar, 0
-
-    def __call__(self, step: int) -> None:
-        self.bar.update(step - self.done)
-        self.done = step
+    todo = jobs(chosen, seeds, scale, device, folder, save_every)
+    return runner.sweep(EXPERIMENT, todo, book, executor, quiet, seconds)

@@ -7,6 +7,6 @@ the data, :mod:`.training` the experiment behind Table 1, :mod:`.hogwild` severa
 """
 
 from sobolev_lib.synthetic_gradients.decoupling import MODES, Decoupled, Step, cut, decouple
-from sobolev_lib.synthetic_gradients.modules import KINDS, Objective, Prediction
+from sobolev_lib.synthetic_gradients.modules import SG_MODES, Objective, Prediction
 
-__all__ = ["KINDS", "MODES", "Decoupled", "Objective", "Prediction", "Step", "cut", "decouple"]
+__all__ = ["MODES", "SG_MODES", "Decoupled", "Objective", "Prediction", "Step", "cut", "decouple"]

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sobolev_lib.synthetic_gradients import modules as sg
-from sobolev_lib.synthetic_gradients.modules import Module, Objective, Prediction
+from sobolev_lib.synthetic_gradients.loss_model import LossModel, may_write, wide
+from sobolev_lib.synthetic_gradients.modules import Objective, Prediction, SGModule
 
-MODES = ("backprop", *sg.KINDS)
-"""What :func:`decouple` knows: full backpropagation and the kinds of module."""
+MODES = ("backprop", *sg.SG_MODES)
+"""What :func:`decouple` knows: full backpropagation and the modes of an SG module."""
 
 TARGETS = ("true", "bootstrapped")
 
@@ -52,6 +53,9 @@ class Step:
         each: examples count by the length of their gradients, learnt ones hardly at all.
     scales : list of Tensor
         Norm of the synthetic gradient over that of the true one (whole batch), by split; as above.
+    dead, zeros : list of float
+        Share of the module's hidden units that are 0 on the whole batch, and share of examples
+        whose synthetic gradient is exactly 0, by split; as above.
     """
 
     loss: Tensor
@@ -60,6 +64,8 @@ class Step:
     cosines: list[Tensor] = field(default_factory=list)
     batch_cosines: list[Tensor] = field(default_factory=list)
     scales: list[Tensor] = field(default_factory=list)
+    dead: list[float] = field(default_factory=list)
+    zeros: list[float] = field(default_factory=list)
 
 
 class Decoupled(nn.Module):
@@ -71,7 +77,7 @@ class Decoupled(nn.Module):
     ----------
     segments : sequence of nn.Module
         K segments.
-    synthesizers : sequence of Module
+    sg_modules : sequence of SGModule
         One for each of the K - 1 splits; none for full backpropagation.
     mode : str
         One of :data:`MODES`.
@@ -83,7 +89,7 @@ class Decoupled(nn.Module):
     def __init__(
         self,
         segments: Sequence[nn.Module],
-        synthesizers: Sequence[Module],
+        sg_modules: Sequence[SGModule],
         mode: str,
         targets: str = "true",
     ) -> None:
@@ -91,7 +97,7 @@ class Decoupled(nn.Module):
         if targets not in TARGETS:
             raise ValueError(f"targets is {targets!r}; it must be one of {', '.join(TARGETS)}")
         self.segments = nn.ModuleList(segments)
-        self.synthesizers = nn.ModuleList(synthesizers)
+        self.sg_modules = nn.ModuleList(sg_modules)
         self.mode, self.targets = mode, targets
         self._compiled: list[Callable[[Tensor], Tensor]] = []
 
@@ -117,12 +123,12 @@ class Decoupled(nn.Module):
 
     def module_parameters(self) -> list[nn.Parameter]:
         """Parameters of the modules."""
-        return list(self.synthesizers.parameters())
+        return list(self.sg_modules.parameters())
 
     @property
     def needs_true_gradients(self) -> bool:
         """Whether a module is trained on them."""
-        return self.targets == "true" and any(m.needs_gradient for m in self.synthesizers)
+        return self.targets == "true" and any(m.needs_gradient for m in self.sg_modules)
 
     def accumulate(self, x: Tensor, y: Tensor, measure: bool = False) -> Step:
         """Add a batch's gradients to ``.grad`` of all parameters, as ``loss.backward()`` does.
@@ -152,23 +158,46 @@ class Decoupled(nn.Module):
             return Step(loss.detach(), logits.detach())
         inputs, outputs = self._forward(x)
         loss = cross_entropy(outputs[-1], y)
-        pairs = zip(self.synthesizers, outputs, strict=False)
+        pairs = zip(self.sg_modules, outputs, strict=False)
         predictions = [module(h, y) for module, h in pairs]
         true: list[Tensor | None] = [None] * len(predictions)
         if self.needs_true_gradients or measure:
             true = list(self._true_gradients(inputs, outputs, loss))
-        compared = _compare(predictions, true) if measure else ([], [], [])
         arrived = self._send(inputs, outputs, loss, predictions)
         targets = true if self.targets == "true" else arrived
         logp = functional.log_softmax(outputs[-1].detach(), dim=1)
         losses = [
             own
-            for module, said, g in zip(self.synthesizers, predictions, targets, strict=True)
-            if (own := cast(Module, module).loss(said, loss.detach(), g, logp)) is not None
+            for module, said, g in zip(self.sg_modules, predictions, targets, strict=True)
+            if (own := cast(SGModule, module).loss(said, loss.detach(), g, logp)) is not None
         ]
         if losses:
             torch.stack(losses).sum().backward()
-        return Step(loss.detach(), outputs[-1].detach(), [e.detach() for e in losses], *compared)
+        measured = self._measured(outputs, y, predictions, true) if measure else {}
+        return Step(loss.detach(), outputs[-1].detach(), [e.detach() for e in losses], **measured)
+
+    def _measured(
+        self,
+        outputs: list[Tensor],
+        y: Tensor,
+        predictions: list[Prediction],
+        true: list[Tensor | None],
+    ) -> dict[str, list[Any]]:
+        """What :class:`Step` says of each split with a synthetic gradient."""
+        found: dict[str, list[Any]] = {}
+        for module, h, said, g in zip(self.sg_modules, outputs, predictions, true, strict=False):
+            if said.gradient is None or g is None:
+                continue
+            a, b = wide(said.gradient.detach()).flatten(1), wide(g.detach()).flatten(1)
+            for name, value in (
+                ("cosines", cosine(a, b).mean()),
+                ("batch_cosines", cosine(a.reshape(1, -1), b.reshape(1, -1)).squeeze(0)),
+                ("scales", ratio_of_norms(a, b)),
+                ("dead", cast(SGModule, module).dead_units(h, y)),
+                ("zeros", float((a == 0).all(dim=1).double().mean())),
+            ):
+                found.setdefault(name, []).append(value)
+        return found
 
     def true_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """dL_b/dh_b at each split, (B, *shape) each, for a batch as :meth:`accumulate` takes it."""
@@ -179,8 +208,9 @@ class Decoupled(nn.Module):
     def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Inputs of the segments (leaves from the second on) and their outputs."""
         inputs, outputs = [x], []
-        for segment in self._compiled or self.segments:
-            outputs.append(segment(inputs[-1]))
+        runs: Sequence[Any] = self._compiled or list(self.segments)
+        for segment, known in zip(runs, self.segments, strict=True):
+            outputs.append(apart(segment, inputs[-1], may_write(known)))
             inputs.append(outputs[-1].detach().requires_grad_())
         return inputs[:-1], outputs
 
@@ -221,6 +251,16 @@ class Decoupled(nn.Module):
             h.backward(signal, inputs=wanted)
 
 
+def apart(segment: Callable[[Tensor], Tensor], value: Tensor, writes: bool | None = None) -> Tensor:
+    """Run a segment on a value that stays as it is, even if the segment begins in place.
+
+    ``writes`` is what :func:`may_write` says, where that is known.
+    """
+    if writes is None:
+        writes = isinstance(segment, nn.Module) and may_write(segment)
+    return segment(value.clone() if writes else value)
+
+
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross entropy of each example (B,), in float32 at least; the log loss of section 4.3.
 
@@ -233,7 +273,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     if y.device.type == "cpu" and ((y < 0) | (y >= classes)).any():  # on a GPU the check would wait
         bad = y[(y < 0) | (y >= classes)][0].item()
         raise ValueError(f"y holds the label {bad}; the network has classes 0 to {classes - 1}")
-    return functional.cross_entropy(sg.wide(logits), y, reduction="none")
+    return functional.cross_entropy(wide(logits), y, reduction="none")
 
 
 def _check_batch(x: Tensor, y: Tensor) -> None:
@@ -246,20 +286,6 @@ def _check_batch(x: Tensor, y: Tensor) -> None:
         raise TypeError(f"y has dtype {y.dtype}; labels must be torch.int64")
     if not len(x):
         raise ValueError("the batch is empty")
-
-
-def _compare(
-    predictions: list[Prediction], true: list[Tensor | None]
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    cosines, whole, scales = [], [], []
-    for said, g in zip(predictions, true, strict=True):
-        if said.gradient is None or g is None:
-            continue
-        a, b = sg.wide(said.gradient.detach()).flatten(1), sg.wide(g.detach()).flatten(1)
-        cosines.append(cosine(a, b).mean())
-        whole.append(cosine(a.reshape(1, -1), b.reshape(1, -1)).squeeze(0))
-        scales.append(_ratio_of_norms(a, b))
-    return cosines, whole, scales
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -279,7 +305,8 @@ def _by_largest(v: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return v / largest, largest
 
 
-def _ratio_of_norms(a: Tensor, b: Tensor) -> Tensor:
+def ratio_of_norms(a: Tensor, b: Tensor) -> Tensor:
+    """Norm of all of a over that of b, both (B, d), however short they are."""
     (x, p), (y, q) = _by_largest(a, (0, 1)), _by_largest(b, (0, 1))
     return (x.norm() / y.norm().clamp_min(torch.finfo(y.dtype).tiny) * (p / q)).squeeze()
 
@@ -299,7 +326,9 @@ def cut(network: nn.Module, splits: Sequence[str]) -> list[nn.Sequential]:
     ValueError
         If a name is unknown, repeated, out of order, or that of the last child.
     """
-    names = [name for name, _ in network.named_children()]
+    # Not `named_children`, which leaves out the second use of a module.
+    children = [(name, child) for name, child in network._modules.items() if child is not None]
+    names = [name for name, _ in children]
     unknown = [name for name in splits if name not in names]
     if unknown:
         raise ValueError(f"splits names {unknown}; the network has the children {names}")
@@ -312,7 +341,6 @@ def cut(network: nn.Module, splits: Sequence[str]) -> list[nn.Sequential]:
     if places[-1] == len(names) - 1:
         raise ValueError(f"splits names {splits[-1]!r}, the last child: nothing is left above it")
     ends = [0, *(p + 1 for p in places), len(names)]
-    children = list(network.named_children())
     return [nn.Sequential(OrderedDict(children[a:b])) for a, b in itertools.pairwise(ends)]
 
 
@@ -330,6 +358,7 @@ def decouple(
     pooled: bool = False,
     bandwidth: float | None = None,
     differentiation: str = "auto",
+    leak: float = 0.0,
 ) -> Decoupled:
     """Decouple a network at splits with synthetic gradient modules (section 4.3, Table 1).
 
@@ -344,7 +373,8 @@ def decouple(
         One of :data:`MODES`: "backprop", "noprop", "direct", "vfbn", "critic", "sobolev",
         "local_ce".
     example : Tensor
-        A batch of inputs (B, *in), for the shapes at the splits.  Values do not matter.
+        A batch of inputs (B, *in), for the shapes at the splits.  Values do not matter: random
+        numbers of its shape and dtype are used (zeros for integers).
     classes : int, optional
         Number of classes; that of the network's output unless given.
     objective : Objective, optional
@@ -355,14 +385,19 @@ def decouple(
         ``architecture(shape, classes)`` returns the network of a module: an ``nn.Sequential``
         from h to logits, or for "direct" a module of (h, y) that returns a gradient of the shape
         of h.
-    hidden, pooled, bandwidth, differentiation
+    hidden, pooled, bandwidth, differentiation, leak
         Of the default architectures, see :func:`.modules.build`.
 
     Raises
     ------
     ValueError
         Unknown mode, wrong names of splits, a shape without a default architecture, or a network
-        that is not the sequence of its children.
+        that is not the sequence of its children, or has no values (meta device).
+
+    Notes
+    -----
+    Modules that are used twice and layers that work in place are fine: a segment that may begin in
+    place gets a copy of what lies below its split.
 
     Examples
     --------
@@ -381,58 +416,72 @@ def decouple(
     shapes, outputs = _shapes(network, segments, example)
     if classes is not None and classes != outputs:
         raise ValueError(f"classes is {classes}; the network has {outputs} outputs")
-    classes = outputs
-    if module == "backprop":
-        return Decoupled(segments, [], module, targets)
-    if architecture is not None:
-        made = [
-            _wrap(module, architecture(shape, classes), objective, differentiation)
-            for shape in shapes
-        ]
-    else:
-        made = [
-            sg.build(module, shape, classes, objective, hidden, pooled, bandwidth, differentiation)
-            for shape in shapes
-        ]
-    first = next(network.parameters())
+    made = []
+    for shape in shapes if module != "backprop" else []:
+        if architecture is None:
+            options = (hidden, pooled, bandwidth, differentiation, leak)
+            made.append(sg.build(module, shape, outputs, objective, *options))
+        else:
+            own = architecture(shape, outputs)
+            made.append(_wrap(module, own, objective, differentiation))
     net = Decoupled(segments, made, module, targets)
-    net.synthesizers.to(device=first.device, dtype=first.dtype)
+    first = next(network.parameters(), None)
+    if first is not None:
+        net.sg_modules.to(device=first.device, dtype=first.dtype)
     return net
 
 
 def _wrap(
-    kind: str, network: nn.Module, objective: Objective | None, differentiation: str
-) -> Module:
-    if kind == "noprop":
-        return Module(kind, None, objective)
-    if kind == "direct":
-        return Module(kind, network, objective)
+    mode: str, network: nn.Module, objective: Objective | None, differentiation: str
+) -> SGModule:
+    if mode == "noprop":
+        return SGModule(mode, None, objective)
+    if mode == "direct":
+        return SGModule(mode, network, objective)
     if not isinstance(network, nn.Sequential):
         network = nn.Sequential(network)
-    return Module(kind, sg.LossModel(network, differentiation), objective)
+    return SGModule(mode, LossModel(network, differentiation), objective)
 
 
 def _shapes(
     network: nn.Module, segments: Sequence[nn.Module], example: Tensor
 ) -> tuple[list[tuple[int, ...]], int]:
     """Shapes at the splits, and number of outputs; batch statistics are left alone."""
+    x = _like(network, example)
     before = {part: part.training for part in network.modules()}  # some may be frozen
     network.eval()
     try:
         with torch.no_grad():
-            value, shapes = example, []
+            whole = network(x.clone())
+            value, shapes = x.clone(), []  # layers in place write into what they are given
             for segment in segments:
                 value = segment(value)
                 shapes.append(tuple(value.shape[1:]))
-            whole = network(example)
+            same = whole.shape == value.shape and torch.allclose(whole, value, equal_nan=True)
+    except RuntimeError as error:
+        raise ValueError(f"network cannot be run, child by child, on example: {error}") from error
     finally:
         for part, training in before.items():
             part.training = training
-    if whole.shape != value.shape or not torch.equal(whole, value):
+    if not same:
         raise ValueError(
-            "network does not call its children one after the other (its output differs from "
-            "theirs): write it as nn.Sequential"
+            "network does not call its children one after the other, each once (its output differs "
+            "from theirs): write it as nn.Sequential; it may hold a module twice"
         )
     if value.dim() != 2:
         raise ValueError(f"network's output has shape {tuple(value.shape)}; (B, classes) is needed")
     return shapes[:-1], value.shape[1]
+
+
+def _like(network: nn.Module, example: Tensor) -> Tensor:
+    """Values of the shape and dtype of an example, where the network is."""
+    place = next((p.device for p in network.parameters()), example.device)
+    if place.type == "meta":
+        raise ValueError(
+            "network is on the meta device, without values that could be checked: give it some "
+            "first (to_empty, then load or initialise)"
+        )
+    if not example.is_floating_point():
+        return torch.zeros(example.shape, dtype=example.dtype, device=place)
+    source = torch.Generator().manual_seed(0)
+    return torch.randn(example.shape, generator=source).to(place, example.dtype)

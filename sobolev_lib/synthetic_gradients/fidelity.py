@@ -8,6 +8,8 @@ it in four.
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sobolev_lib.records import ledger
+from sobolev_lib.records import sweep as runner
+from sobolev_lib.records.sweep import Result, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
-from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
+from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
+
+EXPERIMENT = "fidelity"
+STEPS = (18, 90, 180, 360)
+"""When a run on the digits is measured: after the first of its twenty epochs, and up to its end."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,23 @@ class Fidelity:
     def hard(self) -> np.ndarray:
         """Mask (n,) of the tenth with the largest losses."""
         return np.asarray(self.loss > np.quantile(self.loss, 0.9))
+
+    def means(self) -> dict[str, float]:
+        """What a record keeps: means over the splits, and over the examples where there are any.
+
+        Cosines: "cosine", "frozen", "batch", "weights", and "cosine" over the easy half ("easy")
+        and the hard tenth ("hard") alone; "length" is that of an example's own gradient.
+        """
+        values = {
+            "cosine": self.cosine,
+            "frozen": self.frozen,
+            "batch": self.batch,
+            "weights": self.weights,
+            "easy": self.cosine[:, self.easy],
+            "hard": self.cosine[:, self.hard],
+            "length": self.frozen_norm,
+        }
+        return {name: float(value.mean()) for name, value in values.items()}
 
 
 def fidelity(net: Decoupled, x: Tensor, y: Tensor, batch: int = 64) -> Fidelity:
@@ -112,9 +138,9 @@ def _gradients(net: Decoupled, x: Tensor, y: Tensor) -> list[tuple[Segment, Tens
     """For each split: the segment below with its input, synthetic and true gradient."""
     found, value = [], x
     true = net.true_gradients(x, y)
-    for segment, module, g in zip(net.segments, net.synthesizers, true, strict=False):
+    for segment, module, g in zip(net.segments, net.sg_modules, true, strict=False):
         with torch.no_grad():
-            h = segment(value)
+            h = apart(segment, value)
         found.append(((segment, value), module(h, y).gradient.detach(), g))
         value = h
     return found
@@ -122,7 +148,7 @@ def _gradients(net: Decoupled, x: Tensor, y: Tensor) -> list[tuple[Segment, Tens
 
 def _weight_cosine(segment: Segment, synthetic: Tensor, true: Tensor) -> Tensor:
     module, value = segment
-    weights, h = list(module.parameters()), module(value)
+    weights, h = list(module.parameters()), apart(module, value)
     both = [
         torch.cat([part.flatten() for part in torch.autograd.grad(h, weights, g, True)])
         for g in (synthetic, true)
@@ -131,17 +157,14 @@ def _weight_cosine(segment: Segment, synthetic: Tensor, true: Tensor) -> Tensor:
 
 
 def follow(
-    setting: training.Setting,
-    seed: int,
-    at: Sequence[int] = (18, 90, 180, 360),
-    count: int = 512,
+    run: training.Training, at: Sequence[int] = STEPS, count: int = 512
 ) -> dict[int, Fidelity]:
-    """Train one setting for one seed; its :func:`fidelity` on training images, by step.
+    """Train a run up to the last of some steps; its :func:`fidelity` on training images, by step.
 
     Parameters
     ----------
-    setting, seed
-        See :class:`.training.Training`.
+    run : Training
+        A fresh one.
     at : sequence of int
         Steps.
     count : int
@@ -152,7 +175,6 @@ def follow(
     ValueError
         If a step lies beyond the last one, or ``count`` is below the batch.
     """
-    run = training.Training(setting, seed)
     if max(at) > run.steps:
         raise ValueError(f"at holds step {max(at)}; the run has {run.steps}")
     chosen = run.chosen[:count]
@@ -160,7 +182,7 @@ def follow(
     found = {}
     for step in sorted(at):
         run.run(until=step)
-        found[step] = fidelity(run.net, x, y, setting.batch)
+        found[step] = fidelity(run.net, x, y, run.setting.batch)
     return found
 
 
@@ -173,3 +195,37 @@ def recall(run: training.Training) -> list[float]:
     return [
         float((named[data.test_y == c] == c).float().mean()) for c in range(data.classes)
     ]  # fmt: skip
+
+
+def _work(
+    setting: training.Setting, seed: int, at: Sequence[int], count: int, _tick: Tick
+) -> list[Result]:
+    run = training.Training(setting, seed)
+    means = {step: found.means() for step, found in follow(run, at, count).items()}
+    run.run()
+    curves = {name: [means[step][name] for step in means] for name in next(iter(means.values()))}
+    last = {"steps": list(means), "top1": run.tests["top1"][-1], "recall": recall(run)}
+    return training.results_of(run, last | curves)
+
+
+def sweep(
+    chosen: Sequence[training.Setting],
+    seeds: Sequence[int],
+    book: ledger.Ledger | None = None,
+    at: Sequence[int] = STEPS,
+    count: int = 512,
+    quiet: bool = False,
+) -> int:
+    """Enter the records of all settings and seeds that the ledger lacks; return their number.
+
+    A record of the experiment "fidelity" has ``steps``, each of :meth:`Fidelity.means` as a curve,
+    and the :func:`recall` of the trained network.
+    """
+    jobs = [
+        training.job(
+            setting, seed, functools.partial(_work, setting, seed, at, count),
+            {**training.config(setting), "at": list(at), "count": count},
+        )
+        for seed, setting in itertools.product(seeds, chosen)
+    ]  # fmt: skip
+    return runner.sweep(EXPERIMENT, jobs, book, quiet=quiet)

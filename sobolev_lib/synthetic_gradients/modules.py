@@ -1,14 +1,13 @@
-"""Five ways to predict a gradient, and a control: the modules of Table 1 (section 4.3, SM 4.2).
+"""SG modules: five ways to predict a gradient, and a control (Table 1; section 4.3, SM 4.2).
 
-A module sees the activations h (B, *shape) at a split and the labels y (B,), and predicts the
-gradient that backpropagation would send down there, one for each example: d L_b / d h_b, where L_b
-is the main network's cross entropy on example b.  :func:`prediction` is what it says,
-:func:`module_loss` what it is trained on.  Four of the kinds share one architecture: a small
-classifier p(h), whose own cross entropy m(h, y) = L(p(h), y) is a model of the main network's loss
-and whose slope dm/dh is the synthetic gradient.
+A synthetic gradient (SG) module sees the activations h (B, *shape) at a split and the labels y
+(B,), and predicts the gradient that backpropagation would send down there, one for each example:
+d L_b / d h_b, where L_b is the main network's cross entropy on example b.  Four of its modes share
+one architecture, a model of the main network's loss (:mod:`.loss_model`).  Three of them are Eq. 1
+for that model, and differ in the weights of value and slope only (:data:`WEIGHTS`):
 
 ==========  ====================  =============================================
-kind        synthetic gradient    trained on (l: L1 or L2)
+mode        synthetic gradient    trained on (l: L1 or L2)
 ==========  ====================  =============================================
 noprop      none: 0               nothing
 direct      SG(h, y), a network   l(SG, dL/dh)
@@ -17,13 +16,15 @@ critic      dm/dh                 l(m, L)
 sobolev     dm/dh                 l(m, L) + w l(dm/dh, dL/dh)
 local_ce    dm/dh                 m: the labels alone (the control, not the paper's)
 ==========  ====================  =============================================
+
+The losses are written here in closed form: m and dm/dh are there already when the loss is asked
+for, and :class:`sobolev_lib.SobolevLoss` would make them again.  A test says that they are equal.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,18 +32,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sobolev_lib import kinks
+from sobolev_lib.synthetic_gradients.loss_model import (
+    FlattenMaps,
+    LossModel,
+    may_write,
+    one_hot,
+    wide,
+)
 
-KINDS = ("noprop", "direct", "vfbn", "critic", "sobolev", "local_ce")
-"""Kinds of module; full backpropagation is the seventh mode of :func:`decouple`."""
+SG_MODES = ("noprop", "direct", "vfbn", "critic", "sobolev", "local_ce")
+"""Modes of an SG module; full backpropagation is the seventh mode of :func:`decouple`."""
 
-PREDICTING = KINDS[1:]
-"""Kinds that send a synthetic gradient down; Noprop sends nothing."""
+PREDICTING = SG_MODES[1:]
+"""Modes that send a synthetic gradient down; Noprop sends nothing."""
 
-USES_GRADIENT = frozenset({"direct", "vfbn", "sobolev"})
-"""Kinds that are trained on the true gradient."""
+WEIGHTS: dict[str, tuple[float, float]] = {
+    "direct": (0.0, 1.0),
+    "vfbn": (0.0, 1.0),
+    "critic": (1.0, 0.0),
+    "sobolev": (1.0, 1.0),
+}
+"""Weights of the two terms of Eq. 1, value and slope; Sobolev's second is multiplied by w."""
 
-USES_LOSS = frozenset({"critic", "sobolev"})
-"""Kinds that are trained on the true loss."""
+UNITS = (nn.ReLU, nn.LeakyReLU, kinks.ReLU)
+"""Layers whose outputs are looked at for dead units."""
 
 ELEMENTS = ("l1", "l2")
 REDUCTIONS = ("sum", "mean")
@@ -111,151 +124,6 @@ class Prediction:
     log_probabilities: Tensor | None = None
 
 
-def wide(x: Tensor) -> Tensor:
-    """In float32 at least: sums over many elements, logarithms."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def one_hot(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Labels (B,) as rows of the unit matrix (B, classes)."""
-    return functional.one_hot(y, classes).to(dtype)
-
-
-class FlattenMaps(nn.Module):
-    """Maps (B, C, H, W) to vectors (B, H W C), position by position.
-
-    ``nn.Flatten`` goes channel by channel: a copy where maps are stored with channels last, and a
-    gradient in another order of memory than the maps it meets, which costs more than the
-    convolution.  For a linear layer on top the order is only a name.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Flatten; no copy if channels are last in memory."""
-        return x.permute(0, 2, 3, 1).flatten(1)
-
-
-class LossModel(nn.Module):
-    """m(h, y) = cross entropy of a small classifier p(h) (section 4.3), with its slope in h.
-
-    Parameters
-    ----------
-    network : nn.Sequential
-        Maps h (B, *shape) to logits (B, classes).
-    differentiation : {"auto", "explicit", "autograd"}
-        How dm/dh is made so that it can be differentiated once more, by the parameters.
-        "explicit" writes the backward pass out as forward operations (only for ``Linear``,
-        ``Conv2d``, ``ReLU``, ``Flatten`` and global average pooling), which ``torch.compile`` can
-        trace; "autograd" differentiates twice, and serves every network; "auto": the first where
-        it can.
-    """
-
-    def __init__(self, network: nn.Sequential, differentiation: str = "auto") -> None:
-        super().__init__()
-        if differentiation not in ("auto", "explicit", "autograd"):
-            raise ValueError(
-                f"differentiation is {differentiation!r}; it must be 'auto', 'explicit' or "
-                "'autograd'"
-            )
-        known = all(type(layer) in _TRANSPOSED for layer in network)
-        if differentiation == "explicit" and not known:
-            names = sorted({type(m).__name__ for m in network if type(m) not in _TRANSPOSED})
-            raise ValueError(f"no explicit backward pass for {', '.join(names)}; use 'autograd'")
-        self.network = network
-        self.explicit = known and differentiation != "autograd"
-
-    def forward(
-        self, h: Tensor, y: Tensor, differentiable: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return m (B,), dm/dh (B, *shape) and log p(h) (B, classes).
-
-        Parameters
-        ----------
-        h, y : Tensor
-            Activations (B, *shape) and labels (B,).
-        differentiable : bool
-            ``False`` where dm/dh is only used, not trained (critic): it is then a constant, and
-            half as dear.
-        """
-        way = self._explicit if self.explicit else self._autograd
-        return way(h, y, differentiable)
-
-    def _autograd(
-        self, h: Tensor, y: Tensor, differentiable: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.enable_grad():
-            h = h.detach().requires_grad_()
-            logp = self._log_softmax(self.network(h))
-            m = -logp.gather(1, y[:, None]).squeeze(1)
-            (slope,) = torch.autograd.grad(
-                m.sum(), h, create_graph=differentiable, retain_graph=True
-            )
-        return m, slope, logp
-
-    def _explicit(
-        self, h: Tensor, y: Tensor, differentiable: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        inputs = []
-        value = h
-        for layer in self.network:
-            inputs.append(value)
-            value = layer(value)
-        logp = self._log_softmax(value)
-        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-            # d CE / d logits = softmax - onehot; then down through each layer's transpose.
-            signal = (logp.exp() - one_hot(y, logp.shape[1], logp.dtype)).to(value.dtype)
-            for layer, x in zip(reversed(self.network), reversed(inputs), strict=True):
-                signal = _TRANSPOSED[type(layer)](layer, x, signal)
-        return -logp.gather(1, y[:, None]).squeeze(1), signal, logp
-
-    @staticmethod
-    def _log_softmax(logits: Tensor) -> Tensor:
-        return functional.log_softmax(wide(logits), dim=1)
-
-
-def _linear_transposed(layer: nn.Linear, x: Tensor, signal: Tensor) -> Tensor:
-    return functional.linear(signal, layer.weight.t())
-
-
-def _conv_transposed(layer: nn.Conv2d, x: Tensor, signal: Tensor) -> Tensor:
-    kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
-    assert not isinstance(padding, str)
-    # A strided convolution forgets up to stride - 1 rows: the transpose has to give them back.
-    extra = [
-        (x.shape[2 + i] + 2 * padding[i] - kernel[i]) % stride[i] for i in range(2)
-    ]  # fmt: skip
-    return functional.conv_transpose2d(
-        signal, layer.weight, stride=stride, padding=padding, output_padding=extra
-    )
-
-
-def _relu_transposed(layer: nn.ReLU, x: Tensor, signal: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(signal, x, 0)
-
-
-def _flatten_transposed(layer: nn.Flatten, x: Tensor, signal: Tensor) -> Tensor:
-    return signal.reshape(x.shape)
-
-
-def _maps_transposed(layer: FlattenMaps, x: Tensor, signal: Tensor) -> Tensor:
-    count, channels, height, width = x.shape
-    return signal.reshape(count, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _pool_transposed(layer: nn.AdaptiveAvgPool2d, x: Tensor, signal: Tensor) -> Tensor:
-    height, width = x.shape[2:]
-    return signal.expand(-1, -1, height, width) / (height * width)
-
-
-_TRANSPOSED: dict[type, Callable[..., Tensor]] = {
-    nn.Linear: _linear_transposed,
-    nn.Conv2d: _conv_transposed,
-    nn.ReLU: _relu_transposed,
-    nn.Flatten: _flatten_transposed,
-    FlattenMaps: _maps_transposed,
-    nn.AdaptiveAvgPool2d: _pool_transposed,
-}
-
-
 class DirectGradient(nn.Module):
     """SG(h, y): a network that outputs the gradient itself (Jaderberg et al. 2016).
 
@@ -269,10 +137,15 @@ class DirectGradient(nn.Module):
         the shape of h.
     classes : int
         Number of classes.
+    leak : float
+        Slope of the units below 0.
     """
 
-    def __init__(self, layers: list[nn.Conv2d] | list[nn.Linear], classes: int) -> None:
+    def __init__(
+        self, layers: list[nn.Conv2d] | list[nn.Linear], classes: int, leak: float = 0.0
+    ) -> None:
         super().__init__()
+        self.activation = _unit(leak)
         self.layers = nn.ModuleList(layers)
         self.label = nn.Linear(classes, layers[0].weight.shape[0], bias=False)
         self.classes = classes
@@ -287,12 +160,16 @@ class DirectGradient(nn.Module):
         bias = self.label(one_hot(y, self.classes, h.dtype)).to(value.dtype)
         value = value + bias.reshape(*bias.shape, *([1] * (value.dim() - 2)))
         for layer in list(self.layers)[1:]:
-            value = layer(torch.relu(value))
+            value = layer(self.activation(value))
         return value
 
 
 def classifier(
-    shape: tuple[int, ...], classes: int, hidden: int | None = None, pooled: bool = False
+    shape: tuple[int, ...],
+    classes: int,
+    hidden: int | None = None,
+    pooled: bool = False,
+    leak: float = 0.0,
 ) -> nn.Sequential:
     """The class predictor p(h) of a module.
 
@@ -308,6 +185,8 @@ def classifier(
         For maps.  ``False``: 3 x 3 convolution, ReLU, linear layer on all its outputs (SM 4.2).
         ``True``: two 3 x 3 convolutions, the second with stride 2, global average, linear layer
         (SM 4.3).
+    leak : float
+        Slope of the units below 0; the paper has ReLU.
 
     Raises
     ------
@@ -317,44 +196,47 @@ def classifier(
     _check_hidden(hidden)
     if len(shape) == 1:
         units = hidden or 64
-        return nn.Sequential(nn.Linear(shape[0], units), nn.ReLU(), nn.Linear(units, classes))
+        return nn.Sequential(nn.Linear(shape[0], units), _unit(leak), nn.Linear(units, classes))
     _check_map(shape)
     if not pooled:
         units = hidden or 128
         return nn.Sequential(
-            nn.Conv2d(shape[0], units, 3, padding=1), nn.ReLU(), FlattenMaps(),
+            nn.Conv2d(shape[0], units, 3, padding=1), _unit(leak), FlattenMaps(),
             nn.Linear(units * shape[1] * shape[2], classes),
         )  # fmt: skip
     units = hidden or 64
     return nn.Sequential(
-        nn.Conv2d(shape[0], units, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(units, units, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(shape[0], units, 3, padding=1), _unit(leak),
+        nn.Conv2d(units, units, 3, stride=2, padding=1), _unit(leak),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(units, classes),
     )  # fmt: skip
 
 
-def direct(shape: tuple[int, ...], classes: int, hidden: int | None = None) -> DirectGradient:
+def direct(
+    shape: tuple[int, ...], classes: int, hidden: int | None = None, leak: float = 0.0
+) -> DirectGradient:
     """Three layers to the gradient itself: 3 x 3 convolutions for maps (SM 4.2), linear else.
 
     Parameters
     ----------
-    shape, classes
+    shape, classes, leak
         As for :func:`classifier`.
     hidden : int, optional
         Units of the two hidden layers: 128 (SM 4.2), for vectors 64.  The last of the three has
         as many channels as h, which the paper's "3 layers of 128 kernels" leaves out.
     """
     _check_hidden(hidden)
+    if len(shape) != 1:
+        _check_map(shape)
+    units = hidden or (64 if len(shape) == 1 else 128)
+    sizes = itertools.pairwise((shape[0], units, units, shape[0]))
     if len(shape) == 1:
-        units = hidden or 64
-        sizes = (shape[0], units, units, shape[0])
-        return DirectGradient([nn.Linear(a, b) for a, b in itertools.pairwise(sizes)], classes)
-    _check_map(shape)
-    units = hidden or 128
-    sizes = (shape[0], units, units, shape[0])
-    return DirectGradient(
-        [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(sizes)], classes
-    )
+        return DirectGradient([nn.Linear(a, b) for a, b in sizes], classes, leak)
+    return DirectGradient([nn.Conv2d(a, b, 3, padding=1) for a, b in sizes], classes, leak)
+
+
+def _unit(leak: float) -> nn.Module:
+    return nn.LeakyReLU(leak) if leak else nn.ReLU()
 
 
 def _check_hidden(hidden: int | None) -> None:
@@ -370,13 +252,13 @@ def _check_map(shape: tuple[int, ...]) -> None:
         )
 
 
-class Module(nn.Module):
-    """One synthetic gradient module: its kind, its network, its objective.
+class SGModule(nn.Module):
+    """One synthetic gradient module: its mode, its network, its objective.
 
     Parameters
     ----------
-    kind : str
-        One of :data:`KINDS`.
+    mode : str
+        One of :data:`SG_MODES`.
     network : nn.Module or None
         A :class:`LossModel`, a :class:`DirectGradient`, or ``None`` for "noprop".
     objective : Objective, optional
@@ -384,28 +266,37 @@ class Module(nn.Module):
     """
 
     def __init__(
-        self, kind: str, network: nn.Module | None, objective: Objective | None = None
+        self, mode: str, network: nn.Module | None, objective: Objective | None = None
     ) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
-        if (network is None) != (kind == "noprop"):
-            raise ValueError(f"a module of kind {kind!r} needs {'no' if network else 'a'} network")
-        self.kind, self.network, self.objective = kind, network, objective or Objective()
+        if mode not in SG_MODES:
+            raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(SG_MODES)}")
+        if (network is None) != (mode == "noprop"):
+            raise ValueError(f"a module of mode {mode!r} needs {'no' if network else 'a'} network")
+        self.mode, self.network, self.objective = mode, network, objective or Objective()
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Weights of value and slope in Eq. 1; (0, 0) for modes that the main network leaves alone.
+
+        With ``reduction="sum"`` the loss is that of ``SobolevLoss(weights=weights, loss=element)``
+        for the model h -> m(h, y).
+        """
+        value, slope = WEIGHTS.get(self.mode, (0.0, 0.0))
+        return value, slope * (self.objective.gradient_weight if self.mode == "sobolev" else 1.0)
 
     @property
     def needs_gradient(self) -> bool:
         """Whether it is trained on the true gradient; a weight of 0 skips its cost."""
-        weighted = self.kind != "sobolev" or self.objective.gradient_weight > 0
-        return self.kind in USES_GRADIENT and weighted
+        return self.weights[1] > 0
 
     def forward(self, h: Tensor, y: Tensor) -> Prediction:
         """Predict from activations h (B, *shape), taken as constants, and labels y (B,)."""
         h = h.detach()
         if self.network is None:
             return Prediction(None)
-        if self.kind == "direct":
-            return Prediction(self.network(h, y))
+        if self.mode == "direct":
+            return Prediction(self.network(h.clone() if may_write(self.network) else h, y))
         m, slope, logp = self.network(h, y, self.needs_gradient)
         return Prediction(slope, m, logp)
 
@@ -432,34 +323,56 @@ class Module(nn.Module):
         Raises
         ------
         ValueError
-            If a target is missing that the kind is trained on.
+            If a target is missing that the mode is trained on.
         """
-        if self.kind == "noprop":
+        if self.mode == "noprop":
             return None
-        if self.kind == "local_ce":
+        if self.mode == "local_ce":
             assert said.loss is not None
             return said.loss.mean()
+        distance, (value, slope) = self.objective.distance, self.weights
         total = wide(true_loss).new_zeros(())
-        if self.needs_gradient:
+        if slope:
             if true_gradient is None:
-                raise ValueError(f"true_gradient is needed by a module of kind {self.kind!r}")
+                raise ValueError(f"true_gradient is needed by a module of mode {self.mode!r}")
             assert said.gradient is not None
-            distance = self.objective.distance(said.gradient, true_gradient.detach())
-            weight = self.objective.gradient_weight if self.kind == "sobolev" else 1.0
-            total = total + weight * distance
-        if self.kind in USES_LOSS:
+            total = total + slope * distance(said.gradient, true_gradient.detach())
+        if value:
             assert said.loss is not None
-            total = total + self.objective.distance(said.loss, true_loss.detach())
-            if self.objective.label_weight:
-                total = total + self.objective.label_weight * self._label_term(
-                    said, true_log_probabilities
-                )
+            total = total + value * distance(said.loss, true_loss.detach())
+        if value and self.objective.label_weight:
+            if true_log_probabilities is None or said.log_probabilities is None:
+                raise ValueError("true_log_probabilities are needed for label_weight > 0")
+            total = total + self.objective.label_weight * label_derivative_distance(
+                said.log_probabilities, true_log_probabilities.detach(), self.objective
+            )
         return total
 
-    def _label_term(self, said: Prediction, true: Tensor | None) -> Tensor:
-        if true is None or said.log_probabilities is None:
-            raise ValueError("true_log_probabilities are needed for label_weight > 0")
-        return label_derivative_distance(said.log_probabilities, true.detach(), self.objective)
+    @torch.no_grad()
+    def dead_units(self, h: Tensor, y: Tensor) -> float:
+        """Share of the module's hidden units (channels, for maps) that are 0 on a whole batch.
+
+        Measured in ``eval()``, so that running statistics stay as they are; 0 without such units.
+        """
+        alive: list[Tensor] = []
+
+        def look(_layer: nn.Module, _given: tuple[Tensor, ...], out: Tensor) -> None:
+            alive.append((out != 0).transpose(0, 1).flatten(1).any(dim=1))
+
+        before = {part: part.training for part in self.modules()}  # some may be frozen
+        hooks = [m.register_forward_hook(look) for m in self.modules() if isinstance(m, UNITS)]
+        try:
+            self.eval()
+            if isinstance(self.network, LossModel):
+                self.network.network(h.clone())
+            elif self.network is not None:
+                self.network.forward(h.clone(), y)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for part, training in before.items():
+                part.training = training
+        return 1 - float(torch.cat(alive).double().mean()) if alive else 0.0
 
 
 def label_derivative_distance(logp: Tensor, true_logp: Tensor, objective: Objective) -> Tensor:
@@ -479,7 +392,7 @@ def label_derivative_distance(logp: Tensor, true_logp: Tensor, objective: Object
 
 
 def build(
-    kind: str,
+    mode: str,
     shape: tuple[int, ...],
     classes: int,
     objective: Objective | None = None,
@@ -487,14 +400,15 @@ def build(
     pooled: bool = False,
     bandwidth: float | None = None,
     differentiation: str = "auto",
-) -> Module:
+    leak: float = 0.0,
+) -> SGModule:
     """Make a module for activations of a shape, with the architectures of SM 4.2 and 4.3.
 
     Parameters
     ----------
-    kind, objective
-        See :class:`Module`.
-    shape, classes, hidden, pooled
+    mode, objective
+        See :class:`SGModule`.
+    shape, classes, hidden, pooled, leak
         See :func:`classifier` and :func:`direct`.
     bandwidth : float, optional
         Put :class:`sobolev_lib.kinks.ReLU` of this width, in units of the spread of the
@@ -505,15 +419,15 @@ def build(
     Raises
     ------
     ValueError
-        Unknown kind, or a shape without a default architecture.
+        Unknown mode, a shape without a default architecture, or a kernel for leaky units.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
-    if kind == "noprop":
-        return Module(kind, None, objective)
-    if kind == "direct":
-        return Module(kind, direct(shape, classes, hidden), objective)
-    network = classifier(shape, classes, hidden, pooled)
+    if bandwidth is not None and leak:
+        raise ValueError(f"bandwidth is {bandwidth} and leak {leak}: the kernel is one of ReLU")
+    if mode in ("noprop", "direct"):
+        return SGModule(
+            mode, direct(shape, classes, hidden, leak) if mode == "direct" else None, objective
+        )
+    network = classifier(shape, classes, hidden, pooled, leak)
     if bandwidth is not None:
         kinks.replace(network, bandwidth, scaled=True)
-    return Module(kind, LossModel(network, differentiation), objective)
+    return SGModule(mode, LossModel(network, differentiation), objective)

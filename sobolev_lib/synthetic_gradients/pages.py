@@ -1,28 +1,37 @@
-"""Table 1 and the claims on it as HTML tables for the pages of the book."""
+"""Table 1, the claims on it and the digits as tables for the pages of the book."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
 
-from sobolev_lib.records.claims import Claim, Finding
+from sobolev_lib.figures.style import Table
+from sobolev_lib.records.claims import NOT_RUN, Claim, Finding, verdict
 from sobolev_lib.records.ledger import Record
-from sobolev_lib.synthetic_gradients import training
+from sobolev_lib.records.summary import FEWEST
+from sobolev_lib.synthetic_gradients import settings as arms
 from sobolev_lib.synthetic_gradients.claims import claims_on
-from sobolev_lib.synthetic_gradients.paper import BLOCKS, METRICS, NAMES, Block
+from sobolev_lib.synthetic_gradients.paper import BLOCKS, BRIEF, METRICS, NAMES, Block
 from sobolev_lib.synthetic_gradients.results import (
     DATA,
-    FEWEST,
+    ORDER,
     Group,
+    Records,
+    by_row,
     command,
     describe,
+    difference,
     groups,
     notes,
     read,
+    said,
     shown,
+    summarise,
 )
+
+SMALL = "<small style='white-space:normal'>{}</small>"
 
 
 def table(block: str, records: Sequence[Record] | None = None) -> str:
@@ -45,12 +54,13 @@ def table(block: str, records: Sequence[Record] | None = None) -> str:
     part = BLOCKS[block]
     every = groups(read() if records is None else records)
     ours = [g for arm in part.arms for g in every if g.arm == arm]
-    bodies = [_body(part, g) for g in ours]
-    if part.arms[0] not in {g.arm for g in ours}:
-        bodies.append(_missing(part))
-    return _html(
-        ("Row", "Paper", "Ours"), (32, 24, 44), bodies, f"Table 1 beside ours: {part.title}"
-    )
+    bodies = [_body(part, g.title, g) for g in ours]
+    first = part.arms[0]
+    if first not in {g.arm for g in ours}:  # the paper's own scale, while nobody has run it
+        setting = arms.settings(first, ["sobolev"])[0]
+        bodies.append(_body(part, describe(arms.config(setting)), None))
+    label = f"Table 1 beside ours: {part.title}"
+    return _html({"Row": 32, "Paper": 24, "Ours": 44}, bodies, label)
 
 
 def claims_table(
@@ -64,19 +74,15 @@ def claims_table(
         for claim in claims_on(records)
         if claim.where in places
     ]
-    return _html(
-        ("The paper says", "We measure", "Verdict"),
-        (42, 38, 20),
-        [f"<tbody>{''.join(rows)}</tbody>"],
-        "Claims on Table 1",
-    )
+    columns = {"The paper says": 42, "We measure": 38, "Verdict": 20}
+    return _html(columns, [f"<tbody>{''.join(rows)}</tbody>"], "Claims on Table 1")
 
 
-def _html(head: Sequence[str], widths: Sequence[int], bodies: Sequence[str], label: str) -> str:
-    """Table in a box that scrolls by itself; ``widths`` in per cent."""
+def _html(columns: Mapping[str, int], bodies: Sequence[str], label: str) -> str:
+    """Table in a box that scrolls by itself; columns with their widths in per cent."""
     top = "".join(
         f"<th scope='col' style='width:{width}%'>{escape(name)}</th>"
-        for name, width in zip(head, widths, strict=True)
+        for name, width in columns.items()
     )
     caption = f"<caption style='caption-side:top;text-align:left'>{escape(label)}</caption>"
     # three columns that fit a phone; the theme would make the table a block and scroll it
@@ -88,58 +94,45 @@ def _html(head: Sequence[str], widths: Sequence[int], bodies: Sequence[str], lab
     )
 
 
-def _heading(text: str) -> str:
-    return f"<tr><th scope='rowgroup' colspan='3'>{text}</th></tr>"
+def _body(block: Block, title: str, found: Group | None) -> str:
+    """Rows of one experiment of ours, or of none yet."""
+    rows = next(iter(block.cells.values())) if found is None else [*arms.MAIN_ROWS, *found.rows]
+    scale = "" if found is None else f" <small>({found.scale} scale)</small>"
+    if found is not None and found.changes:
+        changed = ", ".join(f"{k} {v}" for k, v in found.changes.items())
+        scale += f" <small>(changed: {escape(changed)})</small>"
+    heading = f"<tr><th scope='rowgroup' colspan='3'>Ours: {escape(title)}{scale}</th></tr>"
+    lines = [_row(block, found, row) for row in dict.fromkeys(rows)]
+    return f"<tbody>{heading}{''.join(lines)}</tbody>"
 
 
-def _body(block: Block, found: Group) -> str:
-    rows = [*training.MAIN_ROWS, *(row for row in found.rows if row not in training.MAIN_ROWS)]
-    title = f"Ours: {escape(found.title)} <small>({found.scale} scale)</small>"
-    lines = "".join(_row(block, found, row) for row in rows)
-    return f"<tbody>{_heading(title)}{lines}</tbody>"
-
-
-def _row(block: Block, found: Group, row: str) -> str:
-    runs = found.rows.get(row, [])
+def _row(block: Block, found: Group | None, row: str) -> str:
+    label = {
+        metric: f"{METRICS[metric]}: " if len(block.cells) > 1 else "" for metric in block.cells
+    }
     paper = [
-        f"{_label(block, metric)}{cells[row]}"
-        for metric, cells in block.cells.items()
-        if row in cells
+        f"{label[metric]}{cells[row]}" for metric, cells in block.cells.items() if row in cells
     ]
     missing = "not run there" if row == "direct" else "not in the paper"
-    if runs:
-        mine = [
-            f"{_label(block, metric)}{shown(list(found.values(row, metric).values()))}"
-            + _deviation(list(found.values(row, metric).values()))
-            for metric in block.cells
-        ]
+    mine, differs = [NOT_RUN], []
+    if found is not None and row in found.rows:
+        runs, values = found.rows[row], {m: list(found.values(row, m).values()) for m in label}
+        mine = [f"{label[m]}{shown(v)}{_deviation(v)}" for m, v in values.items()]
         lost = len(runs) - len(found.values(row))
         mine += [f"{lost} diverged"] if lost else []
-    else:
-        mine = ["not run yet"]
-    where = DATA.get(found.config["data"], found.config["data"])
-    if where not in block.title:  # a subset says so in its row
-        mine.append(f"<small style='white-space:normal'>on {escape(where)}</small>")
-    differs = [] if not runs else [*notes(runs[0]), f"Run on: {runs[0].device}"]
-    how = _how(differs, command(found.arm, row, found))
-    cells = (
-        "<br>".join(paper) or f"<small style='white-space:normal'>{missing}</small>",
-        "<br>".join(mine) + how,
-    )
+        differs = [*notes(runs[0]), f"Run on: {runs[0].device}"]
+    if found is not None:
+        where = DATA.get(found.config["data"], found.config["data"])
+        if where not in block.title:  # a subset says so in its row
+            mine.append(SMALL.format(f"on {escape(where)}"))
+    words = command(block.arms[0] if found is None else found.arm, row, found)
+    # a name that may be broken on a phone
+    name = escape(NAMES[row]).replace("Backpropagation", "Back&shy;propagation")
     return (
-        f"<tr><th scope='row'>{_name(row)}</th>"
-        + "".join(f"<td>{cell}</td>" for cell in cells)
-        + "</tr>"
+        f"<tr><th scope='row'>{name}</th>"
+        f"<td>{'<br>'.join(paper) or SMALL.format(missing)}</td>"
+        f"<td>{'<br>'.join(mine)}{_how(differs, words)}</td></tr>"
     )
-
-
-def _name(row: str) -> str:
-    """Name of a row that may be broken on a phone."""
-    return escape(NAMES[row]).replace("Backpropagation", "Back&shy;propagation")
-
-
-def _label(block: Block, metric: str) -> str:
-    return f"{METRICS[metric]}: " if len(block.cells) > 1 else ""
 
 
 def _deviation(values: Sequence[float]) -> str:
@@ -150,33 +143,94 @@ def _deviation(values: Sequence[float]) -> str:
 
 def _how(differs: Sequence[str], words: str) -> str:
     listed = "".join(f"<li>{escape(note)}</li>" for note in differs)
-    said = f"Differs from the paper:<ul>{listed}</ul>" if differs else ""
-    return (
-        f"<details><summary>how</summary><small style='white-space:normal'>{said}"
-        f"<code>{escape(words)}</code></small></details>"
-    )
-
-
-def _missing(block: Block) -> str:
-    """The paper's own scale, while nobody has run it."""
-    setting = training.settings(block.arms[0], ["sobolev"])[0]
-    title = f"Ours: {escape(describe(training.config(setting)))}"
-    lines = "".join(
-        f"<tr><th scope='row'>{_name(row)}</th><td>"
-        + "<br>".join(
-            f"{_label(block, metric)}{cells[row]}"
-            for metric, cells in block.cells.items()
-            if row in cells
-        )
-        + f"</td><td>not run yet{_how([], command(block.arms[0], row))}</td></tr>"
-        for row in next(iter(block.cells.values()))
-    )
-    return f"<tbody>{_heading(title)}{lines}</tbody>"
+    text = f"Differs from the paper:<ul>{listed}</ul>" if differs else ""
+    small = SMALL.format(f"{text}<code>{escape(words)}</code>")
+    return f"<details><summary>how</summary>{small}</details>"
 
 
 def _claim_row(claim: Claim, finding: Finding | None) -> str:
-    ours, word = (finding.ours, finding.verdict) if finding else ("not run yet", "—")
-    where = f"<small style='white-space:normal'>({escape(claim.where)})</small>"
+    ours, word = (finding.ours, finding.verdict) if finding else (NOT_RUN, "—")
+    where = SMALL.format(f"({escape(claim.where)})")
     how = _how([claim.deviations] if finding else [], claim.command)
     cells = (f"{escape(claim.paper)} {where}", escape(ours) + how, f"<strong>{word}</strong>")
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def accuracy_table(
+    sources: Mapping[str, Records],
+    arm: str = "digits",
+    rows: Sequence[str] = arms.MAIN_ROWS,
+) -> Table:
+    """Test accuracy of each row in per cent, for each source (heading to records)."""
+
+    def cell(records: Records, row: str) -> str:
+        found = summarise(records, row, arm=arm)
+        return said(found, ".1f") + (f", n\u00a0=\u00a0{found.count}" if found else "")
+
+    return Table(
+        {
+            BRIEF[row]: {heading: cell(records, row) for heading, records in sources.items()}
+            for row in rows
+        },
+        corner="Test accuracy (%)",
+    )
+
+
+def order_table(
+    sources: Mapping[str, Records],
+    arm: str = "digits",
+    pairs: Sequence[tuple[str, str]] = ORDER,
+) -> Table:
+    """Differences in accuracy between neighbours of Table 1, with a verdict for each source.
+
+    Parameters
+    ----------
+    sources : mapping
+        Heading to records.
+    arm : str
+        Key of :data:`.settings.ARMS`.
+    pairs : sequence of (str, str)
+        Rows (higher, lower).
+    """
+    printed = BLOCKS["cifar10"].cells["top1"]
+    rows = {}
+    for higher, lower in pairs:
+        both = higher in printed and lower in printed
+        apart = f"{printed[higher].value - printed[lower].value:+.1f}" if both else "—"
+        cells = {"Table 1": apart}
+        for heading, records in sources.items():
+            found = difference(records, higher, lower, arm=arm)
+            cells[heading] = said(found, "+.2f")
+            cells[f"{heading}: verdict"] = verdict(found)
+        rows[f"{NAMES[higher]} above {NAMES[lower]}"] = cells
+    return Table(rows, corner="Accuracy, points")
+
+
+def fidelity_table(records: Records, step: int, arm: str = "digits") -> Table:
+    """Measures of fidelity of every row at a step: mean over the splits, interval over seeds."""
+    columns = {
+        "cosine": "As recorded",
+        "frozen": "Statistics frozen",
+        "batch": "Whole batch",
+        "weights": "Weights",
+    }
+    rows = {
+        NAMES[row]: {
+            heading: said(summarise(records, row, name, arm, step))
+            for name, heading in columns.items()
+        }
+        for row in by_row(records, arm)
+    }
+    return Table(rows, corner=f"Cosine, step {step}")
+
+
+def recall_table(records: Records, seed: int, rows: Sequence[str], arm: str) -> Table:
+    """Share of the test images named right, digit by digit, at the end of single runs."""
+    found = by_row(records, arm)
+    table = {
+        BRIEF[row]: {str(digit): share for digit, share in enumerate(run.metrics["recall"])}
+        for row in rows
+        for run in found.get(row, [])
+        if run.seed == seed
+    }
+    return Table(table, {str(digit): ".2f" for digit in range(10)}, f"Seed {seed}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NAMES: dict[str, str] = {
+_OF_TABLE_1 = {
     "backprop": "Backpropagation",
     "noprop": "Noprop",
     "direct": "Direct SG",
@@ -12,6 +12,10 @@ NAMES: dict[str, str] = {
     "critic": "Critic",
     "sobolev": "Sobolev",
     "local_ce": "Local CE",
+}
+
+NAMES: dict[str, str] = {
+    **_OF_TABLE_1,
     "sobolev_mean": "Sobolev, mean over elements",
     "sobolev_tenth": "Sobolev, gradient term × 0.1",
     "sobolev_tenfold": "Sobolev, gradient term × 10",
@@ -21,8 +25,23 @@ NAMES: dict[str, str] = {
     "sobolev_bootstrapped": "Sobolev, bootstrapped targets",
     "direct_bootstrapped": "Direct SG, bootstrapped targets",
     "vfbn_kernel": "VFBN, kink kernel",
+} | {
+    f"{mode}_{option}": f"{_OF_TABLE_1[mode]}, {said}"
+    for mode in ("direct", "vfbn", "critic", "sobolev", "local_ce")
+    for option, said in {
+        "slow": "Adam at 1e-4",
+        "leaky": "leaky units",
+        "leaky_slow": "leaky units, Adam at 1e-4",
+    }.items()
 }
-"""Names of the rows, keys as in :data:`.training.ROWS`."""
+"""Names of the rows, keys as in :data:`.settings.ROWS`."""
+
+BRIEF: dict[str, str] = NAMES | {
+    "sobolev_mean": "Sobolev, mean",
+    "sobolev_tenth": "Sobolev, sum × 0.1",
+    "sobolev_tenfold": "Sobolev, sum × 10",
+}
+"""Names of the rows for axes that compare weights of the gradient term."""
 
 METRICS = {"top1": "top 1", "top5": "top 5"}
 
@@ -60,7 +79,7 @@ class Block:
     modules : int
         Number of synthetic gradient modules.
     arms : tuple of str
-        Our arms that answer it (:data:`.training.ARMS`), the nearest to the paper first.
+        Our arms that answer it (:data:`.settings.ARMS`), the nearest to the paper first.
     cells : dict
         From metric ("top1", "top5") and row to the paper's number.
     """
@@ -72,64 +91,47 @@ class Block:
     cells: dict[str, dict[str, Cell]]
 
 
-def _at_all_scales(modules: int) -> tuple[str, ...]:
-    """Arms of ResNet-50, the nearest to the paper first."""
-    data = ("imagenet", "imagenette", "imagenet200", "imagenette_reduced", "imagenet200_reduced")
-    return tuple(f"{name}_{modules}" for name in data)
+def plural(count: int, word: str) -> str:
+    """Return a number of things, "1 split" or "3 splits"."""
+    return f"{count} {word}" + ("" if count == 1 else "s")
 
 
-def _block(
-    key: str,
-    data: str,
-    modules: int,
-    arms: tuple[str, ...],
-    printed: dict[str, tuple[float | tuple[float, float] | None, ...]],
-) -> Block:
-    rows = ("backprop", "noprop", "direct", "vfbn", "critic", "sobolev")
-    cells = {}
+_Printed = tuple[float | tuple[float, float] | None, ...]
+
+
+def _block(key: str, data: str, modules: int, arms: tuple[str, ...], **printed: _Printed) -> Block:
+    """Numbers by row: backpropagation alone, then the five modules with their deviations."""
+    cells: dict[str, dict[str, Cell]] = {}
     for metric, numbers in printed.items():
-        where = f"Table 1, {data}, {modules} module{'s'[: modules - 1]}, {METRICS[metric]}"
-        cells[metric] = {
-            row: Cell(number[0], number[1], where)
-            if isinstance(number, tuple)
-            else Cell(number, None, where)
-            for row, number in zip(rows, numbers, strict=True)
-            if number is not None
-        }
-    title = f"{data} with {modules} synthetic gradient module{'s'[: modules - 1]}"
+        where = f"Table 1, {data}, {plural(modules, 'module')}, {METRICS[metric]}"
+        cells[metric] = {}
+        for row, number in zip(_OF_TABLE_1, numbers, strict=False):
+            if number is not None:
+                value, deviation = number if isinstance(number, tuple) else (number, None)
+                cells[metric][row] = Cell(value, deviation, where)
+    title = f"{data} with {plural(modules, 'synthetic gradient module')}"
     return Block(key, title, modules, arms, cells)
 
+
+_RESNET = ("imagenet", "imagenette", "imagenet200", "imagenette_reduced", "imagenet200_reduced")
 
 BLOCKS: dict[str, Block] = {
     block.key: block
     for block in (
         _block(
-            "cifar10",
-            "CIFAR-10",
-            3,
-            ("cifar10", "cifar10_small_batch", "cifar10_reduced"),
-            {"top1": (94.3, (54.5, 1.15), (79.2, 0.01), (88.5, 2.70), (93.2, 0.02), (93.5, 0.01))},
+            "cifar10", "CIFAR-10", 3, ("cifar10", "cifar10_small_batch", "cifar10_reduced"),
+            top1=(94.3, (54.5, 1.15), (79.2, 0.01), (88.5, 2.70), (93.2, 0.02), (93.5, 0.01)),
         ),
         _block(
-            "imagenet_1",
-            "ImageNet",
-            1,
-            _at_all_scales(1),
-            {
-                "top1": (75.0, (54.0, 0.29), None, (57.9, 2.03), (71.7, 0.23), (72.0, 0.05)),
-                "top5": (92.3, (77.3, 0.06), None, (81.5, 1.20), (90.5, 0.15), (90.8, 0.01)),
-            },
+            "imagenet_1", "ImageNet", 1, tuple(f"{name}_1" for name in _RESNET),
+            top1=(75.0, (54.0, 0.29), None, (57.9, 2.03), (71.7, 0.23), (72.0, 0.05)),
+            top5=(92.3, (77.3, 0.06), None, (81.5, 1.20), (90.5, 0.15), (90.8, 0.01)),
         ),
         _block(
-            "imagenet_3",
-            "ImageNet",
-            3,
-            _at_all_scales(3),
-            {
-                "top1": (75.0, (18.7, 0.18), None, (28.3, 5.24), (65.7, 0.56), (66.5, 0.22)),
-                "top5": (92.3, (38.0, 0.34), None, (52.9, 6.62), (86.9, 0.33), (87.4, 0.11)),
-            },
+            "imagenet_3", "ImageNet", 3, tuple(f"{name}_3" for name in _RESNET),
+            top1=(75.0, (18.7, 0.18), None, (28.3, 5.24), (65.7, 0.56), (66.5, 0.22)),
+            top5=(92.3, (38.0, 0.34), None, (52.9, 6.62), (86.9, 0.33), (87.4, 0.11)),
         ),
     )
-}
+}  # fmt: skip
 """The paper's Table 1; the numbers in parentheses there are the row "backprop" here."""

@@ -7,22 +7,24 @@ classifier that trains what lies below it by the labels?
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm.auto import tqdm
 
 from sobolev_lib.records import ledger
+from sobolev_lib.records import sweep as runner
+from sobolev_lib.records.sweep import Result, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
-from sobolev_lib.synthetic_gradients.decoupling import Decoupled, cosine, cross_entropy
-from sobolev_lib.synthetic_gradients.modules import Prediction
+from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
+from sobolev_lib.synthetic_gradients.modules import Prediction, SGModule
 
 EXPERIMENT = "probes"
 PROBED = ("vfbn", "critic", "sobolev", "local_ce")
@@ -89,11 +91,11 @@ def own_gradients(net: Decoupled, x: Tensor, y: Tensor) -> tuple[list[Tensor], l
     h: list[Tensor] = []
     value = x
     for segment in list(segments)[:-1]:
-        value = segment(value)
+        value = apart(segment, value)
         if not h:
             value = value.detach().requires_grad_()
         h.append(value)
-    losses = cross_entropy(segments[-1](value), y)
+    losses = cross_entropy(apart(segments[-1], value), y)
     ones = torch.eye(len(y), dtype=losses.dtype, device=losses.device)
     each = torch.autograd.grad(losses, h, ones, is_grads_batched=True)  # [c, b]: dL_c/dh_b
     b = torch.arange(len(y), device=losses.device)
@@ -121,11 +123,11 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
     value = x
     with torch.no_grad():
         for segment in segments:
-            value = segment(value)
+            value = apart(segment, value)
             h.append(value)
     true_loss = cross_entropy(h[-1], y)
     found: list[tuple[float, ...]] = []
-    for module, values, g, part in zip(net.synthesizers, h, every, own, strict=False):
+    for module, values, g, part in zip(net.sg_modules, h, every, own, strict=False):
         said = module(values, y)
         if said.loss is None or said.log_probabilities is None:
             raise ValueError(f"modules of mode {net.mode!r} predict no loss; use 'critic' or such")
@@ -135,7 +137,9 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
             (
                 *(share.double().mean().item() for share in shares),
                 *(cosine(*pair).mean().item() for pair in pairs),
-                _pull(module, said, true_loss, g, functional.log_softmax(h[-1], dim=1)),
+                pull(
+                    cast(SGModule, module), said, true_loss, g, functional.log_softmax(h[-1], dim=1)
+                ),
                 g.flatten(1).norm(dim=1).mean().item(),
                 said.loss.mean().item(),
             )
@@ -145,9 +149,13 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
     return Probe(**dict(zip(names, columns, strict=True)), loss=true_loss.mean().item())
 
 
-def _pull(module: Any, said: Prediction, true_loss: Tensor, g: Tensor, logp: Tensor) -> float:
+def pull(
+    module: SGModule, said: Prediction, true_loss: Tensor, g: Tensor | None, logp: Tensor | None
+) -> float:
+    """Cosine of the gradients of a module's own loss and of the labels' cross entropy of p(h)."""
     assert said.loss is not None
     own = module.loss(said, true_loss, g, logp)
+    assert own is not None
     sides = [
         torch.autograd.grad(
             value, list(module.parameters()), retain_graph=True, materialize_grads=True
@@ -179,32 +187,14 @@ def probes(run: training.Training, times: int = 12, batch: int = 128) -> list[tu
     return found
 
 
-def record(setting: training.Setting, seed: int, times: int = 12, batch: int = 64) -> ledger.Record:
-    """Train a setting for one seed with :func:`probes` on the way.
-
-    Returns
-    -------
-    Record
-        Of the experiment "probes": ``steps``, and every field of :class:`Probe` as a curve.
-    """
+def _work(
+    setting: training.Setting, seed: int, times: int, batch: int, _tick: Tick
+) -> list[Result]:
     run = training.Training(setting, seed)
     found = probes(run, times, batch)
     curves = {f.name: [getattr(p, f.name) for _, p in found] for f in fields(Probe)}
-    return ledger.Record(
-        EXPERIMENT,
-        _config(setting, times, batch),
-        seed,
-        {"steps": [step for step, _ in found], "top1": run.tests["top1"][-1], **curves},
-        setting.scale,
-        setting.deviations(run.data.source),
-        device=ledger.device_name(run.device),
-        seconds=round(run.seconds, 2),
-        **ledger.provenance(),
-    )
-
-
-def _config(setting: training.Setting, times: int, batch: int) -> dict[str, Any]:
-    return {**training.config(setting), "times": times, "probed": batch}
+    first = {"steps": [step for step, _ in found], "top1": run.tests["top1"][-1]}
+    return training.results_of(run, first | curves)
 
 
 def sweep(
@@ -215,11 +205,23 @@ def sweep(
     batch: int = 64,
     quiet: bool = False,
 ) -> int:
-    """Enter the records of all settings and seeds that the ledger lacks; return their number."""
-    ledger.provenance()  # now: the checkout may move on while this runs
-    book = book or ledger.Ledger(EXPERIMENT)
-    done, entered = book.keys(), 0
-    for seed, setting in tqdm(list(itertools.product(seeds, chosen)), disable=quiet, unit="run"):
-        if ledger.key(_config(setting, times, batch), setting.scale, seed) not in done:
-            entered += book.append([record(setting, seed, times, batch)])
-    return entered
+    """Enter the records of all settings and seeds that the ledger lacks; return their number.
+
+    A record of the experiment "probes" has ``steps``, and every field of :class:`Probe` as a curve.
+    """
+    jobs = [
+        training.job(
+            setting, seed, functools.partial(_work, setting, seed, times, batch),
+            {**training.config(setting), "times": times, "probed": batch},
+        )
+        for seed, setting in itertools.product(seeds, chosen)
+    ]  # fmt: skip
+    return runner.sweep(EXPERIMENT, jobs, book, quiet=quiet)
+
+
+def probed_runs(
+    arm: str, row: str = "critic", records: Sequence[ledger.Record] | None = None
+) -> list[ledger.Record]:
+    """Records of the ledger "probes" of an arm and a row."""
+    every = ledger.Ledger(EXPERIMENT).read() if records is None else records
+    return [r for r in every if r.config["arm"] == arm and training.row_of(r.config) == row]

@@ -1,4 +1,8 @@
-"""Our runs beside Table 1: sorted into experiments, compared seed by seed, said in words."""
+"""Runs of Table 1's experiment as numbers: sorted into experiments, compared seed by seed.
+
+Records are selected by their whole configuration.  A :class:`Group` is one experiment: runs that
+differ in row and seed only.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from sobolev_lib.records.claims import FAILS, HOLDS, OPEN
+from sobolev_lib.records.claims import FAILS, HOLDS, NOT_RUN, OPEN, verdict
 from sobolev_lib.records.ledger import Ledger, Record
-from sobolev_lib.records.summary import Interval, interval, number
-from sobolev_lib.synthetic_gradients import training
-from sobolev_lib.synthetic_gradients.paper import BLOCKS, NAMES
-
-FEWEST = 3
-"""Seeds below which there is no interval and no verdict."""
+from sobolev_lib.records.summary import FEWEST, Interval, interval, number
+from sobolev_lib.synthetic_gradients import settings as arms
+from sobolev_lib.synthetic_gradients.paper import BLOCKS, NAMES, plural
 
 COSINES = {"cosine": "cosine over examples", "batch_cosine": "cosine of the batch"}
 """The two measures of alignment, as :class:`.decoupling.Step` has them."""
@@ -37,13 +38,30 @@ SHORT = {
     "imagenet": "ImageNet",
 }
 
-ROW_KEYS = frozenset(name for row in training.ROWS.values() for name in row)
-"""Entries of a configuration that tell rows apart; the others are one experiment's."""
+ORDER = (
+    ("direct", "noprop"),
+    ("vfbn", "direct"),
+    ("critic", "vfbn"),
+    ("sobolev", "critic"),
+    ("sobolev", "local_ce"),
+)
+"""Comparisons (higher, lower): the order of Table 1, and the control that it lacks."""
+
+REDUCTION_ROWS = (
+    *("backprop", "vfbn", "sobolev_tenfold", "sobolev", "sobolev_tenth", "sobolev_mean", "critic"),
+    *("sobolev_kernel", "local_ce"),
+)
+"""Rows from the gradient alone to the loss alone.
+
+Direct SG, far below, would squeeze the others.
+"""
+
+Records = Ledger | Iterable[Record]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in row and seed only.
+    """One experiment: runs that differ in row and seed only.
 
     Parameters
     ----------
@@ -52,7 +70,7 @@ class Group:
     scale : str
         As in the ledger.
     rows : dict
-        From row to its records, in the order of :data:`.training.ROWS`.
+        From row to its records, in the order of :data:`.settings.ROWS`, each sorted by seed.
     """
 
     config: dict[str, Any]
@@ -61,8 +79,17 @@ class Group:
 
     @property
     def arm(self) -> str:
-        """Arm of :data:`.training.ARMS`."""
+        """Arm of :data:`.settings.ARMS`."""
         return str(self.config["arm"])
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What differs from the arm; an arm that is no longer known counts as changed."""
+        if self.arm not in arms.ARMS:
+            return {"arm": self.arm}
+        standard = arms.DEFAULTS | arms.ARMS[self.arm]
+        found = {k: v for k, v in self.config.items() if k in standard and k != "arm"}
+        return {k: v for k, v in found.items() if v != _plain(standard[k])}
 
     @property
     def count(self) -> int:
@@ -80,36 +107,56 @@ class Group:
         name = SHORT.get(self.config["data"], str(self.config["data"]))
         if (self.config["depth"] or 8) > 8:
             name += ", deep"
-        splits = len(self.config["splits"])
-        several = self.config["network"] == "resnet50"
-        return name + (f", {splits} split{'s'[: splits - 1]}" if several else "")
+        if self.config["network"] != "resnet50":
+            return name
+        return f"{name}, {plural(len(self.config['splits']), 'split')}"
 
     @property
     def title(self) -> str:
         """What was run, in words."""
         return describe(self.config, next(iter(self.rows.values()))[0].deviations)
 
-    def values(self, row: str, metric: str = "top1") -> dict[int, float]:
-        """Return a metric by seed; runs that diverged (null) are left out."""
-        return {
-            r.seed: float(r.metrics[metric])
-            for r in self.rows.get(row, [])
-            if r.metrics[metric] is not None
-        }
+    def values(self, row: str, metric: str = "top1", step: int | None = None) -> dict[int, float]:
+        """Return a metric by seed, the mean over splits where it has one number for each.
+
+        With ``step`` the metric is a curve of the records of fidelity, and its value there is
+        meant.  Runs that diverged (null), and rows without the metric, are left out.
+        """
+        found = {}
+        for record in self.rows.get(row, []):
+            value = record.metrics.get(metric)
+            if value is not None and step is not None:
+                value = value[record.metrics["steps"].index(step)]
+            numbers: list[Any] = value if isinstance(value, list) else [value]
+            if numbers and None not in numbers:
+                found[record.seed] = float(np.mean(numbers))
+        return found
+
+    def difference(
+        self, row: str, other: str, metric: str = "top1", step: int | None = None
+    ) -> dict[int, float]:
+        """Row minus other by seed: same initial weights, same batches."""
+        a, b = self.values(row, metric, step), self.values(other, metric, step)
+        return {seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())}
 
     def cosine(self, row: str, metric: str = "cosine") -> np.ndarray:
         """Cosine to the true gradient late in training, (seeds, splits); (0, 0) if there is none.
 
-        ``metric`` is "cosine", the mean over examples, or "batch_cosine", that of the batch as one
-        vector.  Seeds with a split that could not be measured are left out.
+        ``metric`` is a key of :data:`COSINES`.  Seeds with a split that could not be measured are
+        left out.
         """
         kept = [c for r in self.rows.get(row, []) if (c := measured_cosine(r, metric))]
         return np.array(kept, dtype=float) if kept else np.empty((0, 0))
 
-    def difference(self, row: str, other: str, metric: str = "top1") -> dict[int, float]:
-        """Row minus other by seed: same initial weights, same batches."""
-        a, b = self.values(row, metric), self.values(other, metric)
-        return {seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())}
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _spread_of(values: Iterable[float]) -> Interval | None:
+    numbers = list(values)
+    return spread(numbers) if numbers else None
 
 
 def describe(config: dict[str, Any], deviations: Sequence[str] = ()) -> str:
@@ -135,52 +182,114 @@ def notes(record: Record) -> list[str]:
     Made from its configuration; what the images were is known to the record only.
     """
     images = [note for note in record.deviations if "JPEG copies" in note]
-    return [*training.Setting(**record.config).deviations(), *images]
-
-
-def groups(records: Iterable[Record]) -> list[Group]:
-    """Sort records into experiments: arms in their order, the one with most runs first."""
-    found: dict[str, Group] = {}
-    for record in records:
-        row = training.row_of(record.config)
-        if not row:
-            continue
-        shared = {k: v for k, v in record.config.items() if k not in ROW_KEYS}
-        name = json.dumps(shared, sort_keys=True) + record.scale
-        group = found.setdefault(name, Group(shared, record.scale, {}))
-        group.rows.setdefault(row, []).append(record)
-    rank = {name: i for i, name in enumerate(training.ARMS)}
-    order = {name: i for i, name in enumerate(training.ROWS)}
-    for name, group in found.items():
-        rows = dict(sorted(group.rows.items(), key=lambda item: order[item[0]]))
-        found[name] = Group(group.config, group.scale, rows)
-    return sorted(found.values(), key=lambda g: (rank.get(g.arm, len(rank)), -g.count))
-
-
-def group(records: Iterable[Record], arm: str) -> Group | None:
-    """Return the runs of an arm, the experiment with most of them; ``None`` if there is none."""
-    return next((g for g in groups(records) if g.arm == arm), None)
+    return [*arms.Setting(**record.config).deviations(), *images]
 
 
 def read(book: Ledger | None = None) -> list[Record]:
     """All records of the experiment."""
-    return (book or Ledger(training.EXPERIMENT)).read()
+    return (book or Ledger(arms.EXPERIMENT)).read()
 
 
-def answering(block: str, records: Sequence[Record]) -> Group | None:
-    """Return the runs that answer a block of the paper.
+def groups(records: Records) -> list[Group]:
+    """Sort records into experiments: arms in their order, the one with most runs first."""
+    found: dict[str, Group] = {}
+    for record in records.read() if isinstance(records, Ledger) else records:
+        row = arms.row_of(record.config)
+        if row:
+            shared = arms.shared(record.config)
+            name = json.dumps(shared, sort_keys=True) + record.scale
+            group = found.setdefault(name, Group(shared, record.scale, {}))
+            group.rows.setdefault(row, []).append(record)
+    rank = {name: i for i, name in enumerate(arms.ARMS)}
+    ordered = [
+        Group(
+            g.config,
+            g.scale,
+            {row: sorted(g.rows[row], key=lambda r: r.seed) for row in arms.ROWS if row in g.rows},
+        )
+        for g in found.values()
+    ]
+    return sorted(ordered, key=lambda g: (rank.get(g.arm, len(rank)), -g.count))
+
+
+def group(records: Records, arm: str) -> Group | None:
+    """Return the runs of an arm, ``None`` if there are none.
+
+    Of the arm as it stands; if all were made with a change (``--epochs 2``), those with it.
+
+    Raises
+    ------
+    ValueError
+        If there are only changed ones, with several changes: they are several experiments.
+    """
+    found = [g for g in groups(records) if g.arm == arm]
+    exact = [g for g in found if not g.changes]
+    if not exact and len(found) > 1:
+        listed = "; ".join(str(g.changes) for g in found)
+        raise ValueError(f"records of arm {arm!r} are {len(found)} experiments: {listed}")
+    return next(iter(exact or found), None)
+
+
+def by_row(records: Records, arm: str = "digits") -> dict[str, list[Record]]:
+    """Records of an arm (:func:`group`) by their row."""
+    found = group(records, arm)
+    return found.rows if found else {}
+
+
+def answering(block: str, records: Records, data: str | None = None) -> Group | None:
+    """Return the runs that answer a block of the paper, of one data set if that is named.
 
     The nearest to the paper of those with the most seeds on Critic and Sobolev (at most three
     count: a single run at full size decides nothing).
     """
-    arms = BLOCKS[block].arms
-    found = [g for g in groups(records) if g.arm in arms]
+    known = BLOCKS[block].arms
+    found = [
+        g
+        for g in groups(records)
+        if g.arm in known and not g.changes and data in (None, g.config["data"])
+    ]
 
     def rank(g: Group) -> tuple[int, int]:
         common = len(g.difference("sobolev", "critic"))
-        return min(common, FEWEST), -arms.index(g.arm)
+        return min(common, FEWEST), -known.index(g.arm)
 
     return max(found, key=rank, default=None)
+
+
+def summarise(
+    records: Records, row: str, metric: str = "top1", arm: str = "digits", step: int | None = None
+) -> Interval | None:
+    """Centre of a metric over the seeds of a row, with its interval; ``step`` as for Group."""
+    found = group(records, arm)
+    return _spread_of(found.values(row, metric, step).values()) if found else None
+
+
+def difference(
+    records: Records,
+    higher: str,
+    lower: str,
+    metric: str = "top1",
+    arm: str = "digits",
+    step: int | None = None,
+) -> Interval | None:
+    """Interval of the paired difference ``higher`` minus ``lower``, seed by seed."""
+    found = group(records, arm)
+    return _spread_of(found.difference(higher, lower, metric, step).values()) if found else None
+
+
+def failures(
+    records: Records, row: str, arm: str = "digits", points: float = 5.0
+) -> tuple[int, int]:
+    """Seeds of a row that end ``points`` or more below the critic's centre, and all its seeds.
+
+    The critic is the row that fails least on the deep network; (0, 0) without records of it.
+    """
+    found = group(records, arm)
+    values = list(found.values(row).values()) if found else []
+    critic = _spread_of(found.values("critic").values()) if found else None
+    if critic is None:
+        return 0, 0
+    return sum(v <= critic.centre - points for v in values), len(values)
 
 
 def measured_cosine(record: Record, metric: str = "cosine") -> list[float]:
@@ -203,30 +312,31 @@ def cosine_gain(found: Group, row: str, other: str, metric: str = "cosine") -> l
 
 
 def spread(values: Sequence[float]) -> Interval:
-    """Interquartile mean with its interval; for one or two seeds their mean and their range."""
+    """Centre with its interval (:func:`.summary.interval`); of one or two seeds mean and range."""
     if len(values) >= FEWEST:
         return interval(list(values))
     return Interval(float(np.mean(values)), min(values), max(values), len(values))
 
 
-def verdict(found: Interval, threshold: float = 0.0) -> str:
-    """Whether a difference is above a threshold: its whole interval, from three seeds on."""
-    if found.count < FEWEST:
-        return OPEN
-    return HOLDS if found.low > threshold else FAILS if found.high < threshold else OPEN
+def said(found: Interval | None, spec: str = "") -> str:
+    """Return an interval as text; without a format two digits after the point, one from 10 on."""
+    if found is None:
+        return NOT_RUN
+    digits = 2 if max(abs(found.low), abs(found.high)) < 10 else 1
+    # one line break at most, before the bracket
+    return f"{found:{spec or f'.{digits}f'}}".replace(", ", ",\u00a0")
 
 
 def shown(values: Sequence[float], spec: str = ".1f", unit: str = "") -> str:
     """Seeds as text: an interval from three on, the values themselves below."""
     numbers = sorted(values)
     if not numbers:
-        return "not run yet"
-    if len(numbers) == 1:
-        return f"{number(numbers[0], spec)}{unit} (1 seed)"
+        return NOT_RUN
     if len(numbers) < FEWEST:
-        listed = " and ".join(number(v, spec) for v in numbers)
-        return f"{listed}{unit} ({len(numbers)} seeds)"
-    return f"{spread(numbers):{spec}}{unit} ({len(numbers)} seeds)"
+        text = " and ".join(number(v, spec) for v in numbers)
+    else:
+        text = f"{spread(numbers):{spec}}"
+    return f"{text}{unit} ({plural(len(numbers), 'seed')})"
 
 
 def compare(found: Group | None, row: str, other: str, metric: str = "top1") -> str:
@@ -234,15 +344,14 @@ def compare(found: Group | None, row: str, other: str, metric: str = "top1") -> 
     differences = list(found.difference(row, other, metric).values()) if found else []
     a, b = NAMES[row], NAMES[other]
     if not differences:
-        return f"{a} against {b}: not run yet"
-    word = verdict(spread(differences))
+        return f"{a} against {b}: {NOT_RUN}"
     how = {
         HOLDS: f"{a} is ahead of {b}",
         FAILS: f"{a} is behind {b}",
         OPEN: f"{a} and {b} cannot be told apart"
         if len(differences) >= FEWEST
         else f"{a} against {b}, too few seeds to tell",
-    }[word]
+    }[verdict(spread(differences))]
     return f"{how}: {shown(differences, '+.1f', ' points')}"
 
 
@@ -252,7 +361,7 @@ def command(arm: str, row: str | None = None, found: Group | None = None, seeds:
     Parameters
     ----------
     arm : str
-        Arm of :data:`.training.ARMS`.
+        Arm of :data:`.settings.ARMS`.
     row : str, optional
         One row only.
     found : Group, optional
@@ -265,13 +374,10 @@ def command(arm: str, row: str | None = None, found: Group | None = None, seeds:
         words.append(f"--rows {row}")
     runs = [] if found is None else [r for name in found.rows for r in found.rows[name]]
     words.append(f"--seeds {max([seeds, *(r.seed + 1 for r in runs)])}")
-    standard = training.config(training.settings(arm, ["backprop"])[0])
     if found is not None:
-        names = ("batch", "epochs", "width", "image_size", "train_images", "precision")
-        for name in (*names, "learning_rate", "module_rate"):
-            if found.config[name] != standard[name]:
-                words.append(f"--{name.replace('_', '-')} {found.config[name]}")
+        changes = {k: v for k, v in found.changes.items() if k in arms.CHANGEABLE}
+        words += [f"--{name.replace('_', '-')} {value}" for name, value in changes.items()]
     on_gpu = any(not r.device.startswith("cpu") for r in runs)
-    if on_gpu or (not runs and standard["precision"] == "bf16"):
+    if on_gpu or (not runs and arms.ARMS[arm].get("precision") == "bf16"):
         words.append("--device cuda")
     return " ".join(words)

@@ -6,7 +6,7 @@ alternative and the widget `sobolev_lib.widgets.schemes` all read it.
 
 For example:
 
->>> from sobolev_lib.figures import schemes
+>>> from sobolev_lib.synthetic_gradients import schemes
 >>> schemes.SCHEMES["critic"].supervised
 ('m',)
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
-from torch import Tensor
 
 from sobolev_lib.figures.style import COLOURS, Table, figure
 
@@ -38,13 +37,12 @@ __all__ = [
     "describe",
     "describe_all",
     "draw",
-    "draw_fields",
     "draw_schemes",
     "segment",
     "table",
 ]
 
-_INK = "#222222"
+INK = "#222222"
 _PALE = "#CDEBE1"  # green, light: the paper's shading
 _HALF = 0.24  # half the height of a node
 _GAP = 0.06  # between a node and the tip of an arrow
@@ -488,7 +486,7 @@ def _dashes(kind: Kind) -> Any:
 
 def _box(ax: Axes, node: Node, supervised: bool) -> None:
     if node.is_dot:
-        ax.plot(node.x, node.y, "o", color=_INK, markersize=4, zorder=4)
+        ax.plot(node.x, node.y, "o", color=INK, markersize=4, zorder=4)
         ax.text(node.x - 0.33, node.y, node.math, ha="right", va="center", fontsize=10)
         return
     pad = 0.06
@@ -537,7 +535,7 @@ def _legend(ax: Axes) -> None:
         for k in KINDS.values()
     ]
     handles.append(
-        Line2D([], [], color=_INK, marker="o", markersize=4, linestyle="", label="Parameters"),
+        Line2D([], [], color=INK, marker="o", markersize=4, linestyle="", label="Parameters"),
     )
     handles.append(
         Patch(
@@ -576,53 +574,4 @@ def draw_schemes(keys: Iterable[str] | None = None) -> Figure:
     _legend(flat[len(chosen)])
     for ax in flat[len(chosen) + 1 :]:
         ax.axis("off")
-    return fig
-
-
-def draw_fields(
-    h: Tensor, true: Tensor, synthetic: Mapping[str, Tensor], seen: Tensor | None = None
-) -> Figure:
-    """True and synthetic gradients at points of a two-dimensional h, a panel for each module.
-
-    Parameters
-    ----------
-    h : Tensor
-        Points (n, 2).
-    true : Tensor
-        dL/dh at those points, (n, 2).
-    synthetic : mapping of str to Tensor
-        From the title of a panel to the synthetic gradients (n, 2).
-    seen : Tensor, optional
-        Points (k, 2) to mark: those that the modules were trained on.
-
-    Returns
-    -------
-    Figure
-
-    Raises
-    ------
-    ValueError
-        If a shape is not (n, 2).
-    """
-    for name, value in {"h": h, "true": true, **synthetic}.items():
-        if value.shape != (len(h), 2):
-            raise ValueError(f"{name} has shape {tuple(value.shape)}; ({len(h)}, 2) is needed")
-    fig, axes = figure(
-        1, len(synthetic), width="wide", height=3.6, squeeze=False, sharex=True, sharey=True
-    )
-    place = h.T.numpy()
-    longest = float(true.norm(dim=1).max())
-    for ax, (title, field) in zip(axes[0], synthetic.items(), strict=True):
-        for kind, value, width in (("true", true, 0.014), ("synthetic", field, 0.006)):
-            # downhill, as a step goes; the longest true gradient is a tenth of the panel
-            ax.quiver(
-                *place, *(-value.T.numpy()), color=KINDS[kind].colour,
-                label=f"Minus the {KINDS[kind].label.lower()}", width=width, scale=10 * longest,
-                scale_units="width",
-            )  # fmt: skip
-        if seen is not None:
-            ax.plot(*seen.T.numpy(), "o", color=_INK, markersize=5, label="Seen by the module")
-        ax.set(title=title, xlabel="$h_1$", ylabel="$h_2$")
-        ax.label_outer()
-    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig

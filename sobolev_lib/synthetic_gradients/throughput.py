@@ -1,4 +1,4 @@
-"""Images per second of each mode, beside what its floating-point operations predict."""
+"""What a row costs: images per second, operations counted, sizes of networks and modules."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from torch.utils.flop_counter import flop_registry
 from sobolev_lib.records import ledger
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
+from sobolev_lib.synthetic_gradients.paper import NAMES
 
 EXPERIMENT = "throughput"
+IMAGES = {"cifar10": 50_000, "imagenet": 1_281_167, "imagenette": 9_469, "imagenet200": 100_000}
+"""Training images."""
+
+CLASSES = {"cifar10": 10, "imagenet": 1_000, "imagenette": 10, "imagenet200": 200}
 
 
 class _Counter(TorchDispatchMode):
@@ -66,6 +71,44 @@ def stand_in(setting: training.Setting, classes: int = 10, count: int = 64) -> i
     return images.ImageData(x, y, x, y, classes, *channels, "random bytes")
 
 
+def training_flops(setting: training.Setting) -> float:
+    """Floating-point operations of a whole training run, counted on one small batch."""
+    data = stand_in(setting, CLASSES[setting.data], 2)
+    count = setting.train_images or IMAGES[setting.data]
+    return flops(setting, data, 1) * count * setting.epochs
+
+
+def gpu_hours(operations: float, teraflops: float = 100.0) -> float:
+    """Hours at a sustained rate of so many 10^12 operations a second.
+
+    Raises
+    ------
+    ValueError
+        If the rate is not positive.
+    """
+    if not teraflops > 0:
+        raise ValueError(f"teraflops is {teraflops}; it must be positive")
+    return operations / (teraflops * 1e12) / 3600
+
+
+def module_sizes(setting: training.Setting) -> list[dict[str, Any]]:
+    """Shape at each split, and number of parameters below it and of its module."""
+    data = stand_in(setting, CLASSES[setting.data], 2)
+    net = training.build(setting, data, 0)
+    found, x = [], data.train_x[:2].float()
+    net.eval()
+    for segment, module in zip(net.segments, net.sg_modules, strict=False):
+        x = segment(x)
+        found.append(
+            {
+                "shape": tuple(x.shape[1:]),
+                "segment": sum(p.numel() for p in segment.parameters()),
+                "module": sum(p.numel() for p in module.parameters()),
+            }
+        )
+    return found
+
+
 def measure(
     chosen: Sequence[training.Setting],
     seconds: float = 5.0,
@@ -110,7 +153,7 @@ def measure(
 def _speed(run: training.Training, seconds: float) -> float:
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds or not done:
-        run.one(measure=False)
+        run.make_step(measure=False)
         run.step -= 1  # the same step again: the schedule does not matter here
         done += 1
         if run.device.type == "cuda" and done % 10 == 0:
@@ -144,3 +187,58 @@ def _record(
         peak_memory=ledger.peak_memory(device),
         **ledger.provenance(),
     )
+
+
+Run = tuple[str, int, str, bool]
+"""Device, batch, precision, compiled or not: what timings have in common that can be compared."""
+
+
+def runs(
+    arm: str, records: Sequence[ledger.Record] | None = None
+) -> dict[Run, dict[str, dict[str, float]]]:
+    """Metrics of an arm's rows by run, of runs that have backpropagation to compare with."""
+    found: dict[Run, dict[str, dict[str, float]]] = {}
+    for r in ledger.Ledger(EXPERIMENT).read() if records is None else records:
+        config = r.config
+        if config["arm"] == arm and config["row"] in NAMES:
+            run = (
+                str(config.get("device", r.device)),
+                int(config["batch"]),
+                str(config.get("precision", "")),
+                bool(config.get("compiled", False)),
+            )
+            found.setdefault(run, {})[config["row"]] = r.metrics
+    return {
+        run: {row: found[run][row] for row in NAMES if row in found[run]}
+        for run in sorted(found)
+        if "backprop" in found[run]
+    }
+
+
+def relative(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Speed of each row of a run over that of backpropagation, measured and by operations."""
+    base = found["backprop"]
+    return {
+        row: {
+            "measured": m["images_per_second"] / base["images_per_second"],
+            "predicted": base["flops_per_image"] / m["flops_per_image"],
+        }
+        for row, m in found.items()
+    }
+
+
+def timed(*arms: str, records: Sequence[ledger.Record] | None = None) -> str:
+    """Return the first of some arms whose speed has been measured, the last if none has."""
+    return next((arm for arm in arms if runs(arm, records)), arms[-1])
+
+
+def slower(arm: str, share: float = 0.9, records: Sequence[ledger.Record] | None = None) -> str:
+    """Name the rows that reach less than a share of the speed their operations predict.
+
+    Of the first run of an arm, with that share: "Sobolev 0.81, VFBN 0.80".
+    """
+    found = next(iter(runs(arm, records).values()), None)
+    if found is None:
+        return "not run yet"
+    reached = {row: v["measured"] / v["predicted"] for row, v in relative(found).items()}
+    return ", ".join(f"{NAMES[row]} {v:.2f}" for row, v in reached.items() if v < share) or "none"

@@ -1,345 +1,59 @@
-"""The experiment behind Table 1: decoupled training of image classifiers (section 4.3, SM 4).
+"""Decoupled training of image classifiers, the experiment behind Table 1 (section 4.3, SM 4).
 
-A :class:`Setting` is one configuration without its seed; :class:`Training` runs it, resumable at
-any step (to the last bit on the CPU).  Batches, crops and flips depend on seed and step only, so
+:class:`Training` runs one :class:`.settings.Setting` for one seed, resumable at any step (to the
+last bit on the CPU).  Batches, crops and flips depend on seed and step only, so
 that nothing but weights, momenta and the step has to be kept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import Executor
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sobolev_lib.records import ledger, states
+from sobolev_lib.records import sweep as runner
+from sobolev_lib.records.sweep import Job, Result, Run, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import hogwild, networks
-from sobolev_lib.synthetic_gradients.decoupling import MODES, Decoupled, Step, decouple
-from sobolev_lib.synthetic_gradients.modules import PREDICTING, Objective
+from sobolev_lib.synthetic_gradients.decoupling import Decoupled, Step, decouple
+from sobolev_lib.synthetic_gradients.settings import (
+    ARMS,
+    EXPERIMENT,
+    MAIN_ROWS,
+    ROWS,
+    Setting,
+    config,
+    row_of,
+    settings,
+)
 
-EXPERIMENT = "synthetic_gradients"
+__all__ = [
+    "ARMS", "EXPERIMENT", "MAIN_ROWS", "ROWS", "Setting", "Training", "build", "config", "job",
+    "place_of", "results_of", "row_of", "scores", "settings", "sweep",
+]  # fmt: skip
+
 MEASUREMENTS = 25
 """How often a run compares synthetic with true gradients."""
+CURVES = {
+    "cosine": "cosines", "batch_cosine": "batch_cosines", "scale": "scales", "dead": "dead",
+    "zeros": "zeros",
+}  # fmt: skip
+"""Curves of a record that have a number for each split, and their names in :class:`Step`."""
 NOTES = ("step", "seconds", "curve", "tests")
 """What a saved state holds beside tensors."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One configuration of the experiment; the defaults are the CIFAR-10 column of Table 1.
-
-    Parameters
-    ----------
-    arm : str
-        Key of :data:`ARMS`.
-    data : str
-        "digits", "cifar10", or the name of a prepared folder.
-    image_size, train_images : int
-        Height and width; number of training images (the first of a fixed shuffle), ``None``: all.
-    network : str
-        Key of :data:`.networks.NETWORKS`.
-    width, depth : int
-        Of the network; ``depth`` for "mlp" only.
-    stem : str
-        Of ResNet-50.
-    splits : tuple of str
-        Children after which the network is cut.
-    module : str
-        One of :data:`.decoupling.MODES`.
-    targets, element, reduction, gradient_weight, label_weight
-        See :class:`.decoupling.Decoupled` and :class:`.modules.Objective`.
-    hidden : int or None
-        Units of the modules; ``None``: the paper's.
-    pooled : bool
-        Modules of SM 4.3 instead of SM 4.2.
-    bandwidth : float or None
-        Width of the kink kernel in the modules, in units of the spread of the pre-activations.
-    epochs, batch : int
-        Length and size; a batch is over all processes.
-    learning_rate, warmup, momentum, nesterov, weight_decay
-        SGD of the main network: linear warm-up over that part of the run, then linearly to 0.
-    module_rate : float
-        Adam's rate for the modules, constant.
-    augmented : bool
-        Random crops and flips.
-    precision : {"fp32", "bf16"}
-        Of the forward and backward pass.
-    hogwild : bool
-        Modules in shared memory (:mod:`.hogwild`).
-    workers : int
-        Processes.
-    """
-
-    arm: str = "cifar10"
-    data: str = "cifar10"
-    image_size: int = 32
-    train_images: int | None = None
-    network: str = "cifar"
-    width: int = 64
-    depth: int | None = None
-    stem: str | None = None
-    splits: tuple[str, ...] = networks.CIFAR_SPLITS
-    module: str = "sobolev"
-    targets: str = "true"
-    element: str = "l1"
-    reduction: str = "sum"
-    gradient_weight: float = 1.0
-    label_weight: float = 0.0
-    hidden: int | None = None
-    pooled: bool = False
-    bandwidth: float | None = None
-    epochs: int = 30
-    batch: int = 512
-    learning_rate: float = 0.4
-    warmup: float = 0.2
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
-    module_rate: float = 1e-3
-    augmented: bool = True
-    precision: str = "fp32"
-    hogwild: bool = False
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "splits", tuple(self.splits))
-        if self.module not in MODES:
-            raise ValueError(f"module is {self.module!r}; it must be one of {', '.join(MODES)}")
-        if self.network not in networks.NETWORKS:
-            raise ValueError(
-                f"network is {self.network!r}; it must be one of {', '.join(networks.NETWORKS)}"
-            )
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision is {self.precision!r}; it must be 'fp32' or 'bf16'")
-        for name in ("epochs", "batch", "width", "workers", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("depth", "hidden", "train_images"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1, or None")
-        if self.hogwild and self.workers == 1:
-            raise ValueError("hogwild is True, but workers is 1; start several with torchrun")
-        for name in ("learning_rate", "module_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        if self.batch % self.workers:
-            raise ValueError(f"batch is {self.batch}; {self.workers} workers must divide it")
-        self.objective()  # checks the rest
-
-    def objective(self) -> Objective:
-        """Losses of the modules."""
-        return Objective(self.element, self.reduction, self.gradient_weight, self.label_weight)
-
-    @property
-    def scale(self) -> str:
-        """Return "paper" for the paper's networks at their full size, "small" for the others."""
-        full = {"cifar": (64, 32), "resnet50": (64, 128)}.get(self.network)
-        big = full is not None and self.width >= full[0] and self.image_size >= full[1]
-        return "paper" if big and self.train_images is None and self.epochs > 1 else "small"
-
-    def deviations(self, source: str = "") -> list[str]:
-        """Where this setting decides what the paper leaves open, or departs from it."""
-        processes = {"cifar": "10 processes", "resnet50": "34 processes"}.get(
-            self.network, "several processes"
-        )
-        notes = [
-            f"SGD at {self.learning_rate:g}, batch {self.batch}, {self.epochs} epochs, warm-up "
-            f"then linear to 0, L2 {self.weight_decay:g}; the paper: 0.1 in three steps, batches "
-            f"of 32 from each of {processes}, L2 1e-4.",
-        ]
-        if self.nesterov:
-            notes.append("Nesterov momentum; the paper does not say.")
-        if self.augmented:
-            notes.append("Random flips and shifted crops; not said, and for ImageNet other crops.")
-        if self.precision == "bf16":
-            notes.append("Products in bf16; the paper does not say.")
-        if self.module != "backprop":
-            notes.append(f"Splits after {', '.join(self.splits)}: the paper does not say where.")
-        if self.module in PREDICTING:
-            notes += self._on_modules()
-        if self.network == "cifar" and (self.width, self.image_size) != (64, 32):
-            notes.append(
-                f"Width {self.width} instead of 64, images of {self.image_size} instead of 32 px."
-            )
-        if self.network == "resnet50":
-            notes.append(
-                f"ResNet-50 of width {self.width} (64) on {self.data} at {self.image_size} px; "
-                "the paper: ImageNet, presumably at 224."
-            )
-        if self.network == "mlp":
-            notes.append("A small network on digits; not in the paper.")
-        if source.startswith("folder") and self.data == "cifar10":
-            notes.append(f"CIFAR-10 from JPEG copies ({source}), not the lossless original.")
-        if self.workers == 1:
-            notes.append("One process, synchronous; the paper: several, with Hogwild modules.")
-        if self.train_images is not None:
-            notes.append(f"{self.train_images:,} training images only.")
-        return notes
-
-    def _on_modules(self) -> list[str]:
-        notes = [
-            f"Adam at {self.module_rate:g} for the modules; the paper: 1e-4 over a longer run."
-        ]
-        if self.module == "local_ce":
-            notes.append("Modules are trained on the labels; the paper has no such row.")
-        else:
-            notes.append(
-                f"Module losses: {self.element.upper()}, {self.reduction} over elements, mean over "
-                "the batch; the paper: L1, reduction not said."
-            )
-        if self.module in ("vfbn", "direct", "sobolev"):
-            notes.append(
-                "Targets are true gradients: rows of the gradient of the batch's summed loss."
-                if self.targets == "true"
-                else "Targets are bootstrapped (Jaderberg et al. 2016); the paper: true gradients."
-            )
-        if self.module == "sobolev" and self.gradient_weight != 1:
-            notes.append(f"Gradient term times {self.gradient_weight:g}; no weight in the paper.")
-        if self.label_weight:
-            notes.append(f"Label derivative too, times {self.label_weight:g} (SM 4.1).")
-        if self.hidden is not None:
-            paper = f"; the paper: {64 if self.pooled else 128}" if self.network != "mlp" else ""
-            notes.append(f"Modules with {self.hidden} hidden channels{paper}.")
-        if self.bandwidth is not None:
-            notes.append(f"Kink kernel of width {self.bandwidth:g} in the modules' ReLU.")
-        return notes
-
-
-DIGITS: dict[str, Any] = {
-    "data": "digits", "network": "mlp", "image_size": 8, "width": 16, "depth": 8,
-    "splits": ("layer2", "layer4", "layer6"), "epochs": 20, "batch": 64,
-    "learning_rate": 0.1, "weight_decay": 1e-4, "augmented": False,
-}  # fmt: skip
-
-RESNET: dict[str, Any] = {
-    "network": "resnet50", "pooled": True, "batch": 256, "learning_rate": 0.1,
-    "weight_decay": 1e-4, "precision": "bf16",
-}  # fmt: skip
-
-ARMS: dict[str, dict[str, Any]] = {
-    "digits": DIGITS,
-    "digits_deep": {
-        **DIGITS, "width": 12, "depth": 12, "splits": ("layer3", "layer6", "layer9"),
-    },
-    "cifar10": {"precision": "bf16"},
-    "cifar10_small_batch": {"precision": "bf16", "batch": 128, "learning_rate": 0.1},
-    "cifar10_reduced": {
-        "image_size": 16, "width": 16, "hidden": 32, "epochs": 10, "batch": 128,
-        "learning_rate": 0.1,
-    },
-    "imagenet200_1": {
-        **RESNET, "data": "imagenet200", "image_size": 32, "stem": "small", "epochs": 30,
-        "splits": networks.RESNET_SPLITS[1],
-    },
-    "imagenet200_3": {
-        **RESNET, "data": "imagenet200", "image_size": 32, "stem": "small", "epochs": 30,
-        "splits": networks.RESNET_SPLITS[3],
-    },
-    "imagenette_1": {
-        **RESNET, "data": "imagenette", "image_size": 128, "stem": "imagenet", "epochs": 40,
-        "splits": networks.RESNET_SPLITS[1],
-    },
-    "imagenette_3": {
-        **RESNET, "data": "imagenette", "image_size": 128, "stem": "imagenet", "epochs": 40,
-        "splits": networks.RESNET_SPLITS[3],
-    },
-    "imagenette_reduced_1": {
-        **RESNET, "data": "imagenette", "image_size": 64, "stem": "imagenet", "width": 16,
-        "hidden": 16, "epochs": 5, "batch": 64, "learning_rate": 0.05, "precision": "fp32",
-        "splits": networks.RESNET_SPLITS[1],
-    },
-    "imagenette_reduced_3": {
-        **RESNET, "data": "imagenette", "image_size": 64, "stem": "imagenet", "width": 16,
-        "hidden": 16, "epochs": 5, "batch": 64, "learning_rate": 0.05, "precision": "fp32",
-        "splits": networks.RESNET_SPLITS[3],
-    },
-    "imagenet200_reduced_1": {
-        **RESNET, "data": "imagenet200", "image_size": 32, "stem": "imagenet", "width": 16,
-        "hidden": 16, "epochs": 3, "batch": 128, "precision": "fp32",
-        "splits": networks.RESNET_SPLITS[1],
-    },
-    "imagenet200_reduced_3": {
-        **RESNET, "data": "imagenet200", "image_size": 32, "stem": "imagenet", "width": 16,
-        "hidden": 16, "epochs": 3, "batch": 128, "precision": "fp32",
-        "splits": networks.RESNET_SPLITS[3],
-    },
-    "imagenet_1": {
-        **RESNET, "data": "imagenet", "image_size": 224, "stem": "imagenet", "epochs": 90,
-        "splits": networks.RESNET_SPLITS[1],
-    },
-    "imagenet_3": {
-        **RESNET, "data": "imagenet", "image_size": 224, "stem": "imagenet", "epochs": 90,
-        "splits": networks.RESNET_SPLITS[3],
-    },
-}  # fmt: skip
-"""Presets: data, network and schedule; every one serves all modes."""
-
-ROWS: dict[str, dict[str, Any]] = {
-    "backprop": {"module": "backprop"},
-    "noprop": {"module": "noprop"},
-    "direct": {"module": "direct"},
-    "vfbn": {"module": "vfbn"},
-    "critic": {"module": "critic"},
-    "sobolev": {"module": "sobolev"},
-    "local_ce": {"module": "local_ce"},
-    "sobolev_mean": {"module": "sobolev", "reduction": "mean"},
-    "sobolev_tenth": {"module": "sobolev", "gradient_weight": 0.1},
-    "sobolev_tenfold": {"module": "sobolev", "gradient_weight": 10.0},
-    "sobolev_kernel": {"module": "sobolev", "bandwidth": 0.1},
-    "sobolev_label": {"module": "sobolev", "label_weight": 1.0},
-    "sobolev_l2": {"module": "sobolev", "element": "l2"},
-    "sobolev_bootstrapped": {"module": "sobolev", "targets": "bootstrapped"},
-    "direct_bootstrapped": {"module": "direct", "targets": "bootstrapped"},
-    "vfbn_kernel": {"module": "vfbn", "bandwidth": 0.1},
-}
-"""Rows of the tables: the five modules of Table 1, the two controls, and what they leave open."""
-
-MAIN_ROWS = ("backprop", "noprop", "direct", "vfbn", "critic", "sobolev", "local_ce")
-
-
-def settings(
-    arm: str = "cifar10", rows: Sequence[str] = MAIN_ROWS, **changes: Any
-) -> list[Setting]:
-    """Settings of an arm, one for each row, ``changes`` on top.
-
-    Raises
-    ------
-    ValueError
-        If the arm or a row is unknown.
-    """
-    if arm not in ARMS:
-        raise ValueError(f"arm is {arm!r}; it must be one of {', '.join(ARMS)}")
-    unknown = [row for row in rows if row not in ROWS]
-    if unknown:
-        raise ValueError(f"rows names {unknown}; known are {', '.join(ROWS)}")
-    return [Setting(arm=arm, **{**ARMS[arm], **ROWS[row], **changes}) for row in rows]
-
-
-def row_of(config: dict[str, Any]) -> str:
-    """Name of the row a record's configuration belongs to, "" if to none.
-
-    Runs of several processes belong to none: they answer another question.
-    """
-    options = {name for row in ROWS.values() for name in row} - {"module"}
-    options |= {"workers", "hogwild"}
-    standard = Setting()
-    for name, row in ROWS.items():
-        wanted = {option: getattr(standard, option) for option in options} | row
-        if all(config.get(option) == value for option, value in wanted.items()):
-            return name
-    return ""
 
 
 def build(setting: Setting, data: images.ImageData, seed: int) -> Decoupled:
@@ -362,7 +76,7 @@ def build(setting: Setting, data: images.ImageData, seed: int) -> Decoupled:
         return decouple(
             network, setting.splits, setting.module, example=example, classes=data.classes,
             objective=setting.objective(), targets=setting.targets, hidden=setting.hidden,
-            pooled=setting.pooled, bandwidth=setting.bandwidth,
+            pooled=setting.pooled, bandwidth=setting.bandwidth, leak=setting.leak,
         )  # fmt: skip
 
 
@@ -415,7 +129,7 @@ class Training:
                 f"{setting.workers} with torchrun --nproc-per-node"
             )
         self.data = data or images.load(setting.data, setting.image_size)
-        self.chosen = self._choose()
+        self.chosen, self.held_out = self._choose()
         self.per_epoch = len(self.chosen) // setting.batch
         if not self.per_epoch:
             raise ValueError(
@@ -429,35 +143,37 @@ class Training:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = net
         self.step, self.seconds, self._saved = 0, 0.0, time.monotonic()
-        names = ("steps", "cosine", "batch_cosine", "scale", "loss")
+        names = ("steps", "loss", *CURVES)
         self.curve: dict[str, list[Any]] = {name: [] for name in names}
         self.tests: dict[str, list[Any]] = {"steps": [], "top1": [], "top5": [], "loss": []}
         self._make_optimizers()
-        name = f"{zlib.crc32(repr(asdict(setting)).encode()):08x}"
-        self.path = (
-            Path(folder) / f"sg-{setting.arm}-{setting.module}-{name}-{seed}.safetensors"
-            if folder
-            else None
-        )
+        self.path = state_path(setting, seed, folder) if folder else None
         self._epoch, self._order = -1, torch.empty(0)
         if self.path and self.path.exists():
             self._load()
         if setting.hogwild and net.module_parameters():
             memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(folder or ".")
             run = os.environ.get("TORCHELASTIC_RUN_ID", str(os.getpid()))
-            hogwild.share(net.module_parameters(), memory / f"sg-{name}-{seed}-{run}.bin")
+            hogwild.share(
+                net.module_parameters(),
+                memory / f"{state_path(setting, seed, memory).stem}-{run}.bin",
+            )
         if compiled:
             self._compile()
 
-    def _choose(self) -> Tensor:
-        """Indices of the training images, the same for all seeds."""
-        count = len(self.data.train_x)
-        if self.setting.train_images is None:
-            return torch.arange(count)
-        if not 0 < self.setting.train_images <= count:
-            raise ValueError(f"train_images is {self.setting.train_images}; there are {count}")
+    def _choose(self) -> tuple[Tensor, Tensor]:
+        """Indices of the training images and of those held out, the same for all seeds."""
+        count, wanted, held = (
+            len(self.data.train_x), self.setting.train_images, self.setting.held_out
+        )  # fmt: skip
+        if wanted is None and not held:
+            return torch.arange(count), torch.arange(0)
+        if (wanted or 1) + held > count:
+            raise ValueError(f"train_images is {wanted}, held_out {held}; there are {count}")
         source = torch.Generator().manual_seed(_stream("subset", self.setting.data))
-        return torch.randperm(count, generator=source)[: self.setting.train_images]
+        order = torch.randperm(count, generator=source)
+        kept = len(order) - held
+        return order[: min(wanted or kept, kept)], order[kept:]
 
     def _put_on_device(self) -> None:
         """On a GPU keep all images there, as bytes, if they fit; else they stay memory-mapped."""
@@ -494,7 +210,7 @@ class Training:
 
         functorch.donated_buffer = False
         self.net.compile_segments()
-        for module in self.net.synthesizers:
+        for module in self.net.sg_modules:
             network = module.network
             # Double backward by autograd cannot be compiled.
             if isinstance(network, torch.nn.Module) and getattr(network, "explicit", True):
@@ -534,7 +250,7 @@ class Training:
             began = time.perf_counter()
             stop = min(last, (self.step // self.per_epoch + 1) * self.per_epoch)
             while True:  # one step at least, however short the time between two states
-                self.one(measure=self.step % every == 0)
+                self.make_step(measure=self.step % every == 0)
                 if self.step == stop or self._overdue():
                     break
             self._wait()
@@ -600,7 +316,7 @@ class Training:
         part = min((done + 1 / self.steps) / warm, 1.0) if done < warm else (1 - done) / (1 - warm)
         return self.setting.learning_rate * part
 
-    def one(self, measure: bool = False) -> None:
+    def make_step(self, measure: bool = False) -> None:
         """One step: batch, gradients, both optimisers."""
         self.net.train()
         x, y = self.batch(self.step)
@@ -634,21 +350,21 @@ class Training:
     def _note(self, said: Step) -> None:
         self.curve["steps"].append(self.step)
         self.curve["loss"].append(_number(said.loss.mean().item(), 4))
-        self.curve["cosine"].append([_number(c.item(), 4) for c in said.cosines])
-        self.curve["batch_cosine"].append([_number(c.item(), 4) for c in said.batch_cosines])
-        self.curve["scale"].append([_number(s.item(), 4) for s in said.scales])
+        for name, source in CURVES.items():
+            self.curve[name].append([_number(float(v), 4) for v in getattr(said, source)])
 
     @torch.no_grad()
     def _test(self) -> None:
         self.net.eval()
-        count, size = len(self.tensors["test_x"]), 1_000
+        part, among = ("train", self.held_out) if len(self.held_out) else ("test", None)
+        count, size = len(self.tensors["test_x"] if among is None else among), 1_000
         total = torch.zeros(3, dtype=torch.float64)
         for first in range(0, count, size):
-            part = slice(first, first + size)
-            x = self._laid_out(images.normalize(self._pick("test_x", part), self.data))
+            index = slice(first, first + size) if among is None else among[first : first + size]
+            x = self._laid_out(images.normalize(self._pick(f"{part}_x", index), self.data))
             with self._autocast():
                 logits = self.net(x).float()
-            total += _scores(logits, self._pick("test_y", part)).cpu()
+            total += scores(logits, self._pick(f"{part}_y", index)).cpu()
         top1, top5, loss = (total / count).tolist()
         for name, value in (
             ("steps", self.step),
@@ -661,8 +377,8 @@ class Training:
     def metrics(self) -> dict[str, Any]:
         """Final figures, and the curves: accuracies in per cent.
 
-        ``cosine``, ``batch_cosine`` and ``gradient_scale`` are means over the measurements in the
-        last fifth of the run, by split; see :class:`.decoupling.Step`.
+        ``cosine``, ``batch_cosine``, ``gradient_scale``, ``dead`` and ``zeros`` are means over the
+        measurements in the last fifth of the run, by split; see :class:`.decoupling.Step`.
         """
         tail = max(1, len(self.curve["steps"]) // 5)
 
@@ -680,25 +396,12 @@ class Training:
             "cosine": late("cosine"),
             "batch_cosine": late("batch_cosine"),
             "gradient_scale": late("scale"),
+            "dead": late("dead"),
+            "zeros": late("zeros"),
             "images_per_second": round(self.step * self.setting.batch / self.seconds, 1),
             "curve": self.curve,
             "tests": self.tests,
         }
-
-    def record(self) -> ledger.Record:
-        """Return the record of a finished run."""
-        return ledger.Record(
-            EXPERIMENT,
-            config(self.setting),
-            self.seed,
-            self.metrics(),
-            self.setting.scale,
-            self.setting.deviations(self.data.source),
-            device=ledger.device_name(self.device),
-            seconds=round(self.seconds, 2),
-            peak_memory=ledger.peak_memory(self.device),
-            **ledger.provenance(),
-        )
 
     def save(self) -> None:
         """Keep the whole state (:mod:`.states`), if there is a folder for it."""
@@ -738,7 +441,7 @@ def _checked(device: torch.device) -> torch.device:
     return device
 
 
-def _scores(logits: Tensor, y: Tensor) -> Tensor:
+def scores(logits: Tensor, y: Tensor) -> Tensor:
     """Numbers of examples right at first, right among five, and summed cross entropy."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     right = best == y[:, None]
@@ -750,23 +453,63 @@ def _number(value: float, digits: int) -> float | None:
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
-def config(setting: Setting) -> dict[str, Any]:
-    """Entries of a setting as the ledger holds them."""
-    return {**asdict(setting), "splits": list(setting.splits)}
+def state_path(setting: Setting, seed: int, folder: str | os.PathLike[str]) -> Path:
+    """File of the state of an unfinished run."""
+    name = f"{zlib.crc32(repr(asdict(setting)).encode()):08x}"
+    return Path(folder) / f"sg-{setting.arm}-{setting.module}-{name}-{seed}.safetensors"
 
 
-def train(
+def job(
     setting: Setting,
     seed: int,
+    work: Callable[[Tick], Sequence[Result] | None],
+    config: dict[str, Any],
     device: str = "cpu",
     folder: str | os.PathLike[str] | None = None,
-    save_every: float = 60.0,
-    compiled: bool = False,
-) -> ledger.Record:
-    """Train one setting for one seed and return its record; see :class:`Training`."""
-    run = Training(setting, seed, None, device, folder, save_every, compiled)
-    run.run()
-    return run.record()
+) -> Job:
+    """One run as :mod:`sobolev_lib.records.sweep` wants it, ten steps of its bar an epoch."""
+    return Job(
+        [Run(config, seed, setting.scale, setting.deviations())],
+        work,
+        10 * setting.epochs,
+        device,
+        ("scikit-learn",) if setting.data == "digits" else (),
+        [state_path(setting, seed, folder)] if folder else [],
+    )
+
+
+def results_of(run: Training, metrics: dict[str, Any]) -> list[Result]:
+    """What a run leaves, with the deviations that only its data can tell."""
+    told = run.setting.deviations()
+    more = [note for note in run.setting.deviations(run.data.source) if note not in told]
+    return [Result(metrics, run.seconds, more)]
+
+
+def _work(
+    setting: Setting,
+    seed: int,
+    loaded: dict[tuple[str, int], images.ImageData],
+    options: dict[str, Any],
+    deadline: float | None,
+    tick: Tick,
+) -> list[Result] | None:
+    """Train one run; nothing if it was stopped, with its state saved."""
+
+    def over(done: int) -> bool:
+        return hogwild.agree(tick(done) or (deadline is not None and time.time() > deadline))
+
+    if over(0):
+        return None
+    where = (setting.data, setting.image_size)
+    if where not in loaded:
+        loaded[where] = images.load(*where)
+    run = Training(setting, seed, loaded[where], **options)
+    while run.step < run.steps:
+        if over(10 * run.step // run.per_epoch):
+            run.save()
+            return None
+        run.run(until=run.step + max(1, run.per_epoch // 10), keep=False)
+    return results_of(run, run.metrics())
 
 
 def sweep(
@@ -789,78 +532,29 @@ def sweep(
         See :func:`settings`.
     seeds : sequence of int
         Seeds; all settings of a seed come before the next seed.
-    book : Ledger, optional
-        The experiment's ledger unless given.  Only this process writes it.
+    book, executor, quiet, seconds
+        See :func:`sobolev_lib.records.sweep.sweep`.
     device, folder, save_every, compiled
         See :class:`Training`.
-    executor : concurrent.futures.Executor, optional
-        Runs the jobs; in this process, one after the other, unless given.
-    quiet : bool
-        No progress bar.
-    seconds : float, optional
-        Without an executor: stop after that time, with the state of the run in hand saved.
 
     Returns
     -------
     int
         Number of records entered.
     """
-    ledger.provenance()  # now: the checkout may move on while this runs
-    book = book or ledger.Ledger(EXPERIMENT)
-    done = book.keys()
-    todo = [
-        (setting, seed)
+    rank, processes = hogwild.world()
+    # Several processes have to agree when time is over, or some would wait for the others forever.
+    shared = seconds is not None and processes > 1
+    deadline = time.time() + seconds if seconds is not None and shared else None
+    options = {"device": device, "folder": folder, "save_every": save_every, "compiled": compiled}
+    loaded: dict[tuple[str, int], images.ImageData] = {}  # shared by the runs of one process
+    jobs = [
+        job(
+            setting, seed, functools.partial(_work, setting, seed, loaded, options, deadline),
+            config(setting), device, folder,
+        )
         for seed, setting in itertools.product(seeds, chosen)
-        if ledger.key(config(setting), setting.scale, seed) not in done
-    ]
-    if executor is not None:
-        return _spread(todo, book, executor, quiet, device, folder, save_every, compiled)
-    began, entered = time.monotonic(), 0
-    loaded: dict[tuple[str, int], images.ImageData] = {}
-    for setting, seed in todo:
-        where = (setting.data, setting.image_size)
-        if where not in loaded:
-            loaded[where] = images.load(*where)
-        run = Training(setting, seed, loaded[where], device, folder, save_every, compiled)
-        if not _run(run, quiet or bool(run.rank), began, seconds):
-            return entered
-        if run.rank == 0:
-            entered += book.append([run.record()])
-            if run.path:
-                run.path.unlink(missing_ok=True)
-    return entered
-
-
-def _spread(
-    todo: Sequence[tuple[Setting, int]],
-    book: ledger.Ledger,
-    executor: Executor,
-    quiet: bool,
-    *options: Any,
-) -> int:
-    """Jobs return records; only this process writes."""
-    waiting = [executor.submit(train, setting, seed, *options) for setting, seed in todo]
-    entered = 0
-    for job in tqdm(as_completed(waiting), total=len(waiting), unit="run", disable=quiet):
-        entered += book.append([job.result()])
-    return entered
-
-
-def _run(run: Training, quiet: bool, began: float, seconds: float | None) -> bool:
-    """Train with a progress bar; ``False`` if the time was over first."""
-    name = f"{run.setting.arm} {run.setting.module} seed {run.seed}"
-    size = run.setting.batch
-    with tqdm(
-        total=run.steps * size, initial=run.step * size, desc=name, unit="image",
-        unit_scale=True, disable=quiet,
-    ) as bar:  # fmt: skip
-        while run.step < run.steps:
-            if seconds is not None and hogwild.agree(time.monotonic() - began > seconds):
-                run.save()
-                return False
-            before = run.step
-            run.run(until=run.step + max(1, run.per_epoch // 10), keep=False)
-            bar.update((run.step - before) * size)
-            shown = {"top1": run.tests["top1"][-1:], "cosine": run.curve["cosine"][-1:]}
-            bar.set_postfix({k: v[0] for k, v in shown.items() if v})
-    return True
+    ]  # fmt: skip
+    return runner.sweep(
+        EXPERIMENT, jobs, book, executor, quiet or bool(rank), None if shared else seconds, not rank
+    )

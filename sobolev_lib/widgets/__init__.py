@@ -2,6 +2,14 @@
 
 from sobolev_lib.widgets.explorer import SurfaceExplorer, gradient_points, value_points
 from sobolev_lib.widgets.fit1d import SobolevFit1D
+from sobolev_lib.widgets.hypotheses import HypothesisExplorer
 from sobolev_lib.widgets.kinkdemo import KinkDemo
 
-__all__ = ["KinkDemo", "SobolevFit1D", "SurfaceExplorer", "gradient_points", "value_points"]
+__all__ = [
+    "HypothesisExplorer",
+    "KinkDemo",
+    "SobolevFit1D",
+    "SurfaceExplorer",
+    "gradient_points",
+    "value_points",
+]

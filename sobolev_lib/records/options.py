@@ -1,0 +1,177 @@
+"""The command line of an experiment, made from the dataclass of its settings.
+
+A field is an option, its annotation the type, its paragraph in the class's docstring the help.
+What is not given is not changed; :func:`words` writes what was changed back as options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import types
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from sobolev_lib.records import ledger
+
+OWN = Path("out") / "ledger"
+"""Where a reader's own records go, unless the command says ``--book``."""
+
+
+def add_fields(parser: argparse.ArgumentParser, cls: type, skip: Collection[str] = ()) -> None:
+    """Add an option for each field of a dataclass but those in ``skip``.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        What is not given on its command line is absent from its namespace.
+    cls : type
+        A dataclass with a numpydoc section *Parameters*.
+    skip : collection of str
+        Fields that are chosen in another way.
+    """
+    hints, said = get_type_hints(cls), descriptions(cls)
+    group = parser.add_argument_group("instead of the arm's")
+    for field in fields(cls):
+        if field.name in skip:
+            continue
+        kind: dict[str, Any] = _kind(hints[field.name])
+        group.add_argument(
+            _flag(field.name), default=argparse.SUPPRESS, help=said.get(field.name), **kind
+        )
+
+
+def changes(options: argparse.Namespace, cls: type, skip: Collection[str] = ()) -> dict[str, Any]:
+    """Return what a command line gave for the fields of a dataclass."""
+    names = [field.name for field in fields(cls) if field.name not in skip]
+    return {name: getattr(options, name) for name in names if hasattr(options, name)}
+
+
+def words(changed: Mapping[str, Any]) -> list[str]:
+    """Return options that make these changes: the way back from :func:`changes`."""
+    said = []
+    for name, value in changed.items():
+        if isinstance(value, bool):
+            said.append(_flag(name) if value else _flag(f"no_{name}"))
+        elif isinstance(value, (list, tuple)):
+            said.append(" ".join([_flag(name), *map(str, value)]))
+        else:
+            said.append(f"{_flag(name)} {'none' if value is None else value}")
+    return said
+
+
+def descriptions(cls: type) -> dict[str, str]:
+    """Return the first sentence on each parameter in a numpydoc docstring."""
+    text = (cls.__doc__ or "").partition("Parameters\n")[2]
+    found = {}
+    for names, body in re.findall(r"^    (\w[^\n]*)\n((?:        [^\n]*\n?)+)", text, re.MULTILINE):
+        sentence = re.sub(r":\w+:|`|~?\.(?=\w)", "", " ".join(body.split()))
+        for name in names.partition(" : ")[0].split(", "):
+            found[name] = re.split(r"(?<=\w\w[.)])\s|;", sentence)[0].rstrip(".").replace("%", "%%")
+    return found
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _kind(hint: Any) -> dict[str, Any]:
+    """Return argparse's words for a type."""
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(hint) is tuple:
+        return {"nargs": "+", "type": get_args(hint)[0], "metavar": "NAME"}
+    if get_origin(hint) in (Union, types.UnionType):
+        [inner] = [part for part in get_args(hint) if part is not type(None)]
+        return {"type": _or_none(inner), "metavar": inner.__name__.upper()}
+    return {"type": hint, "metavar": hint.__name__.upper()}
+
+
+def _or_none(inner: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        return None if text == "none" else inner(text)
+
+    read.__name__ = getattr(inner, "__name__", "value")  # argparse names it where text is refused
+    return read
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add what a sweep takes: seeds, where to run, where to write."""
+    add_seeds(parser)
+    add = parser.add_argument
+    add("--workers", type=positive, default=1, help="local processes (default: %(default)s)")
+    add("--scheduler", metavar="ADDRESS", help="Dask scheduler that runs the jobs")
+    add("--seconds", type=float, help="stop after that time; the same command goes on")
+    add_ledger(parser)
+
+
+def add_seeds(parser: argparse.ArgumentParser) -> None:
+    """Add the seeds, and whether to show progress."""
+    add = parser.add_argument
+    add("--seeds", type=positive, default=1, help="number of seeds (default: %(default)s)")
+    add("--first-seed", type=natural, default=0, metavar="SEED")
+    add("--quiet", action="store_true", help="no progress bar")
+
+
+def add_ledger(parser: argparse.ArgumentParser) -> None:
+    """Add where the records go."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--ledger", type=Path, default=OWN, metavar="FOLDER", help="of records (%(default)s)"
+    )
+    where.add_argument(
+        "--book", action="store_true", help="enter the records in the book's ledger, data/ledger"
+    )
+
+
+def add_states(parser: argparse.ArgumentParser) -> None:
+    """Add where the states of long runs are kept, and how often."""
+    folder = Path(os.environ.get("SOBOLEV_STATES", Path("out") / "states"))
+    add = parser.add_argument
+    add(
+        "--states", type=Path, default=folder, metavar="FOLDER", help="to resume from (%(default)s)"
+    )
+    add("--save-every", type=float, default=60.0, metavar="SECONDS", help="(default: 60)")
+
+
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    """Add the scale, which the records carry."""
+    parser.add_argument(
+        "--scale",
+        choices=ledger.SCALES,
+        default="small",
+        help="small: shortened to seconds; paper: full length (default: %(default)s)",
+    )
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the records of a command go, and the seeds it runs."""
+
+    book: ledger.Ledger
+    seeds: Sequence[int]
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, experiment: str) -> Places:
+        """Read what :func:`add_runs` added."""
+        folder = ledger.default_folder() if options.book else options.ledger
+        first = getattr(options, "first_seed", 0)
+        count = getattr(options, "seeds", 1)
+        return cls(ledger.Ledger(experiment, folder), range(first, first + count))
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """Read a whole number of at least 0."""
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
+    return int(text)

@@ -1,0 +1,183 @@
+r"""What cannot be encoded: close to f, with a derivative close to g (Theorem 2).
+
+Along a curve from s to t a function h within eta of f changes by f(t) - f(s) up to 2 eta, and one
+whose gradient is within eta of g changes by the integral of g up to eta times the length.  So
+
+.. math:: \eta \ge \frac{\bigl|f(t) - f(s) - \int_s^t g\bigr|}{2 + \text{length}}
+
+for every curve.  On an interval the largest of these numbers is attained, and it is the best eta of
+Theorem 2 (`lower_bound`).  In the plane the best curve may be a loop; `walks` finds it.
+
+The bounds hold for every Lipschitz h, hence for ReLU networks, which are not C1.
+
+Examples
+--------
+>>> import numpy as np
+>>> round(lower_bound(np.sin, lambda x: np.cos(x) + 0.3, (0.0, 6.0)), 6)  # 6 * 0.3 / (2 + 6)
+0.225
+>>> lower_bound(np.sin, np.cos, (0.0, 6.0))
+0.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .sampling import Array, Function, check_interval, vectorised
+
+__all__ = ["Bound", "best_pair", "closest", "lower_bound"]
+
+_EPS = float(np.finfo(np.float64).eps)
+_CELLS, _MOST_CELLS = 2048, 1 << 20
+
+
+class Bound(NamedTuple):
+    """A lower bound of eta and the pair of points that gives it."""
+
+    eta: float
+    s: float
+    t: float
+
+
+def lower_bound(f: Function, g: Function, interval: tuple[float, float]) -> float:
+    """Give an eta so that for every Lipschitz h ``sup|f - h| >= eta`` or ``sup|g - h'| >= eta``.
+
+    Suprema are over the interval.  Up to quadrature and the choice of
+    points it is the largest such number (`best_pair` says where it comes from).
+
+    Parameters
+    ----------
+    f, g : callable
+        Elementwise on NumPy arrays or tensors of float64.
+    interval : (float, float)
+
+    Returns
+    -------
+    float
+        Never above the true optimum, as far as the estimated error of the quadrature and the
+        rounding of `f` and `g` go, which have been subtracted; exactly 0 where ``g = f'``.
+
+    Raises
+    ------
+    ValueError
+        If the interval is empty, `f` or `g` has a wrong shape or is not finite.
+    """
+    return best_pair(f, g, interval).eta
+
+
+def best_pair(f: Function, g: Function, interval: tuple[float, float]) -> Bound:
+    """Find the two points with the largest ``|f(t) - f(s) - integral of g| / (2 + t - s)``.
+
+    The integrals are those of a Gauss-Kronrod rule on cells that are halved where its two orders
+    differ; four times the difference is taken off the numerator.  Then the points next to the best
+    pair are looked at more closely.  Cost: n evaluations and a few passes over n numbers.
+    """
+    a, b = check_interval(interval)
+    probe = np.linspace(a, b, 9)
+    f, g = vectorised(f, "f", probe), vectorised(g, "g", probe)
+    x = _halved(g, np.linspace(a, b, _CELLS + 1))
+    best = Bound(0.0, a, b)
+    for _ in range(4):
+        part, error = _integrals(g, x[:-1], x[1:])
+        y, integral = f(x), np.append(0.0, np.cumsum(part))
+        # of f itself, and of its argument (|x| eps times the slope)
+        steep = np.abs(x).max() * np.abs(g(x)).max()
+        rounding = 8 * _EPS * (np.abs(y).max() + np.abs(part).sum() + steep)
+        error = np.append(0.0, np.cumsum(error + _EPS * np.abs(integral[1:])))
+        found = _ratio(x, y - integral, error, rounding)
+        best = max(best, found)
+        if best.eta == 0:
+            break
+        spots = np.searchsorted(x, [best.s, best.t])
+        beside = np.unique(np.clip(np.append(spots - 1, spots), 0, len(x) - 2))
+        x = np.unique(np.append(x, np.linspace(x[beside], x[beside + 1], 65)))
+    return best
+
+
+def closest(f: Function, g: Function, interval: tuple[float, float]) -> tuple[Array, Array]:
+    r"""Points and values of a function that attains the bound: the one of the proof of sharpness.
+
+    .. math:: h(x) = \eta + \min_s \bigl[ f(s) + \textstyle\int_s^x g + \eta\, |x - s| \bigr]
+
+    Returns
+    -------
+    x, h : array, shape (n,)
+    """
+    eta, s, t = best_pair(f, g, interval)
+    a, b = check_interval(interval)
+    x = np.unique(np.append(np.linspace(a, b, _CELLS + 1), [s, t]))
+    f, g = vectorised(f, "f", x), vectorised(g, "g", x)
+    integral = np.append(0.0, np.cumsum(_integrals(g, x[:-1], x[1:])[0]))
+    gap = f(x) - integral
+    left = np.minimum.accumulate(gap - eta * x) + eta * x
+    right = np.minimum.accumulate((gap + eta * x)[::-1])[::-1] - eta * x
+    return x, eta + integral + np.minimum(left, right)
+
+
+def _ratio(x: Array, gap: Array, error: Array, rounding: float) -> Bound:
+    """Dinkelbach: the best pair for a trial eta gives a better eta, until it does not.
+
+    For a given eta the pair with the largest ``sign (gap_t - gap_s) - error - eta (t - s)`` is
+    found in one pass with a running minimum: that is a term in t less the same term in s.
+    """
+    best = Bound(0.0, float(x[0]), float(x[-1]))
+    for sign in (1.0, -1.0):
+        term = sign * gap - error
+        while True:
+            height = term - best.eta * x
+            t = int((height - np.minimum.accumulate(height)).argmax())
+            s = int(height[: t + 1].argmin())
+            eta = (term[t] - term[s] - rounding) / (2 + x[t] - x[s]) * (1 - 8 * _EPS)
+            if not eta > best.eta:
+                break
+            best = Bound(float(eta), float(x[s]), float(x[t]))
+    return best
+
+
+_NODES = np.array(
+    [0.991455371120812639206854697526329, 0.949107912342758524526189684047851,
+     0.864864423359769072789712788640926, 0.741531185599394439863864773280788,
+     0.586087235467691130294144691693013, 0.405845151377397166906606412076961,
+     0.207784955007898467600689403773245, 0.0]
+)  # fmt: skip
+_KRONROD = np.array(
+    [0.022935322010529224963732008058970, 0.063092092629978553290700663189204,
+     0.104790010322250183839876322541518, 0.140653259715525918745189590510238,
+     0.169004726639267902826583426598550, 0.190350578064785409913256402421014,
+     0.204432940075298892414161999234649, 0.209482141084727828012999174891714]
+)  # fmt: skip
+_GAUSS = np.array(
+    [0.129484966168869693270611432679082, 0.279705391489276667901467771423780,
+     0.381830050505118944950369775488975, 0.417959183673469387755102040816327]
+)  # fmt: skip
+
+
+def _integrals(g: Callable[[Array], Array], left: Array, right: Array) -> tuple[Array, Array]:
+    """Integral over each cell by 15 points, and four times the distance to that by 7 of them."""
+    nodes = np.concatenate([-_NODES, _NODES[-2::-1]])
+    kronrod = np.concatenate([_KRONROD, _KRONROD[-2::-1]])
+    gauss = np.zeros(15)
+    gauss[1::2] = np.concatenate([_GAUSS, _GAUSS[-2::-1]])
+    half = (right - left) / 2
+    values = g((left[:, None] + half[:, None] * (1 + nodes)).ravel()).reshape(-1, 15)
+    best = half * (values @ kronrod)
+    return best, 4 * np.abs(best - half * (values @ gauss)) + 4 * _EPS * half * np.abs(values).max(
+        1
+    )
+
+
+def _halved(g: Callable[[Array], Array], x: Array) -> Array:
+    """Halve the cells whose share of the error is too large, as often as helps."""
+    for _ in range(40):
+        part, error = _integrals(g, x[:-1], x[1:])
+        split = error > 1e-13 * np.abs(part).sum() + 1e-300
+        middle = (x[:-1] + x[1:])[split] / 2
+        if not split.any() or len(x) + len(middle) > _MOST_CELLS:
+            break
+        if error[split].sum() < 1e-10 * np.abs(part).sum():
+            break
+        x = np.unique(np.append(x, middle))
+    return x

@@ -1,0 +1,187 @@
+r"""Theorem 2 in several dimensions: bounds from curves, and the best curve on a graph.
+
+Every curve from s to t bounds the eta of `compatibility` from below by
+``|f(t) - f(s) - integral of g| / (2 + length)``.  A loop can be run many times, and then the 2 no
+longer counts: circulation over length.
+
+Examples
+--------
+A rotation about the origin, on the unit circle: circulation 2 pi, length 2 pi.
+
+>>> import numpy as np
+>>> angle = np.linspace(0, 2 * np.pi, 101)
+>>> circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+>>> circle[-1] = circle[0]
+>>> bound = path_bound(lambda x: 0 * x[:, 0], lambda x: x[:, ::-1] * [-1, 1], circle)
+>>> round(bound, 3)
+1.0
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .sampling import Array, Function
+
+__all__ = ["Walk", "lattice", "path_bound", "walk_bound"]
+
+
+def path_bound(f: Function, g: Function, path: Any, *, order: int = 32) -> float:
+    """Bound of eta from one polygon: what f and g say about its ends, over 2 plus its length.
+
+    Parameters
+    ----------
+    f : callable
+        From points (n, d) to values (n,).
+    g : callable
+        From points (n, d) to (n, d).
+    path : array_like, shape (m, d), m >= 2
+        Corners.  If it ends where it begins the path is a loop; run many times it gives the
+        integral over the length, without the 2, and this is returned.
+    order : int
+        Points of the Gauss rule on each side.
+
+    Returns
+    -------
+    float
+        For gradients measured in the Euclidean norm.  Quadrature is not bounded here: choose
+        `order` so that it does not matter.
+    """
+    corners = np.asarray(path, dtype=np.float64)
+    if corners.ndim != 2 or len(corners) < 2 or not np.isfinite(corners).all():
+        raise ValueError(f"path has shape {corners.shape}; corners (m, d), m >= 2, are needed")
+    gain = _sides(g, corners[:-1], corners[1:], order).sum()
+    length = np.linalg.norm(np.diff(corners, axis=0), axis=1).sum()
+    if not length > 0:
+        raise ValueError("path has length 0; two different corners are needed")
+    loop = bool((corners[0] == corners[-1]).all())
+    rise = 0.0 if loop else float(np.subtract(*np.asarray(f(corners[[-1, 0]])).ravel()))
+    return float(abs(rise - gain) / (length if loop else 2 + length))
+
+
+def _sides(g: Function, start: Array, end: Array, order: int) -> Array:
+    """Integral of g along straight lines from `start` to `end` (m, d)."""
+    nodes, weights = np.polynomial.legendre.leggauss(order)
+    points = start[:, None] + (end - start)[:, None] * ((1 + nodes) / 2)[:, None]
+    values = np.asarray(g(points.reshape(-1, start.shape[1])), dtype=np.float64)
+    if values.shape != (points.shape[0] * order, start.shape[1]):
+        raise ValueError(f"g gives shape {values.shape}; that of its points (n, d) is needed")
+    return np.einsum("mkd,md,k->m", values.reshape(points.shape), end - start, weights / 2)
+
+
+class Walk(NamedTuple):
+    """A lower bound of eta and the polygon that gives it (closed if it ends where it begins)."""
+
+    eta: float
+    path: Array
+
+
+def walk_bound(f: Function, g: Function, points: Array, edges: NDArray[np.int64]) -> Walk:
+    """Best bound over all walks on a graph: a cycle of largest ratio, found like `best_pair`.
+
+    A function h on the nodes with ``|h - f| <= eta``, and ``|h_j - h_i - integral of g| <= eta
+    length`` on every edge, is a potential of a graph with one more node, joined to every other both
+    ways.  It exists if and only if no cycle has a negative length there (Farkas).  Bellman and
+    Ford's method finds such a cycle, its ratio is the next eta.
+
+    Parameters
+    ----------
+    f, g : callable
+        As for `path_bound`.
+    points : array, shape (n, d)
+    edges : array, shape (m, 2)
+        Pairs of points that are joined by a straight line, in one of the two directions.
+
+    Returns
+    -------
+    Walk
+        Its eta is that of `path_bound` for its path.
+    """
+    n, ends = len(points), np.concatenate([edges, edges[:, ::-1]])
+    values = np.asarray(f(points), dtype=np.float64).reshape(n)
+    gain = _sides(g, points[edges[:, 0]], points[edges[:, 1]], 8)
+    # an edge i -> j says h_j <= h_i + gain + eta length; node n is the number 0
+    hub, all_ = np.full(n, n), np.arange(n)
+    tail = np.concatenate([ends[:, 0], hub, all_])
+    head = np.concatenate([ends[:, 1], all_, hub])
+    price = np.concatenate([gain, -gain, values, -values])
+    length = np.linalg.norm(points[ends[:, 1]] - points[ends[:, 0]], axis=1)
+    length = np.concatenate([length, np.ones(2 * n)])
+    eta, best = 0.0, np.empty(0, dtype=np.int64)
+    while (cycle := _negative_cycle(tail, head, price + eta * length, n + 1)) is not None:
+        better = -price[cycle].sum() / length[cycle].sum()
+        if not better > eta * (1 + 1e-12):
+            break
+        eta, best = float(better), cycle
+    if not len(best):
+        return Walk(0.0, points[:0])
+    nodes = np.append(tail[best], tail[best[0]])
+    if (nodes == n).any():  # through the hub: an open path from s to t
+        k = int((nodes[:-1] == n).argmax())
+        nodes = np.roll(nodes[:-1], -k)[1:]
+    return Walk(eta, points[nodes])
+
+
+def lattice(n: int, reach: int = 1) -> tuple[Array, NDArray[np.int64]]:
+    """Points of an n x n grid on the unit square, and edges to all neighbours up to `reach` away.
+
+    Neighbours that lie in one direction are joined through the nearest.  With a larger reach walks
+    have more directions, and lengths come closer to Euclidean ones.
+    """
+    if n < 2 or reach < 1:
+        raise ValueError(f"n is {n} and reach {reach}; at least 2 and 1 are needed")
+    t, index = np.linspace(0, 1, n), np.arange(n * n).reshape(n, n)
+    points = np.stack(np.meshgrid(t, t, indexing="ij"), axis=-1).reshape(-1, 2)
+    edges = []
+    for i in range(min(reach, n - 1) + 1):
+        for j in range(-min(reach, n - 1), min(reach, n - 1) + 1):
+            if (i, j) > (0, 0) and np.gcd(i, abs(j)) == 1:
+                start = index[: n - i, max(0, -j) : n - max(0, j)]
+                end = index[i:, max(0, j) : n + min(0, j)]
+                edges.append(np.stack([start.ravel(), end.ravel()], axis=1))
+    return points, np.concatenate(edges)
+
+
+def _negative_cycle(tail: Array, head: Array, weight: Array, n: int) -> NDArray[np.int64] | None:
+    """Edges of a cycle of negative weight in order, or None (Bellman and Ford)."""
+    order = np.argsort(head, kind="stable")
+    groups = np.flatnonzero(np.diff(head[order], prepend=-1))
+    distance, parent = np.zeros(n), np.full(n, -1)
+    for step in range(n):
+        offer = (distance[tail] + weight)[order]
+        least = np.minimum.reduceat(offer, groups)
+        nodes = head[order][groups]
+        down = least < distance[nodes] - 1e-13 * (1 + np.abs(distance[nodes]))
+        if not down.any():
+            return None
+        first = np.minimum.reduceat(
+            np.where(offer == np.repeat(least, np.diff(np.append(groups, len(offer)))),
+                     np.arange(len(offer)), len(offer)), groups)  # fmt: skip
+        parent[nodes[down]] = order[first[down]]
+        distance[nodes[down]] = least[down]
+        if step % 16 == 15 or step == n - 1:
+            cycle = _loop(parent, tail)
+            if cycle is not None:
+                return cycle
+    return None
+
+
+def _loop(parent: NDArray[np.int64], tail: Array) -> NDArray[np.int64] | None:
+    """A cycle among the edges `parent`, if there is one."""
+    seen = np.zeros(len(parent), dtype=np.int64)
+    for root in range(len(parent)):
+        node = root
+        while seen[node] == 0 and parent[node] >= 0:
+            seen[node] = root + 1
+            node = int(tail[parent[node]])
+        if seen[node] == root + 1 and parent[node] >= 0:
+            loop, start = [], node
+            while True:
+                loop.append(int(parent[node]))
+                node = int(tail[parent[node]])
+                if node == start:
+                    return np.array(loop[::-1])
+    return None

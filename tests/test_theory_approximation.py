@@ -1,0 +1,394 @@
+"""Lemmas 1 and 2, Corollary 1, Theorem 1: bounds hold on dense grids, counts are right."""
+
+import importlib.util
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sobolev_lib.theory import ridges
+from sobolev_lib.theory.approximation import (
+    fewest_pieces,
+    least_slope_error,
+    line_network,
+    relu_network,
+)
+from sobolev_lib.theory.broken_line import broken_line
+from sobolev_lib.theory.ridges import Ridge
+
+needs_flint = pytest.mark.skipif(
+    importlib.util.find_spec("flint") is None,
+    reason='python-flint is not installed: pip install "sobolev-lib[theory]"',
+)
+quick = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def errors(net, f, df, low, high, n=5_011):
+    """Largest errors of value and slope on a dense grid, by autograd."""
+    x = torch.linspace(low, high, n, dtype=net.output.weight.dtype).clamp(low, high)
+    x.requires_grad_()
+    y = net(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    points = x.detach().double().numpy()
+    value_error = np.abs(y.detach().double().numpy() - f(points)).max()
+    return value_error, np.abs(slope.double().numpy() - df(points)).max()
+
+
+def assert_holds(net, f, df, low, high, eps):
+    value_error, slope_error = errors(net, f, df, low, high)
+    bounds = net.certificate
+    assert value_error <= bounds.value_error * (1 + 1e-9) + 1e-15
+    assert slope_error <= bounds.slope_error * (1 + 1e-9) + 1e-15
+    assert max(bounds.value_error, bounds.slope_error) <= eps == bounds.eps
+    assert bounds.least_pieces <= bounds.pieces <= len(net.slopes)
+
+
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def logistic_slope(x):
+    return np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))) ** 2
+
+
+def waves(parts):
+    """A sum of a sin(w x + p), its derivative, and the exact bound of its second derivative."""
+
+    def f(x):
+        return sum(a * np.sin(w * x + p) for a, w, p in parts)
+
+    def df(x):
+        return sum(a * w * np.cos(w * x + p) for a, w, p in parts)
+
+    return f, df, sum(abs(a) * w * w for a, w, _ in parts)
+
+
+wave_parts = st.lists(
+    st.tuples(st.floats(-3, 3), st.floats(0.1, 4), st.floats(0, 7)), min_size=1, max_size=3
+)
+
+
+@quick
+@given(
+    parts=wave_parts,
+    low=st.floats(-50, 50),
+    length=st.floats(0.1, 12),
+    share=st.floats(0.02, 0.8),
+    negative_slope=st.sampled_from([0.0, 0.01, 0.3, -1.0, -0.5]),
+    certified=st.booleans(),
+)
+def test_errors_stay_within_the_bound(parts, low, length, share, negative_slope, certified):
+    f, df, lipschitz = waves(parts)
+    eps = share * max(lipschitz, 0.1) / 4
+    how = {"lipschitz": lipschitz} if certified else {}
+    net = relu_network(f, df, (low, low + length), eps, negative_slope=negative_slope, **how)
+    assert net.certificate.certified is certified
+    assert_holds(net, f, df, low, low + length, eps)
+
+
+@quick
+@given(
+    coefficients=st.lists(st.floats(-2, 2), min_size=1, max_size=6),
+    low=st.sampled_from([-2.0, 0.0, 30.0, -1e3]),
+    power=st.integers(2, 4),
+)
+def test_polynomials_with_a_certain_modulus(coefficients, low, power):
+    p = np.polynomial.Polynomial(coefficients, domain=[low, low + 2], window=[-1, 1])
+    second = p.deriv(2)
+    bound = float(np.abs(second.coef).sum()) * 1.001 + 1e-9  # |u| <= 1 in the window
+    eps = 2.0**-power
+    net = relu_network(p, p.deriv(), (low, low + 2), eps, lipschitz=bound)
+    assert_holds(net, p, p.deriv(), low, low + 2, eps)
+
+
+@needs_flint
+@quick
+@given(rate=st.floats(0.2, 3), low=st.floats(-2, 2), length=st.floats(0.2, 3))
+def test_interval_arithmetic_certifies(rate, low, length):
+    def f(x):
+        return np.sin(rate * x * x) + np.exp(-x)
+
+    def df(x):
+        return 2 * rate * x * np.cos(rate * x * x) - np.exp(-x)
+
+    def ball(x):
+        return (rate * x * x).sin() + (-x).exp()
+
+    net = relu_network(f, df, (low, low + length), 0.5, ball=ball)
+    assert net.certificate.certified
+    assert_holds(net, f, df, low, low + length, 0.5)
+
+
+@needs_flint
+def test_what_interval_arithmetic_cannot_enclose_is_refused():
+    with pytest.raises(ValueError, match="f and ball disagree"):
+        relu_network(np.sin, np.cos, (0, 1), 0.1, ball=lambda x: x.cos())
+    with pytest.raises(ValueError, match="ball is not known"):
+        relu_network(np.sin, np.cos, (0, 1), 0.1, ball=lambda x: (x - 0.5).log())
+
+
+@pytest.mark.parametrize(
+    ("f", "df", "interval", "eps"),
+    [
+        (np.exp, np.exp, (-3.0, 4.0), 0.1),
+        (np.sin, np.cos, (1e6, 1e6 + 10), 0.01),
+        (np.sin, np.cos, (-60.0, 60.0), 0.05),
+        (lambda x: x**1.5, lambda x: 1.5 * np.sqrt(x), (0.0, 2.0), 0.02),
+        (lambda x: x * np.abs(x), lambda x: 2 * np.abs(x), (-1.0, 0.7), 0.01),
+        (lambda x: 1000 * x + np.sin(x), lambda x: 1000 + np.cos(x), (0.0, 6.0), 0.1),
+        (lambda x: 2.0, lambda x: 0.0, (-1.0, 1e4), 0.01),
+        (torch.tanh, lambda x: 1 - torch.tanh(x) ** 2, (-30.0, 40.0), 0.01),
+        (lambda x: x.sin(), lambda x: x.cos(), (0.0, 3.0), 0.01),
+    ],
+    ids=["exp", "far", "long", "C1 only", "kink of f'", "steep", "constant", "torch", "methods"],
+)
+def test_functions_as_people_write_them(f, df, interval, eps):
+    net = relu_network(f, df, interval, eps)
+
+    def plain(g):
+        def call(x):
+            try:
+                return np.asarray(g(x)) + 0 * x
+            except (TypeError, AttributeError):
+                return g(torch.from_numpy(x)).numpy()
+
+        return call
+
+    assert_holds(net, plain(f), plain(df), *interval, eps)
+
+
+def test_count_is_near_the_least_and_below_uniform():
+    eps, (low, high) = 0.3, (0.0, 5.0)
+    net = relu_network(np.exp, np.exp, (low, high), eps)
+    # f' = exp is monotone, so the least number is its change over 2 eps
+    least = math.ceil((math.exp(high) - 1) / (2 * eps))
+    assert least - 1 <= fewest_pieces(np.exp, (low, high), eps) <= least
+    assert net.certificate.pieces <= 1.03 * least + 1
+    assert net.certificate.pieces < (high - low) * math.exp(high) / (2 * eps) / 4
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 10, 100])
+def test_least_error_is_the_change_of_a_monotone_slope_over_twice_the_pieces(pieces):
+    exact = (math.exp(3) - 1) / (2 * pieces)
+    assert 0.98 * exact <= least_slope_error(np.exp, (0, 3), pieces) <= exact
+    with pytest.raises(ValueError, match="pieces is 0"):
+        least_slope_error(np.exp, (0, 3), 0)
+
+
+def test_long_gentle_pieces_do_not_lose_the_values():
+    """Slopes alone would allow a tail where the values drift by more than eps."""
+    net = relu_network(logistic, logistic_slope, (-40, 40), 0.01)
+    x = torch.linspace(-40, 40, 5001, dtype=torch.float64)
+    assert (net(x) - torch.sigmoid(x)).abs().max() <= 0.01
+    assert net.certificate.pieces <= 40
+
+
+def test_gradient_on_a_kink_is_that_of_a_side():
+    net = relu_network(np.sin, np.cos, (0, 6), 0.2)
+    x = net.kinks.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(net(x).sum(), x)
+    sides = torch.stack([net.slopes[:-1], net.slopes[1:]])
+    assert ((slope - sides).abs().amin(0) == 0).all()
+    assert (slope - net.kinks.cos()).abs().max() <= 0.2
+
+
+def test_float32_holds_what_it_can_and_refuses_the_rest():
+    net = relu_network(np.sin, np.cos, (0, 6), 0.05, dtype=torch.float32)
+    assert net.output.weight.dtype == torch.float32
+    assert_holds(net, np.sin, np.cos, 0, 6, 0.05)
+    with pytest.raises(ValueError, match="float32"):
+        relu_network(np.sin, np.cos, (1e6, 1e6 + 6), 0.05, dtype=torch.float32)
+    with pytest.raises(ValueError, match="float32 cannot hold"):
+        relu_network(lambda x: 1e6 + np.sin(x), np.cos, (0, 6), 0.01, dtype=torch.float32)
+
+
+def test_input_of_any_shape_and_many_points():
+    net = relu_network(np.sin, np.cos, (0, 6), 0.01)
+    x = torch.rand(3, 5, 1, dtype=torch.float64) * 6
+    assert net(x).shape == x.shape
+    many = torch.linspace(0, 6, 100_003, dtype=torch.float64, requires_grad=True)
+    net(many).sum().backward()  # in parts
+    piece = torch.searchsorted(net.kinks, many.detach())
+    assert torch.equal(many.grad, net.slopes[piece])
+    with pytest.raises(TypeError, match="float64 is needed"):
+        net(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": 0.0}, "eps is 0.0"),
+        ({"eps": -1}, "eps is -1"),
+        ({"eps": math.nan}, "eps is nan"),
+        ({"interval": (1.0, 1.0)}, "interval"),
+        ({"interval": (0.0, math.inf)}, "interval"),
+        ({"interval": 3.0}, "interval"),
+        ({"df": np.sin}, "f and df disagree"),
+        ({"df": lambda x: np.cos(x) + 0.1}, "f and df disagree"),
+        ({"f": lambda x: x[:-1]}, "f maps shape"),
+        ({"df": lambda x: np.stack([x, x], 1)}, "df maps shape"),
+        ({"df": lambda x: np.cos(x).astype(np.float32)}, "df answers .* float32"),
+        ({"f": lambda x: np.where(x < 1, x, np.nan)}, "f is not finite at 1"),
+        ({"f": np.abs, "df": np.sign, "interval": (-1.0, 1.1)}, "jumps"),
+        ({"eps": 1e-12}, "pieces"),
+        ({"lipschitz": 1.0, "modulus": lambda h: h}, "at most one"),
+        ({"lipschitz": -1.0}, "lipschitz is -1"),
+        ({"negative_slope": 1.0}, "negative_slope"),
+        ({"dtype": torch.float16}, "dtype"),
+    ],
+)
+def test_bad_input_is_refused_by_name(change, message):
+    arguments = {"f": np.sin, "df": np.cos, "interval": (0.0, 2.0), "eps": 0.1}
+    with pytest.raises(ValueError, match=message):
+        relu_network(**(arguments | change))
+
+
+def test_a_function_that_is_none_is_refused():
+    with pytest.raises(TypeError, match="df is 3"):
+        relu_network(np.sin, 3, (0, 1), 0.1)
+
+
+@pytest.mark.parametrize("negative_slope", [0.0, 0.1])
+def test_sigmoid_on_the_whole_line(negative_slope):
+    net = line_network(
+        logistic, logistic_slope, (-8, 8), 0.01, limits=(0, 1), lipschitz=0.1,
+        negative_slope=negative_slope,
+    )  # fmt: skip
+    assert_holds(net, logistic, logistic_slope, -300.0, 300.0, 0.01)
+    x = torch.tensor([-1e6, -9.0, 9.0, 1e6], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(net(x).sum(), x)
+    assert slope.abs().max() <= (0 if negative_slope == 0 else 1e-12)  # constant outside
+    with pytest.raises(ValueError, match="too short"):
+        line_network(logistic, logistic_slope, (-8, 3), 0.01, limits=(0, 1))
+
+
+@quick
+@given(
+    values=st.lists(st.floats(-5, 5), min_size=2, max_size=20),
+    negative_slope=st.sampled_from([0.0, 0.2, -1.0]),
+    seed=st.integers(0, 99),
+)
+def test_any_broken_line_is_a_network(values, negative_slope, seed):
+    knots = np.cumsum(0.1 + np.random.default_rng(seed).random(len(values)))
+    net = broken_line(knots, values, negative_slope=negative_slope)
+    x = np.linspace(knots[0], knots[-1], 999)
+    assert np.abs(net(torch.from_numpy(x)).numpy() - np.interp(x, knots, values)).max() < 1e-11
+    assert net.hidden.out_features == len(values) - 1
+
+
+@pytest.mark.parametrize("knots", [[0, 0, 1], [0, 1, math.nan], [1], [0, 1], [1e8, 1e8 + 1, 2e8]])
+def test_bad_knots_are_refused(knots):
+    with pytest.raises(ValueError, match="knots"):
+        broken_line(knots, [0.0, 1.0, 2.0], dtype=torch.float32)
+
+
+SQUARE = [(-math.pi, math.pi)] * 2
+
+
+def gradient_errors(net, f, df, box, n=2000):
+    """Largest error of value and gradient (Euclidean) at random points, and its mean square."""
+    low, high = torch.tensor(box, dtype=torch.float64).T
+    u = torch.rand(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (low + (high - low) * u).requires_grad_()
+    y = net(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    off = (slope - df(x.detach())).norm(dim=1)
+    value_error = (y.detach()[:, 0] - f(x.detach())).abs().max()
+    return value_error.item(), off.max().item(), off.square().mean().item()
+
+
+def bumps(x):
+    return torch.exp(x[:, 0].cos() + x[:, 1].sin())
+
+
+def bumps_slope(x):
+    return bumps(x)[:, None] * torch.stack([-x[:, 0].sin(), x[:, 1].cos()], dim=1)
+
+
+@quick
+@given(
+    directions=st.lists(
+        st.tuples(st.floats(-3, 3), st.floats(-3, 3)).filter(lambda w: math.hypot(*w) > 0.1),
+        min_size=1, max_size=4,
+    ),
+    negative_slope=st.sampled_from([0.0, 0.05]),
+)  # fmt: skip
+def test_sums_of_ridges_keep_their_budget(directions, negative_slope):
+    parts = [Ridge(w, np.sin, np.cos) for w in directions]
+    net = ridges.ridge_network(parts, [(-1, 1), (0, 2)], 0.3, negative_slope=negative_slope)
+    w = torch.tensor(directions, dtype=torch.float64)
+
+    def f(x):
+        return (x @ w.T).sin().sum(1)
+
+    def df(x):
+        return (x @ w.T).cos() @ w
+
+    value_error, slope_error, _ = gradient_errors(net, f, df, [(-1, 1), (0, 2)])
+    assert max(value_error, slope_error) <= 0.3
+
+
+@pytest.mark.parametrize("eps", [1.0, 0.3])
+def test_fourier_example_holds_its_bound(eps):
+    net, left_out = ridges.fourier_example(eps)
+    assert left_out < eps / 4
+    value_error, slope_error, _ = gradient_errors(net, bumps, bumps_slope, SQUARE)
+    assert max(value_error, slope_error) <= eps
+
+
+def test_fourier_series_is_that_of_the_function():
+    x = torch.rand(50, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    k = torch.tensor([w[1] for w in ridges.cosines(16)], dtype=torch.float64)
+    size, phase = (torch.tensor([w[j] for w in ridges.cosines(16)]).double() for j in (0, 2))
+    total = (size * (x @ k.T + phase).cos()).sum(1)
+    assert (total - bumps(x)).abs().max() < 1e-6  # coefficients and phases are rounded to float32
+
+
+def test_random_units_err_like_one_over_the_root_of_their_number():
+    def mean_square(n):
+        nets = [ridges.maurey_network(n, torch.Generator().manual_seed(s)) for s in range(6)]
+        return np.mean([gradient_errors(net, bumps, bumps_slope, SQUARE)[2] for net in nets])
+
+    few, many = mean_square(100), mean_square(1600)
+    assert 5 < few / many < 50  # 16 on average
+    with pytest.raises(ValueError, match="units is 0"):
+        ridges.maurey_network(0, torch.Generator())
+
+
+@pytest.mark.parametrize(("forget", "holds"), [(False, True), (True, False)])
+def test_budget_counts_coefficients_and_weights(forget, holds):
+    """f = 100 sigma(100 x): with the paper's eps / (2N), N = 1, its slope is wrong by hundreds."""
+    eps = 0.1
+    delta = eps / 2 if forget else ridges.sigmoid_budget([100.0], [[100.0]], eps)
+    reach = 5.0 if forget else 0.05  # a fine budget takes many pieces: a short interval shows it
+    line = relu_network(logistic, logistic_slope, (-reach, reach), delta, lipschitz=0.1)
+    part = ridges.merge([Ridge((100.0,), logistic, logistic_slope)], [line])
+    x = torch.linspace(-reach, reach, 999, dtype=torch.float64).div(100).requires_grad_()
+    (slope,) = torch.autograd.grad(100 * part(x[:, None]).sum(), x)
+    off = np.abs(slope.numpy() - 1e4 * logistic_slope(100 * x.detach().numpy())).max()
+    assert (off <= eps / 2) == holds
+    assert not forget or off > 100
+
+
+@pytest.mark.parametrize(("spacing", "error"), [(1.0, 0.1), (0.5, 6e-4), (0.3, 4e-7)])
+def test_a_cosine_is_a_sum_of_sigmoids(spacing, error):
+    coefficients, shifts, constant = ridges.sigmoid_cosine(math.pi, spacing)
+    t = np.linspace(-math.pi, math.pi, 501)
+    units = logistic((t[:, None] - shifts) / 0.3)
+    assert np.abs(constant + units @ coefficients - np.cos(t)).max() < error
+    slope = (units * (1 - units)) @ coefficients / 0.3
+    assert np.abs(slope + np.sin(t)).max() < error
+
+
+def test_boxes_and_shapes_are_checked():
+    part = Ridge((1.0, 1.0), np.sin, np.cos)
+    with pytest.raises(ValueError, match="box has 1"):
+        ridges.ridge_network([part], [(0, 1)], 0.1)
+    with pytest.raises(ValueError, match="eps"):
+        ridges.ridge_network([part], [(0, 1)] * 2, 0)
+    net = ridges.ridge_network([part], [(0, 1)] * 2, 0.5)
+    with pytest.raises(ValueError, match=r"x has shape \(3,\)"):
+        net(torch.zeros(3, dtype=torch.float64))

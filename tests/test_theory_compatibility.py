@@ -1,0 +1,203 @@
+"""Theorem 2: the bound is never above the optimum, is sharp, and vanishes where g = f'."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from sobolev_lib.theory.approximation import relu_network
+from sobolev_lib.theory.compatibility import best_pair, lower_bound
+from sobolev_lib.theory.walks import lattice, path_bound, walk_bound
+
+quick = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def linear_programme(f, integral, x):
+    """Least eta for which a function on the points x exists (the graph's optimum, from below)."""
+    n = len(x)
+    step = np.diff(x)
+    difference = np.zeros((n - 1, n + 1))
+    difference[np.arange(n - 1), np.arange(n - 1)] = -1
+    difference[np.arange(n - 1), np.arange(1, n)] = 1
+    near = np.hstack([np.eye(n), np.zeros((n, 1))])
+    rows, ends = [], []
+    gains = np.diff(integral(x))
+    for sign in (1, -1):
+        rows += [sign * near - np.eye(n + 1)[-1], sign * difference]
+        ends += [sign * f(x), sign * gains]
+        rows[-1][:, -1] = -step
+    cost = np.eye(n + 1)[-1]
+    found = linprog(cost, np.vstack(rows), np.concatenate(ends), bounds=(None, None))
+    return found.fun
+
+
+@quick
+@given(
+    a=st.floats(-2, 2), w=st.floats(0.3, 3), b=st.floats(-1, 1), v=st.floats(0.3, 3),
+    low=st.floats(-5, 5), length=st.floats(0.5, 6),
+)  # fmt: skip
+def test_bound_is_the_optimum_of_the_linear_programme(a, w, b, v, low, length):
+    def f(x):
+        return a * np.sin(w * x)
+
+    def integral(x):
+        return a * np.sin(w * x) + b * np.sin(v * x)
+
+    def g(x):
+        return a * w * np.cos(w * x) + b * v * np.cos(v * x)
+
+    eta = lower_bound(f, g, (low, low + length))
+    discrete = linear_programme(f, integral, np.linspace(low, low + length, 81))
+    assert eta >= discrete - 1e-9  # a function on the line is one on the points
+    assert eta <= discrete * 1.01 + 1e-3 * abs(b) * v
+
+
+@quick
+@given(shift=st.floats(-3, 3), length=st.floats(0.1, 30))
+def test_a_constant_offset_has_a_closed_form(shift, length):
+    eta = lower_bound(np.sin, lambda x: np.cos(x) + shift, (0, length))
+    exact = abs(shift) * length / (2 + length)
+    assert exact * (1 - 1e-9) - 1e-12 <= eta <= exact
+
+
+@pytest.mark.parametrize(
+    ("f", "df", "interval"),
+    [
+        (np.sin, np.cos, (0, 6)),
+        (np.exp, np.exp, (-3, 20)),
+        (torch.sin, torch.cos, (1e6, 1e6 + 6)),
+        (lambda x: np.sin(100 * x), lambda x: 100 * np.cos(100 * x), (1e3, 1e3 + 2)),
+        (lambda x: x**1.5, lambda x: 1.5 * np.sqrt(x), (0, 1)),
+        (lambda x: 3.0, lambda x: 0.0, (-5, 5)),
+        (lambda x: 1e8 + x**3, lambda x: 3 * x**2, (-2, 2)),
+    ],
+)
+def test_zero_where_g_is_the_derivative(f, df, interval):
+    assert lower_bound(f, df, interval) == 0.0
+
+
+def test_pair_at_a_jump_is_found_and_not_overstated():
+    c = 0.3712345
+    found = best_pair(lambda x: 0 * x, lambda x: np.sign(x - c), (0, 1))
+    exact = (1 - c) / (3 - c)
+    assert exact - 1e-6 < found.eta <= exact
+    assert found.s == pytest.approx(c, abs=1e-5) and found.t == 1
+
+
+def test_no_network_beats_it():
+    """A broken line that follows f, and one that follows g, and all between."""
+    eta = lower_bound(np.sin, lambda x: np.cos(x) + 0.3, (0, 6))
+    x = torch.linspace(0, 6, 4001, dtype=torch.float64)
+    ends = []
+    for share in np.linspace(0, 1, 9):
+        net = relu_network(
+            lambda x, s=share: np.sin(x) + 0.3 * s * (x - 3),
+            lambda x, s=share: np.cos(x) + 0.3 * s,
+            (0, 6), 0.01,
+        )  # fmt: skip
+        z = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(net(z).sum(), z)
+        errors = (net(x) - x.sin()).abs().max(), (slope - x.cos() - 0.3).abs().max()
+        ends.append(max(errors).item())
+    assert min(ends) >= eta
+    assert min(ends) < eta + 0.02  # a function with slope error 0.225 is among them
+
+
+@pytest.mark.parametrize("interval", [(1, 1), (2, 1), (0, math.nan), "ab"])
+def test_empty_intervals_are_refused(interval):
+    with pytest.raises(ValueError, match="interval"):
+        lower_bound(np.sin, np.cos, interval)
+
+
+def test_functions_are_checked_by_name():
+    with pytest.raises(ValueError, match="g maps shape"):
+        lower_bound(np.sin, lambda x: x[1:], (0, 1))
+    with pytest.raises(ValueError, match="f is not finite"):
+        lower_bound(lambda x: x * np.inf, np.cos, (1, 2))
+    with pytest.raises(TypeError, match="g is None"):
+        lower_bound(np.sin, None, (0, 1))
+
+
+def rotation(x):
+    return (x - 0.5)[:, ::-1] * [-1, 1]
+
+
+def nothing(x):
+    return 0 * x[:, 0]
+
+
+CHEEGER = 2 / (2 + math.sqrt(math.pi))  # twice the inverse Cheeger constant of the unit square
+
+
+def test_best_walk_for_a_rotation_is_a_loop_near_the_cheeger_set():
+    bounds = [walk_bound(nothing, rotation, *lattice(n, r)) for n, r in ((9, 1), (15, 2), (21, 4))]
+    for found in bounds:
+        assert (found.path[0] == found.path[-1]).all()
+        assert path_bound(nothing, rotation, found.path) == pytest.approx(found.eta)
+        assert found.eta < CHEEGER
+    assert bounds[0].eta < bounds[1].eta < bounds[2].eta
+    assert bounds[-1].eta > 0.99 * CHEEGER
+
+
+def test_best_walk_for_an_open_problem_is_a_path():
+    found = walk_bound(lambda x: x[:, 0], lambda x: 0 * x, *lattice(7))
+    assert found.eta == pytest.approx(1 / 3)
+    assert found.path[0][0] != found.path[-1][0]
+
+
+def test_a_gradient_has_no_bound():
+    def f(x):
+        return x[:, 0] ** 2 * x[:, 1]
+
+    def g(x):
+        return np.stack([2 * x[:, 0] * x[:, 1], x[:, 0] ** 2], axis=1)
+
+    assert walk_bound(f, g, *lattice(7, 2)).eta < 1e-12
+
+
+@quick
+@given(scale=st.floats(0.1, 5), tilt=st.floats(-2, 2), bend=st.floats(-2, 2))
+def test_walks_solve_the_linear_programme_of_their_graph(scale, tilt, bend):
+    points, edges = lattice(4)
+
+    def f(x):
+        return tilt * x[:, 0] + bend * x[:, 0] * x[:, 1]
+
+    def g(x):
+        return scale * rotation(x) + np.stack([0 * x[:, 0], bend * x[:, 0]], axis=1)
+
+    n, m = len(points), len(edges)
+    gain = np.array([
+        np.mean([g(points[[i]] * (1 - t) + points[[j]] * t)[0] for t in (0.5,)], axis=0)
+        @ (points[j] - points[i])
+        for i, j in edges
+    ])  # fmt: skip
+    length = np.linalg.norm(points[edges[:, 1]] - points[edges[:, 0]], axis=1)
+    move = np.zeros((m, n + 1))
+    move[np.arange(m), edges[:, 0]], move[np.arange(m), edges[:, 1]] = -1, 1
+    near = np.hstack([np.eye(n), np.zeros((n, 1))])
+    rows, ends = [], []
+    for sign in (1, -1):
+        part = sign * move
+        part[:, -1] = -length
+        rows += [sign * near - np.eye(n + 1)[-1], part]
+        ends += [sign * f(points), sign * gain]
+    optimum = linprog(
+        np.eye(n + 1)[-1], np.vstack(rows), np.concatenate(ends), bounds=(None, None)
+    ).fun  # fmt: skip
+    assert walk_bound(f, g, points, edges).eta == pytest.approx(optimum, abs=1e-9)
+
+
+def test_paths_are_checked():
+    with pytest.raises(ValueError, match="path has shape"):
+        path_bound(nothing, rotation, [0.0, 1.0])
+    with pytest.raises(ValueError, match="length 0"):
+        path_bound(nothing, rotation, [[0.0, 1.0], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="g gives shape"):
+        path_bound(nothing, lambda x: x[:, 0], [[0.0, 1.0], [1.0, 1.0]])
+    with pytest.raises(ValueError, match="n is 1"):
+        lattice(1)
