@@ -1,6 +1,6 @@
 """Figures of Table 1, of the digits, and of how synthetic gradients are aligned.
 
-They draw the numbers of :mod:`.results`, whatever runs are there; an arm without runs gives a card
+They draw the numbers of ``results`` in this folder, whatever runs are there; an arm without runs gives a card
 that says so.
 """
 
@@ -287,7 +287,7 @@ def cosine_over_training(
 ) -> Figure:
     """Cosine of synthetic and true gradient over training, a panel for each split.
 
-    ``metric`` as for :meth:`.results.Group.cosine`, here and below.
+    ``metric`` as for :meth:`~sobolev_lib.synthetic_gradients.results.Group.cosine`, here and below.
     """
     return _by_split(arm, rows, records, metric, LABELS[metric])
 

@@ -125,7 +125,7 @@ def measure(
     seconds : float
         Time for each setting and round.
     device, compiled
-        See :class:`.training.Training`.
+        See :class:`~sobolev_lib.synthetic_gradients.training.Training`.
     rounds : int
         Rounds over all settings: other work on the machine then hits all alike.
 
