@@ -1,4 +1,4 @@
-"""Figures of the regression experiment: they draw what ``regression.results`` and the grids hold."""
+"""Figures of the regression experiment; they draw what ``results`` and the grids hold."""
 
 from __future__ import annotations
 

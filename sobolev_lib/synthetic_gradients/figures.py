@@ -1,7 +1,7 @@
 """Figures of Table 1, of the digits, and of how synthetic gradients are aligned.
 
-They draw the numbers of ``results`` in this folder, whatever runs are there; an arm without runs gives a card
-that says so.
+They draw the numbers of ``results`` in this folder, whatever runs are there; an arm
+without runs gives a card that says so.
 """
 
 from __future__ import annotations
