@@ -10,7 +10,7 @@ from book_files import ROOT
 from torch import nn
 
 from sobolev_lib.figures import style
-from sobolev_lib.synthetic_gradients import MODES, decouple, schemes
+from sobolev_lib.synthetic_gradients import MODES, decouple, instrument_figures, schemes
 from sobolev_lib.synthetic_gradients import modules as sg
 from sobolev_lib.synthetic_gradients.schemes import KINDS, PHASES, SCHEMES, Arrow, Node, Scheme
 
@@ -30,7 +30,7 @@ def test_every_mode_of_the_library_has_a_diagram():
 def test_the_diagram_supervises_what_the_library_trains_on(scheme):
     """A module of the library is asked which targets its loss depends on."""
     wanted = set()
-    if scheme.key in sg.KINDS and scheme.key != "noprop":
+    if scheme.key in sg.SG_MODES and scheme.key != "noprop":
         torch.manual_seed(0)
         module = sg.build(scheme.key, (5,), 3)
         h, y = torch.randn(4, 5), torch.tensor([0, 2, 1, 1])
@@ -203,7 +203,7 @@ def test_unknown_schemes_are_refused():
 def test_fields_point_downhill_in_both_colours():
     h = torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0]])
     true = torch.tensor([[1.0, 0.0], [0.0, -2.0], [0.5, 0.5]])
-    fig = schemes.draw_fields(h, true, {"One": 2 * true, "Two": -true}, seen=h[:1])
+    fig = instrument_figures.draw_fields(h, true, {"One": 2 * true, "Two": -true}, seen=h[:1])
     fig.canvas.draw()
     for ax, factor in zip(fig.axes, (2, -1), strict=True):
         blue, orange = ax.collections
@@ -213,4 +213,4 @@ def test_fields_point_downhill_in_both_colours():
         assert len(ax.lines) == 1
     style.close(fig)
     with pytest.raises(ValueError, match=r"Two has shape \(3, 1\); \(3, 2\) is needed"):
-        schemes.draw_fields(h, true, {"One": true, "Two": true[:, :1]})
+        instrument_figures.draw_fields(h, true, {"One": true, "Two": true[:, :1]})

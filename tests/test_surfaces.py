@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sobolev_lib.functions import FUNCTIONS
+from sobolev_lib.regression import arms
 from sobolev_lib.regression import grids as surfaces
 from sobolev_lib.regression import training as regression
 
@@ -29,8 +30,8 @@ def test_truth():
 
 
 def test_collect_and_load(tmp_path, monkeypatch):
-    short = {"paper": [{"steps": 3}]}
-    monkeypatch.setattr(regression, "ARMS", short)
+    short = {"paper": {"steps": 3}}
+    monkeypatch.setattr(arms, "ARMS", short)
     for seed in (0, 1):
         regression.train(regression.settings("paper", [20]), seed, folder=tmp_path / "states")
     written = surfaces.collect(

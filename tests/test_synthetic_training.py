@@ -512,7 +512,6 @@ def test_compiled_segments_are_traced_and_give_the_same_gradients(row):
         (["--first-seed", "-1"], "at least 0"),
         (["--batch", "0"], "at least 1"),
         (["--device", "gpu"], "--device is 'gpu'; it must be cpu, cuda or cuda:K"),
-        (["--seconds", "1", "--workers", "2"], "--seconds needs one process"),
     ],
 )
 def test_bad_arguments_are_named(words, said, capsys, tmp_path):

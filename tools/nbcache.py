@@ -33,7 +33,7 @@ WATCHED = {
     "data": {".csv", ".gz", ".json", ".jsonl", ".npz", ".safetensors"},
 }
 # What a reader's own runs leave below data/; .gitignore names the same folders.
-UNWATCHED = ("data/states", "data/images")
+UNWATCHED = ("data/states", "data/images", "data/cache")
 PINS = "requirements.lock"
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +183,14 @@ class Recording:
                 notes = json.loads(file["notes"].tobytes())
             if digest(actions) != notes["actions"]:
                 raise ValueError("the actions do not have the hash that is noted")
-        except (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (
+            ValueError,
+            LookupError,
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise RecordingError(
                 f"recording {path} is damaged ({error}); restore it: git checkout -- {path.name}"
             ) from error

@@ -162,10 +162,10 @@ class Trainer:
             rewards[t] = torch.from_numpy(numpy.sign(reward))
             ends[t] = torch.from_numpy(lost)
         columns = (torch.stack(column) for column in zip(*rows, strict=True))
-        seen, actions, logs, values, *more = columns
+        seen, actions, logs, values, *rest = columns
         last = self.answer(self.observe(self.consoles).to(self.device))[1].cpu()
         gains = advantages(rewards, values, ends, last, s.discount, s.trace)
-        batch = (seen, actions, logs, gains, gains + values, *more)
+        batch = (seen, actions, logs, gains, gains + values, *rest)
         return tuple(x.flatten(0, 1).to(self.device) for x in batch)
 
     def answer(self, seen: Tensor) -> tuple[Tensor, Tensor]:

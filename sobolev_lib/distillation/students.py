@@ -135,7 +135,7 @@ class Training:
         torch.manual_seed(seed)
         self.generator = torch.Generator().manual_seed(seed)
         self.net = Student(train.logs.shape[1], settings.activation)
-        self.net = self.net.to(memory_format=torch.channels_last)
+        self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.net.parameters(), settings.learning_rate)
         element = {"norm": norm, "squared": squared}[settings.norm]
         self.loss = SobolevLoss(
@@ -238,7 +238,7 @@ def load_teacher(game: str) -> tuple[Teacher, dict[str, Any]]:
     """Return the committed teacher; its notes have the file's SHA-256 as ``weights``."""
     path = weights.folder() / f"teacher-{game}.safetensors"
     net, notes = weights.load(path, Teacher(len(game_named(game).actions)))
-    net = net.to(memory_format=torch.channels_last)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net, notes | {"weights": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 

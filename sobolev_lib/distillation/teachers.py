@@ -140,7 +140,7 @@ class PixelTrainer(Trainer):
         torch.manual_seed(settings.seed)
         width = expert.policy.in_features if expert else 1
         net = Hinted(len(game_named(settings.game).actions), width)
-        net = net.to(memory_format=torch.channels_last)
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         games: Games
         if device == "cpu":
             games = Consoles(settings.game, settings.games, settings.seed, frames=True)

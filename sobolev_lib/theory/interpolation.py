@@ -120,11 +120,8 @@ def errors(
     """
     before = next(net.parameters()).dtype
     net.to(dtype)
-    # one hidden layer of the paper's size times a thousand points does not fit every memory
-    batches = [
-        derivatives.value_and_derivatives(net, z, create_graph=False)
-        for z in x.to(dtype).split(100)
-    ]
+    with torch.no_grad():  # one batch at a time: a thousand points do not fit every memory
+        batches = [derivatives.value_and_derivatives(net, z) for z in x.to(dtype).split(100)]
     net.to(before)
     value, gradient = (torch.cat(part).double() for part in zip(*batches, strict=True))
     return Errors((value[:, 0] - y).abs().max().item(), (gradient[:, 0] - dy).abs().max().item())
