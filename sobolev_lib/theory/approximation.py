@@ -9,8 +9,8 @@ certificate.
 
 Theorem 1, in several variables, is in `ridges`.
 
-Examples
---------
+For example:
+
 >>> import torch
 >>> net = relu_network(torch.sin, torch.cos, (0.0, 6.0), eps=0.05, lipschitz=1.0)
 >>> x = torch.linspace(0, 6, 1001, dtype=torch.float64)

@@ -10,8 +10,8 @@ Theorem 2 (`lower_bound`).  In the plane the best curve may be a loop; `walks` f
 
 The bounds hold for every Lipschitz h, hence for ReLU networks, which are not C1.
 
-Examples
---------
+For example:
+
 >>> import numpy as np
 >>> round(lower_bound(np.sin, lambda x: np.cos(x) + 0.3, (0.0, 6.0)), 6)  # 6 * 0.3 / (2 + 6)
 0.225
