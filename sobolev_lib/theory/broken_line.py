@@ -3,7 +3,7 @@
 Any continuous function of one variable that is made of finitely many affine pieces is a sum of
 ReLUs: one unit for the affine part and one for each kink, weighted by the jump of the slope there.
 
-.. rubric:: Examples
+For example:
 
 >>> import torch
 >>> hat = broken_line([0.0, 1.0, 2.0], [0.0, 1.0, 0.0])

@@ -10,7 +10,7 @@ Theorem 2 (`lower_bound`).  In the plane the best curve may be a loop; `walks` f
 
 The bounds hold for every Lipschitz h, hence for ReLU networks, which are not C1.
 
-.. rubric:: Examples
+For example:
 
 >>> import numpy as np
 >>> round(lower_bound(np.sin, lambda x: np.cos(x) + 0.3, (0.0, 6.0)), 6)  # 6 * 0.3 / (2 + 6)

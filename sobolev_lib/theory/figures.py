@@ -18,7 +18,7 @@ from .ridges import HiddenLayer
 from .sampling import Array
 
 _SQUARE = math.pi
-_WIDTH = 3.7  # inches: fits a phone without shrinking or scrolling
+_WIDTH = 3.45  # inches: fits a phone without shrinking or scrolling
 
 Plain = Callable[[Array], Array]
 

@@ -11,7 +11,7 @@ known within :math:`\delta_j` in value and slope, then the sum is known within
 .. math:: \sum_j \delta_j \quad\text{in value and}\quad \sum_j \delta_j \lVert w_j\rVert
    \quad\text{in gradient.}
 
-.. rubric:: Examples
+For example:
 
 >>> import torch
 >>> bowl = [Ridge((1.0, 1.0), lambda t: t**2, lambda t: 2 * t),

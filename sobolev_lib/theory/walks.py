@@ -4,8 +4,6 @@ Every curve from s to t bounds the eta of `compatibility` from below by
 ``|f(t) - f(s) - integral of g| / (2 + length)``.  A loop can be run many times, and then the 2 no
 longer counts: circulation over length.
 
-.. rubric:: Examples
-
 A rotation about the origin, on the unit circle: circulation 2 pi, length 2 pi.
 
 >>> import numpy as np
