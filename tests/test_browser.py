@@ -60,9 +60,12 @@ def test_page(built_page, name, view):
 
 
 @pytest.mark.parametrize("origin", ["http", "file"])
-def test_the_front_door_leads_to_the_first_chapter(built_page, origin):
+@pytest.mark.parametrize("page_behind", ["loss", "use_it", "results"])
+def test_the_front_door_has_three_ways_on(built_page, origin, page_behind):
     page = built_page("index.html", origin=origin)
-    assert page.locator("h1").first.inner_text().startswith("Welcome")
+    assert page.locator("h1").first.inner_text().startswith("Sobolev Training")
+    page.locator(f".sd-card:has(a[href$='{page_behind}.html'])").click()
+    page.wait_for_url(f"**/{page_behind}.html")
 
 
 @pytest.mark.parametrize("origin", ["http", "file"])
