@@ -167,7 +167,8 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         random = check_random_state(self.random_state)
         *seeds, shuffles = random.randint(2**31 - 1, size=self.n_estimators + 1).tolist()
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.model_ = Normalized(self._stack(x.shape[1], outputs, sources)).fit(x, values)
+        stack = self._stack(x.shape[1], outputs, sources)
+        self.model_ = Normalized(stack).fit(x, values)
         x, values, slopes = self.model_.normalise(x, values, slopes)
         weight = self._weights(slopes)
         self.derivative_weight_ = weight.numpy()
@@ -175,7 +176,7 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         training, held_out = ([self._columns(x, values, slopes, rows) for rows in part]
                               for part in zip(*splits, strict=True))  # fmt: skip
         self.history_: History = fit_stack(
-            self.model_.model,
+            stack,
             _together(training),
             weight.repeat(self.n_estimators),
             steps=self.steps,
@@ -307,7 +308,8 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError("fit requires y to be passed, but the target y is None")
         x = validate_data(self, X, dtype=np.float64, ensure_min_samples=1)
         options: dict[str, Any] = {
-            "dtype": np.float64, "ensure_all_finite": "allow-nan", "ensure_2d": False, "allow_nd": True,
+            "dtype": np.float64, "ensure_all_finite": "allow-nan",
+            "ensure_2d": False, "allow_nd": True,
         }  # fmt: skip
         values = check_array(y, **options, input_name="y")
         if values.ndim > 2:
