@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -137,12 +137,11 @@ def errors(
         Names of the axes.
     """
     fig, ax = style.figure(width="narrow", height=3.6)
-    drawn = []
     for name, (look, found) in lines.items():
         logs = [interval(e.log10().tolist()).map(lambda v: 10.0**v) for e in found.values()]
-        ends = {"low": [i.low for i in logs], "high": [i.high for i in logs]}
-        centres: Sequence[float] = [i.centre for i in logs]
-        drawn.append(style.curve(ax, list(found), centres, look, label=name, **ends))
+        low, high = [i.low for i in logs], [i.high for i in logs]
+        centres = [i.centre for i in logs]
+        style.curve(ax, list(found), centres, look, label=name, low=low, high=high)
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     ticks = sorted({x for _, found in lines.values() for x in found})
     ax.set_xticks(ticks, labels=[f"{x:g}" for x in ticks])
