@@ -223,7 +223,7 @@ def home(tmp_path, monkeypatch):
     _, notes = students.load_teacher("breakout")
     actions = iter(numpy.random.default_rng(0).integers(0, 4, (300, 2)))
     made = data.record(
-        "breakout", lambda s: next(actions), 1, {"weights": notes["weights"]}, 300, 2, quiet=True
+        "breakout", lambda s: next(actions), 1, {"weights": notes["weights"]}, 600, 2, quiet=True
     )
     made.save(data.folder() / "breakout.npz")
     return tmp_path

@@ -76,6 +76,8 @@ def add(steps: Any) -> None:
         folder = ledger.default_folder().parent / "states"
         parser.add_argument("--states", type=Path, default=folder)
     recorder.add_argument("--seed", type=int, default=0)
+    recorder.add_argument("--states", type=int, default=data.STATES, help="of all streams together")
+    recorder.add_argument("--streams", type=int, default=data.STREAMS, help="games side by side")
     _add_students(student)
     expert.set_defaults(act=_expert)
     teacher.set_defaults(act=_teacher)
@@ -167,7 +169,10 @@ def _record(options: argparse.Namespace) -> str:
 
     kept = {"teacher": notes, "weights": notes["weights"]}
     path = data.folder() / f"{options.game}.npz"
-    made = data.record(options.game, choose, options.seed, kept, quiet=options.quiet)
+    made = data.record(
+        options.game, choose, options.seed, kept, options.states, options.streams, options.quiet,
+        data.cache_folder(),
+    )  # fmt: skip
     made.save(path)
     return f"{options.game}: {made.actions.size} states in {path}"
 
