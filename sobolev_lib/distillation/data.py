@@ -168,6 +168,11 @@ class Recording:
             numpy.savez_compressed(file, actions=self.actions, notes=notes)
         os.replace(part, path)
 
+    @staticmethod
+    def there(game: str) -> bool:
+        """Whether a recording of a game is committed."""
+        return (folder() / f"{game}.npz").exists()
+
     @classmethod
     def load(cls, path: Path) -> Recording:
         """Read a recording.
