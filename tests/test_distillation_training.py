@@ -456,7 +456,8 @@ def test_another_teachers_recording_is_refused(home):
         ({"method": "kl"}, "values, sobolev"),
         ({"norm": "l1"}, "norm, squared"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"alpha": -1.0}, "alpha -1.0"),
+        ({"alpha": -1.0}, "alpha is -1.0"),
+        ({"games": 1}, "at least 2"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes, said):
