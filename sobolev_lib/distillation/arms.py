@@ -33,7 +33,7 @@ TEST_STATES = 3_000
 LONGEST = 5_000  # decisions of a student's game: one that never serves would wait for ever
 
 RATES = (1e-3, 3e-4, 1e-4)
-ALPHAS = (0.01, 0.1, 1.0)
+ALPHAS = (0.1, 1.0, 10.0)
 PILOT: dict[str, Any] = {"fraction": 0.05, "updates": 200, "points": 4, "games": 0}
 PILOT_SEED = 1_000
 PILOTED: dict[str, dict[str, Any]] = {
