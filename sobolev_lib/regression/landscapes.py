@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sobolev_lib.figures import style
 from sobolev_lib.functions import FUNCTIONS, BenchmarkFunction
-from sobolev_lib.regression.signal import BUKIN_TAIL, MINIMA, Signal, grid, running_mean, signal
+from sobolev_lib.regression.signal import BUKIN_TAIL, MINIMA, Signal, running_mean, signal
 
 _DARK = "#222222"
 
@@ -24,15 +24,20 @@ _DARK = "#222222"
 def _field(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Cell centres and arrows (side, side, 2), arrows of length <= 1 in cells; slope sizes."""
     low, high = np.array(f.domain).T
-    steps = (np.arange(side) + 0.5) / side
-    centres = np.stack(np.meshgrid(*(low[k] + (high - low)[k] * steps for k in (0, 1))), -1)
-    slopes = f.gradient(torch.from_numpy(centres)).numpy()
+    centres = f.grid(side, centres=True)
+    slopes = f.gradient(centres).numpy()
     sizes = np.linalg.norm(slopes, axis=-1, keepdims=True)
     # square roots, so that small slopes stay visible beside large ones
     lengths = np.sqrt(sizes / np.quantile(sizes, 0.95)).clip(max=1)
     ahead = slopes / (high - low)
     ahead /= np.linalg.norm(ahead, axis=-1, keepdims=True).clip(min=1e-300)
-    return centres, ahead * lengths, sizes[..., 0]
+    return centres.numpy(), ahead * lengths, sizes[..., 0]
+
+
+def _surface(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], ...]:
+    """Coordinates and values on a grid, each (side, side)."""
+    points = f.grid(side)
+    return points[..., 0].numpy(), points[..., 1].numpy(), f(points)[..., 0].numpy()
 
 
 def draw_surfaces(side: int = 61) -> Figure:
@@ -41,7 +46,7 @@ def draw_surfaces(side: int = 61) -> Figure:
         4, 2, width=5.6, height=9.4, subplot_kw={"projection": "3d", "computed_zorder": False}
     )
     for ax, f in zip(axes.flat, FUNCTIONS.values(), strict=False):
-        x, y, z = grid(f, side)
+        x, y, z = _surface(f, side)
         surface = ax.plot_surface(x, y, z, cmap=style.FIELD_CMAP, rcount=side, ccount=side, lw=0)
         surface.set_rasterized(True)  # thousands of facets: an image inside the drawing
         ax.set_title(f.title, loc="center", pad=-4)
@@ -59,7 +64,7 @@ def draw_fields(side: int = 81, arrows: int = 13) -> Figure:
     """Draw maps of the seven functions with contours, gradient fields and global minima."""
     fig, axes = style.figure(4, 2, width=5.6, height=9.4)
     for ax, f in zip(axes.flat, FUNCTIONS.values(), strict=False):
-        x, y, z = grid(f, side)
+        x, y, z = _surface(f, side)
         mesh = ax.pcolormesh(x, y, z, shading="gouraud", cmap=style.FIELD_CMAP)
         mesh.set_rasterized(True)
         levels = np.unique(np.quantile(z, [0.05, 0.15, 0.3, 0.5, 0.7, 0.9]))

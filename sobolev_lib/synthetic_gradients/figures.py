@@ -387,13 +387,31 @@ def _over_splits(record: Record, name: str) -> tuple[Sequence[int], Sequence[flo
 # --- cosines -------------------------------------------------------------------------------------
 
 
-def _measured(
-    arms: Sequence[str], rows: Sequence[str], records: Records | None, metric: str
-) -> list[Group]:
-    """Experiments in which that cosine was measured for some row."""
+def _panel_per_arm(
+    arms: Sequence[str],
+    rows: Sequence[str],
+    records: Records | None,
+    metric: str,
+    draw: Callable[[Axes, Group, list[str]], None],
+    label: str,
+    *,
+    dots: bool = False,
+    **options: Any,
+) -> Figure:
+    """A panel for each arm in which that cosine was measured; `draw` gets the rows that have it."""
     every = results.read() if records is None else records
     found = [g for g in (results.group(every, arm) for arm in arms) if g]
-    return [g for g in found if any(len(g.cosine(row, metric)) for row in rows)]
+    shown = [(g, [row for row in rows if len(g.cosine(row, metric))]) for g in found]
+    shown = [(g, own) for g, own in shown if own]
+    if not shown:
+        return nothing(arms[0])
+    fig, panels = _grid(len(shown), **options)
+    for ax, (g, own) in zip(panels, shown, strict=True):
+        draw(ax, g, own)
+        ax.set_title(g.short)
+    fig.supylabel(label, fontsize=10)
+    legend(fig, [row for row in rows if any(row in own for _, own in shown)], dots)
+    return fig
 
 
 def cosine_by_split(
@@ -403,12 +421,8 @@ def cosine_by_split(
     metric: str = "cosine",
 ) -> Figure:
     """Cosine late in training (last fifth), by split: a panel for each arm that has runs."""
-    found = _measured(arms, rows, records, metric)
-    if not found:
-        return nothing(arms[0])
-    fig, panels = _grid(len(found), sharey=True)
-    for ax, g in zip(panels, found, strict=True):
-        shown = [row for row in rows if len(g.cosine(row, metric))]
+
+    def draw(ax: Axes, g: Group, shown: list[str]) -> None:
         shifts = np.linspace(-0.3, 0.3, len(shown)) if len(shown) > 1 else np.zeros(1)
         for row, shift in zip(shown, shifts, strict=True):
             for split, values in enumerate(g.cosine(row, metric).T):
@@ -417,12 +431,11 @@ def cosine_by_split(
         splits = g.config["splits"]
         ax.set_xticks(range(len(splits)), splits)
         # few seeds have intervals that leave the range of a cosine
-        ax.set(title=g.short, xlim=(-0.5, len(splits) - 0.5), ylim=(-0.4, 1.02))
+        ax.set(xlim=(-0.5, len(splits) - 0.5), ylim=(-0.4, 1.02))
         marks.line_at_zero(ax)
         ax.grid(visible=False, axis="x")
-    fig.supylabel(LABELS[metric], fontsize=10)
-    legend(fig, [row for row in rows if any(len(g.cosine(row, metric)) for g in found)])
-    return fig
+
+    return _panel_per_arm(arms, rows, records, metric, draw, LABELS[metric], sharey=True)
 
 
 def accuracy_against_cosine(
@@ -432,23 +445,18 @@ def accuracy_against_cosine(
     metric: str = "cosine",
 ) -> Figure:
     """Test accuracy against mean cosine over splits: one dot a seed, the centre of a row larger."""
-    found = _measured(arms, rows, records, metric)
-    if not found:
-        return nothing(arms[0])
-    fig, panels = _grid(len(found))
-    for ax, g in zip(panels, found, strict=True):
-        for row in rows:
-            cosines = g.values(row, metric)
-            _cloud(
-                ax, row, [(c, g.values(row)[s]) for s, c in cosines.items() if s in g.values(row)]
-            )
+
+    def draw(ax: Axes, g: Group, shown: list[str]) -> None:
+        for row in shown:
+            cosines, top1 = g.values(row, metric), g.values(row)
+            _cloud(ax, row, [(c, top1[seed]) for seed, c in cosines.items() if seed in top1])
         reference = list(g.values("backprop").values())
         if reference:
             ax.axhline(float(np.mean(reference)), color=style.COLOURS["backprop"], linestyle="--")
-        ax.set(title=g.short, xlabel=LABELS[metric])
-    fig.supylabel("Test accuracy, top 1 (%)", fontsize=10)
-    legend(fig, [row for row in rows if any(len(g.cosine(row, metric)) for g in found)], True)
-    return fig
+        ax.set_xlabel(LABELS[metric])
+
+    label = "Test accuracy, top 1 (%)"
+    return _panel_per_arm(arms, rows, records, metric, draw, label, dots=True)
 
 
 def accuracy_against_cosine_by_split(records: Records, arm: str = "digits") -> Figure:
