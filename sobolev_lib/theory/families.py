@@ -69,6 +69,9 @@ FAMILIES: dict[str, Family] = {
         {"mu": (-3.0, 3.0), "sigma": (0.4, 3.0)},
     ),
     "exponential": Family("a * exp(b * x)", {"a": (0.2, 3.0), "b": (-2.0, 2.0)}),
+    "wave of known frequency": Family(
+        "a * sin(2 * x) + b * cos(2 * x)", {"a": (-2.0, 2.0), "b": (-2.0, 2.0)}
+    ),
     "exponential and constant": Family(
         "a * exp(b * x) + c", {"a": (0.3, 2.0), "b": (0.3, 2.0), "c": (-2.0, 2.0)}
     ),
