@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from sobolev_lib.figures import marks, style
 from sobolev_lib.functions import FUNCTIONS
@@ -49,7 +49,7 @@ def _log_axis(ax: Axes) -> None:
     """Logarithmic error axis with at least two labelled marks, however short its range."""
     if not ax.has_data():
         return
-    ax.set_yscale("log")
+    style.log_scale(ax, minor=False)
     low, high = ax.get_ylim()
     decades = np.log10(high / low)
     subs: tuple[float, ...] = (
@@ -57,7 +57,6 @@ def _log_axis(ax: Axes) -> None:
     )
     ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
     ax.yaxis.set_major_formatter(FuncFormatter(_power))
-    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _power(value: float, _: object = None) -> str:
@@ -66,7 +65,7 @@ def _power(value: float, _: object = None) -> str:
     factor = round(value / 10.0**exponent, 1)
     if -1 <= exponent <= 1:
         return f"{value:g}"
-    return f"$10^{{{exponent}}}$" if factor == 1 else f"${factor:g}\\!\\cdot\\!10^{{{exponent}}}$"
+    return ("" if factor == 1 else f"{factor:g}·") + style.ten_to_the(exponent)
 
 
 def _mse(metric: str) -> str:
@@ -100,15 +99,19 @@ def error_against_data(
         for shift, (look, line) in zip(
             np.linspace(-0.12, 0.12, len(lines)), lines.items(), strict=True
         ):
-            found = {k: results.error(name, n, line, metric) for k, n in enumerate(sizes)}
-            centres = {k + shift: i.centre for k, i in found.items() if i}
+            found = [results.error(name, n, line, metric) for n in sizes]
+            centres = {k + shift: i.centre for k, i in enumerate(found) if i}
             if centres:
                 how = {**marks.look(look), "marker": "", "linewidth": 1.2}
                 ax.plot(list(centres), list(centres.values()), **how)
-            for k, interval in found.items():
-                marks.interval(ax, k + shift, interval, look)
-                logs = results.errors(name, sizes[k], line, metric).values() if interval else ()
-                marks.dots(ax, k + shift, [power(v) for v in logs], look)
+            marks.intervals(ax, np.arange(len(sizes)) + shift, found, look)
+            seeds = [
+                (k + shift, power(v))
+                for k, n in enumerate(sizes)
+                if found[k]
+                for v in results.errors(name, n, line, metric).values()
+            ]
+            marks.dots(ax, [place for place, _ in seeds], [v for _, v in seeds], look)
         ax.set(xticks=range(len(sizes)), xlim=(-0.5, len(sizes) - 0.5))
         ax.set_xticklabels([f"{n:,}" for n in sizes])
         _log_axis(ax)
@@ -157,10 +160,9 @@ def stopping(sizes: Sequence[int] = SIZES, book: Ledger | None = None) -> Figure
              "best": ("values", {"marker": "o", "markerfacecolor": "white"})}  # fmt: skip
     for ax, n in zip(axes, sizes, strict=True):
         for shift, (at, (look, how)) in zip((-0.22, 0, 0.22), shown.items(), strict=True):
-            for place, found in enumerate(
-                results.paired(name, n, VALUES, SOBOLEV, at=at) for name in FUNCTIONS
-            ):
-                marks.interval(ax, place + shift, found, look, horizontal=True, **how)
+            found = [results.paired(name, n, VALUES, SOBOLEV, at=at) for name in FUNCTIONS]
+            places = np.arange(len(found)) + shift
+            marks.intervals(ax, places, found, look, horizontal=True, **how)
         ax.set_title(f"N = {n:,}", fontsize=10)
     for at, (look, how) in shown.items():
         axes[0].plot([], [], label=READINGS[at], **{**marks.look(look), "linestyle": "-", **how})
@@ -205,7 +207,7 @@ def learning_curves(
     for ax, name in zip(axes, FUNCTIONS, strict=True):
         for look, line in lines.items():
             marks.band(ax, *results.curve(name, n, line, metric), look)
-        ax.set_xscale("log")
+        style.log_scale(ax, "x", minor=False)
         _log_axis(ax)
     marks.key(last, list(lines), f"N = {n:,}. Median,\nmiddle half of the seeds.")
     return fig
@@ -226,15 +228,15 @@ def arms(
     }
     fig, axes, last = marks.panels(TITLES, "", "", 6.4, sharey=True)
     for ax, name in zip(axes, FUNCTIONS, strict=True):
-        for place, arm in enumerate(kept.values()):
-            for look, shift in (("values", -0.13), ("sobolev", 0.13)):
-                found = results.error(name, n, (arm, look), metric)
-                marks.interval(ax, place + shift, found, look, horizontal=True, markersize=4)
-        ax.set(xscale="log", yticks=range(len(kept)))
+        for look, shift in (("values", -0.13), ("sobolev", 0.13)):
+            found = [results.error(name, n, (arm, look), metric) for arm in kept.values()]
+            places = np.arange(len(kept)) + shift
+            marks.intervals(ax, places, found, look, horizontal=True, markersize=4)
+        style.log_scale(ax, "x", minor=False)
+        ax.set(yticks=range(len(kept)))
         ax.set_yticklabels([f"{label} ({results.seeds(n, arm)})" for label, arm in kept.items()])
         ax.tick_params(axis="y", labelsize=8)
         ax.xaxis.set_major_locator(LogLocator(numticks=4))
-        ax.xaxis.set_minor_locator(NullLocator())
     axes[0].invert_yaxis()
     last.set_ylim(axes[0].get_ylim())
     marks.key(last, list(BOTH), f"N = {n:,}. Mark: mean, bar: 95 %\ninterval; in brackets: seeds.")
@@ -256,7 +258,7 @@ def gain_over_steps(
         marks.line_at_zero(ax)
         for n, shade in shades.items():
             marks.band(ax, *results.gain_curve(name, n, arm), shade)
-        ax.set_xscale("log")
+        style.log_scale(ax, "x", minor=False)
     names = {shade: f"N = {n:,}" for n, shade in shades.items()}
     marks.key(last, names, "Above 0: Sobolev better.\nBand: 95 % interval.", marker=False)
     return fig
