@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from html import escape
 from types import TracebackType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
 import numpy as np
@@ -31,11 +32,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from numpy.typing import ArrayLike
 
 __all__ = [
     "COLOURS",
     "DASHES",
+    "END_LABELS",
     "FIELD_CMAP",
     "LABELS",
     "MARKERS",
@@ -50,6 +53,7 @@ __all__ = [
     "figure",
     "label_ends",
     "panel_letters",
+    "spread_ends",
     "use_style",
 ]
 
@@ -189,6 +193,9 @@ _RC: dict[str, Any] = {
 }
 
 
+#: The labels at the ends of lines by axes, for whoever changes the size of a figure.
+END_LABELS: WeakKeyDictionary[Axes, list[Annotation]] = WeakKeyDictionary()
+
 # matplotlib types its settings by every single name; ours come from a table
 _settings: Any = mpl.rcParams
 
@@ -229,15 +236,18 @@ def use_style() -> StyleGuard:
 
 
 def _svg_in_notebooks() -> None:
-    """Ask the inline backend for SVG where there is a notebook; do nothing elsewhere."""
+    """Ask for SVG in two widths where there is a notebook; do nothing elsewhere."""
     try:
         from IPython.core.getipython import get_ipython
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:  # the library without its book extra
         return
-    if get_ipython() is not None:
-        # no date inside: executing a chapter twice gives the same bytes
-        set_matplotlib_formats("svg", metadata={"Date": None})
+    shell = get_ipython()
+    if shell is not None:
+        from sobolev_lib.figures import widths
+
+        set_matplotlib_formats("svg")
+        shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, widths.drawing)
 
 
 def figure(
@@ -389,15 +399,35 @@ def label_ends(ax: Axes, lines: Sequence[Line2D], *, gap: float = 13.0, pad: flo
         Distance from the line's end, in points.
     """
     shown = [line for line in lines if np.isfinite(_end(line)).all()]
-    ax.figure.canvas.draw()  # fixes the layout, hence the distances in points
-    dpi = ax.figure.dpi  # type: ignore[union-attr]
-    ends = [ax.transData.transform(_end(line))[1] * 72.0 / dpi for line in shown]
-    for line, end, place in zip(shown, ends, _spread(ends, gap), strict=True):
+    notes = [
         ax.annotate(
-            str(line.get_label()), _end(line), xytext=(pad, place - end),
-            textcoords="offset points", va="center", ha="left", fontsize=9,
-            color=_readable(line.get_color()), annotation_clip=False,
-        )  # fmt: skip
+            str(line.get_label()), _end(line), xytext=(pad, 0), textcoords="offset points",
+            va="center", ha="left", fontsize=9, color=_readable(line.get_color()),
+            annotation_clip=False,
+        )
+        for line in shown
+    ]  # fmt: skip
+    END_LABELS[ax] = notes
+    spread_ends(ax, gap)
+
+
+def spread_ends(ax: Axes, gap: float = 13.0) -> None:
+    """Move the labels of `label_ends` apart by the size that the axes have now.
+
+    Parameters
+    ----------
+    ax : Axes
+        One with labels.
+    gap : float
+        Smallest distance between two labels, in points.
+    """
+    notes = END_LABELS[ax]
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # fixes the layout, hence the distances in points
+    ends = [ax.transData.transform(note.xy)[1] * 72.0 / figure.dpi for note in notes]
+    for note, end, place in zip(notes, ends, _spread(ends, gap), strict=True):
+        note.xyann = (note.xyann[0], place - end)
 
 
 def panel_letters(axes: ArrayLike) -> None:
