@@ -478,18 +478,18 @@ class Table:
 
     def _repr_html_(self) -> str:
         head, *body = self._cells()
-        room = "padding:0.2em 0.7em;text-align:right"
-        top = "".join(f'<th scope="col" style="{room}">{escape(cell)}</th>' for cell in head)
+        top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head[1:])
+        corner = f'<th scope="col">{escape(head[0])}</th>' if head[0] else "<td></td>"
         lines = [
             f'<tr><th scope="row">{escape(name)}</th>'
-            + "".join(f'<td style="{room}">{escape(cell)}</td>' for cell in cells)
+            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             + "</tr>"
             for name, *cells in body
         ]
         # the theme leaves tables of this class in its own colours, light and dark
         return (
-            f'<table class="dataframe"><thead><tr>{top}</tr></thead>'
-            f"<tbody>{''.join(lines)}</tbody></table>"
+            f'<div class="table-box"><table class="dataframe"><thead><tr>{corner}{top}</tr></thead>'
+            f"<tbody>{''.join(lines)}</tbody></table></div>"
         )
 
     def __repr__(self) -> str:
