@@ -19,7 +19,7 @@ from sphinx.writers.html5 import HTML5Translator
 PHONE = "(max-width: 600px)"
 #: Background of the theme's dark pages.
 DARK = "#14181e"
-PACKED = re.compile(r"<!--narrow:[\d.]+:([A-Za-z0-9+/=]+)-->")
+PACKED = re.compile(r"<!--narrow:([\d.]+):([A-Za-z0-9+/=]+)-->")
 SIZE = re.compile(r'<svg[^>]*?\bwidth="([\d.]+)pt"[^>]*?\bheight="([\d.]+)pt"|'
                   r'<svg[^>]*?\bheight="([\d.]+)pt"[^>]*?\bwidth="([\d.]+)pt"')  # fmt: skip
 COLOUR = re.compile(r"(?<=fill: |roke: )#[0-9a-f]{6}\b")
@@ -122,7 +122,7 @@ def visit(self: Any, node: nodes.image) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     both = {
         "wide": PACKED.sub("", text),
-        "narrow": zlib.decompress(base64.b64decode(packed[1])).decode(),
+        "narrow": zlib.decompress(base64.b64decode(packed[2])).decode(),
     }
     address = {}
     for name, svg in both.items():
@@ -132,7 +132,7 @@ def visit(self: Any, node: nodes.image) -> None:
     alt = self.attval(node.get("alt", ""))
     for scheme, end in (("light", ""), ("dark", "#dark")):
         self.body.append(
-            f'<picture class="for-{scheme}">'
+            f'<picture class="for-{scheme}" data-text="{packed[1]}">'
             f'<source media="{PHONE}" srcset="{address["narrow"]}{end}" {_pixels(both["narrow"])}>'
             f'<img class="dark-light" src="{address["wide"]}{end}" {_pixels(both["wide"])} '
             f'alt="{alt}" loading="lazy"></picture>\n'

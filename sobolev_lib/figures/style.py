@@ -42,6 +42,7 @@ __all__ = [
     "FIELD_CMAP",
     "LABELS",
     "MARKERS",
+    "NARROW_ROWS",
     "TEXT_COLOURS",
     "WIDTHS",
     "StyleGuard",
@@ -195,6 +196,9 @@ _RC: dict[str, Any] = {
 
 #: The labels at the ends of lines by axes, for whoever changes the size of a figure.
 END_LABELS: WeakKeyDictionary[Axes, list[Annotation]] = WeakKeyDictionary()
+
+#: Rows of panels on a phone, for a figure that does not want them in the order of its grid.
+NARROW_ROWS: WeakKeyDictionary[Figure, list[list[Axes]]] = WeakKeyDictionary()
 
 # matplotlib types its settings by every single name; ours come from a table
 _settings: Any = mpl.rcParams

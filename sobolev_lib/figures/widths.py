@@ -21,6 +21,7 @@ True
 from __future__ import annotations
 
 import base64
+import re
 import textwrap
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
+from matplotlib.legend import Legend
 
 from sobolev_lib.figures import style
 
@@ -47,6 +49,8 @@ MANY = 5
 TALL, TALL_OF_TWO = 2.45, 1.75
 #: Inches below a panel for its ticks, and above for its title.
 ROOM = 0.35
+#: Inches for the names along an ordinate.
+LIST = 1.25
 #: Points: titles are not larger; inches a letter is wide for each point of its size, on average.
 TITLE, LETTER = 10.0, 0.0082
 
@@ -157,51 +161,66 @@ def _panels(fig: Figure) -> list[list[Axes]]:
     return [[ax for _, ax in sorted(found[row], key=lambda p: p[0])] for row in sorted(found)]
 
 
-def _columns(fig: Figure, count: int) -> int:
-    """Panels in a row of the narrow figure: what its maker asked for, or by their number."""
-    return int(getattr(fig, "narrow_columns", 0) or (2 if count >= MANY else 1))
-
-
 def _stack(fig: Figure, rows: Sequence[Sequence[Axes]], changes: _Changes) -> None:
+    """Lay the panels out anew: as their maker asked, or below one another, or two in a row."""
     panels = [ax for row in rows for ax in row]
-    columns = _columns(fig, len(panels))
+    columns = 2 if len(panels) >= MANY else 1
     grid = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    grid = style.NARROW_ROWS.get(fig, grid)
+    columns = max(map(len, grid))
     old = fig.get_figheight() / len(rows)
     heights = [max(_height(ax, old, columns) for ax in row) for row in grid]
     fig.set_size_inches(NARROW, sum(heights) + _extra(fig))
     spec = GridSpec(len(grid), columns, figure=fig, height_ratios=heights)
-    for row, place in ((i, j) for i, members in enumerate(grid) for j in range(len(members))):
-        ax = grid[row][place]
-        before = ax.get_subplotspec()
-        assert before is not None
-        ax.set_subplotspec(spec[row, place])
-        changes.after(lambda ax=ax, before=before: ax.set_subplotspec(before))
+    for i, row in enumerate(grid):
+        for j, ax in enumerate(row):
+            before = ax.get_subplotspec()
+            assert before is not None
+            ax.set_subplotspec(spec[i, j])
+            changes.after(lambda ax=ax, before=before: ax.set_subplotspec(before))
     if len(panels) > 1:
         _names(rows, grid, changes)
 
 
 def _height(ax: Axes, old: float, columns: int) -> float:
-    """Inches of a panel's row: lists keep theirs, maps are as high as wide, curves get lower."""
+    """Inches of a panel's row: lists need their lines, maps are as high as wide, curves get lower.
+
+    Parameters
+    ----------
+    old : float
+        Inches of its row in the wide figure.
+    """
     wide = NARROW / columns
     if ax.name == "3d":
         return 0.95 * wide
-    if ax.get_aspect() != "auto":
+    if ax.get_aspect() != "auto" or ax.get_box_aspect() is not None:
         return wide + (0.0 if columns > 1 else -ROOM)
-    if ax.axison and _lists(ax):
-        return old
+    names = _names_listed(ax)
+    if names and ax.axison:
+        lines = sum(0.06 + 0.14 * (1 + _break(n, LIST, 9).count("\n")) for n in names)
+        return max(lines + ROOM + 0.25, min(old, 0.6 + 0.3 * len(names)))
     return min(old, TALL if columns == 1 else TALL_OF_TWO)
 
 
-def _lists(ax: Axes) -> bool:
-    """Whether the ordinate lists names."""
-    labels = [label.get_text() for label in ax.get_yticklabels()]
-    return sum(any(c.isalpha() for c in label.split("mathdefault")[-1]) for label in labels) > 1
+def _names_listed(ax: Axes) -> list[str]:
+    """Names along the ordinate, its own or those of the panel that it shares it with."""
+    for one in [ax, *ax.get_shared_y_axes().get_siblings(ax)]:
+        labels = [label.get_text() for label in one.get_yticklabels()]
+        if sum(any(c.isalpha() for c in t.split("mathdefault")[-1]) for t in labels) > 1:
+            return labels
+    return []
 
 
 def _extra(fig: Figure) -> float:
     """Inches for what stands outside the panels."""
-    legends = sum(len(legend.get_texts()) for legend in fig.legends)
-    return 0.16 * legends + 0.25 * bool(fig.get_supxlabel())
+    legends = sum(0.17 * len(legend.get_texts()) for legend in _legends(fig))
+    return legends + 0.4 * bool(fig.get_supxlabel())
+
+
+def _legends(fig: Figure) -> list[Legend]:
+    """Legends of the figure, and that of a panel if it is the only one."""
+    own = [legend for ax in fig.axes if (legend := ax.get_legend()) is not None]
+    return [*fig.legends, *(own if len(own) == 1 else ())]
 
 
 def _names(
@@ -264,7 +283,7 @@ def _break(text: str, inches: float, points: float) -> str:
         return text
     if "$" in text:
         return text
-    return textwrap.fill(" ".join(text.split()), most, break_long_words=False)
+    return textwrap.fill(re.sub(r"[ \n]+", " ", text), most, break_long_words=False)
 
 
 def _letters(line: str) -> int:
@@ -272,30 +291,31 @@ def _letters(line: str) -> int:
 
 
 def _break_texts(fig: Figure, changes: _Changes) -> None:
-    for rows in ([ax for ax in fig.axes if not hasattr(ax, "_colorbar")],):
-        for ax in rows:
-            spec = ax.get_subplotspec()
-            columns = spec.get_gridspec().ncols if spec is not None else 1
-            for title in (ax.title, ax._left_title, ax._right_title):  # type: ignore[attr-defined]
-                if title.get_text():
-                    size = min(title.get_fontsize(), TITLE)
-                    room = NARROW / columns - 0.45
-                    text = _break(title.get_text(), room, size)
-                    changes.set(title, text=text, fontsize=size)
-            for axis in (ax.xaxis, ax.yaxis) if ax.axison else ():
-                long = ax.get_figure().get_figheight() if axis is ax.yaxis else NARROW - 0.5  # type: ignore[union-attr]
-                if axis is ax.yaxis and spec is not None:
-                    long = long / spec.get_gridspec().nrows - 0.2
-                elif columns > 1:
-                    long = NARROW / columns - 0.3
-                text = axis.label.get_text()
-                changes.set(axis.label, text=_break(text, long, axis.label.get_fontsize()))
-            if ax.axison and _lists(ax):
-                _break_list(ax, changes)
+    """Break what is too long for its panel, or for the figure, into lines."""
+    for ax in fig.axes:
+        spec = ax.get_subplotspec()
+        if spec is None or hasattr(ax, "_colorbar"):
+            continue
+        rows, columns = spec.get_gridspec().nrows, spec.get_gridspec().ncols
+        wide, high = NARROW / columns, fig.get_figheight() / rows
+        for title in (ax.title, ax._left_title, ax._right_title):  # type: ignore[attr-defined]
+            size = min(title.get_fontsize(), TITLE)
+            changes.set(title, text=_break(title.get_text(), wide - 0.45, size), fontsize=size)
+        if not ax.axison:  # a key: what it says must not make the others narrower
+            for text in ax.texts:
+                room = wide - 0.3 if text.get_position()[0] > 0.1 else wide - 0.1
+                broken = _break(text.get_text(), room, text.get_fontsize())
+                changes.set(text, text=broken, in_layout=False)
+            continue
+        for label, room in ((ax.xaxis.label, wide - 0.3), (ax.yaxis.label, high - 0.2)):
+            changes.set(label, text=_break(label.get_text(), room, label.get_fontsize()))
+        if _names_listed(ax):
+            _break_list(ax, changes)
     for text in (fig._supxlabel, fig._suptitle):  # type: ignore[attr-defined]
         if text is not None:
-            changes.set(text, text=_break(text.get_text(), NARROW - 0.2, text.get_fontsize()))
-    for legend in list(fig.legends):
+            broken = _break(text.get_text(), NARROW - 0.2, text.get_fontsize())
+            changes.set(text, text=broken)
+    for legend in _legends(fig):
         _relay(fig, legend, changes)
 
 
@@ -303,7 +323,7 @@ def _break_list(ax: Axes, changes: _Changes) -> None:
     """Break the names along the ordinate, so that they leave room to what they name."""
     places, labels = list(ax.get_yticks()), [t.get_text() for t in ax.get_yticklabels()]
     colours = [t.get_color() for t in ax.get_yticklabels()]
-    broken = [_break(label, 1.25, 9) for label in labels]
+    broken = [_break(label, LIST, 9) for label in labels]
     if broken == labels:
         return
 
@@ -316,18 +336,19 @@ def _break_list(ax: Axes, changes: _Changes) -> None:
     changes.after(lambda: put(labels))
 
 
-def _relay(fig: Figure, legend: Any, changes: _Changes) -> None:
-    """Replace a legend of the figure by one of fewer columns, below everything."""
+def _relay(fig: Figure, legend: Legend, changes: _Changes) -> None:
+    """Put a legend outside the panels, in as many columns as fit."""
     texts = [text.get_text() for text in legend.get_texts()]
     if not texts:
         return
     widest = max(_letters(text) for text in texts) * LETTER * 9 + 0.45
-    columns = max(1, min(len(texts), int(NARROW / widest)))
     changes.set(legend, visible=False, in_layout=False)
     other = fig.legend(
-        handles=list(legend.legend_handles), labels=texts, loc="outside lower center",
-        ncols=columns,
-    )  # fmt: skip
+        handles=[handle for handle in legend.legend_handles if handle is not None],
+        labels=texts,
+        loc="outside upper center" if fig.get_supxlabel() else "outside lower center",
+        ncols=max(1, min(len(texts), int(NARROW / widest))),
+    )
     changes.after(other.remove)
 
 
