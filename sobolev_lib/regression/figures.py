@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
@@ -16,6 +15,7 @@ from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.regression import grids as surfaces
 from sobolev_lib.regression.results import READINGS, SIZES, SOBOLEV, VALUES, Line, load, power
+from sobolev_lib.regression.training import settings, training_points
 
 TITLES = [f.title for f in FUNCTIONS.values()]
 BOTH: dict[str, Line] = {"values": VALUES, "sobolev": SOBOLEV}
@@ -299,60 +299,34 @@ def learned_surfaces(
     function: str, sizes: Sequence[int] = (20, 100), seed: int = 0,
     grids: Mapping[tuple[str, int, str, int], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Figure:  # fmt: skip
-    """Fig. 3 and 5-11: a function and its models as surfaces, the gradient fields beneath.
+    """Fig. 3 and 5-11 as maps: a function and its models with their gradients, one row a size.
 
-    All surfaces share the truth's axes and colours; what lies outside is cut off there.
+    All maps have the truth's colours; what lies outside is cut off there. Dots are the training
+    points.
     """
     grids = surfaces.load() if grids is None else grids
     truth = surfaces.truth(function)
-    panels = [("Truth", truth)] + [
-        (f"N = {n:,}\n{style.LABELS[method]}", grids[function, n, method, seed])
-        for n in sizes
-        for method in ("values", "sobolev")
-    ]
-    fig = plt.figure(figsize=(style.WIDTHS["wide"], 3.9), layout="constrained")
-    limits = (float(truth[0].min()), float(truth[0].max()))
-    for column, (label, (values, slopes)) in enumerate(panels):
-        _surface(
-            fig.add_subplot(2, len(panels), column + 1, projection="3d"),
-            function,
-            values,
-            limits,
-            label,
-        )
-        _field(
-            fig.add_subplot(2, len(panels), len(panels) + column + 1),
-            function,
-            values,
-            slopes,
-            truth,
-            limits,
-        )
+    fig, axes = style.figure(len(sizes), 3, width="wide", height=2.85 * len(sizes) + 0.1)
+    shown = _field(axes[0, 0], function, *truth, truth)
+    axes[0, 0].set_title("Truth")
+    for row, n in zip(axes, sizes, strict=True):
+        found = {s.method: s for s in settings("paper", [n]) if s.function == function}
+        for ax, method in zip(row[1:], ("values", "sobolev"), strict=True):
+            _field(ax, function, *grids[function, n, method, seed], truth)
+            dots = training_points(found[method], seed).T.numpy()
+            ax.plot(*dots, "o", ms=3.2, mfc="white", mec="black", mew=0.7)
+            ax.set_title(f"{style.LABELS[method]}, N\u00a0=\u00a0{n:,}")
+    key, *empty = axes[1:, 0]
+    for ax in (key, *empty):
+        ax.axis("off")
+    fig.colorbar(shown, cax=key.inset_axes((0.05, 0.72, 0.9, 0.07)), orientation="horizontal")
+    words = ("Colour: value.", "Arrow: gradient, length", "with the root of its size.")
+    key.text(
+        0.05, 0.5, "\n".join((*words, "Dot: training point.")), va="top", fontsize=9,
+        transform=key.transAxes,
+    )  # fmt: skip
+    style.NARROW_ROWS[fig] = [[axes[0, 0], key], *([*row[1:]] for row in axes)]
     return fig
-
-
-def _surface(
-    ax: Any, function: str, values: np.ndarray, limits: tuple[float, float], label: str
-) -> None:
-    points = surfaces.value_grid(function).numpy()
-    shown = np.clip(values, *limits)
-    ax.plot_surface(
-        points[..., 0],
-        points[..., 1],
-        shown,
-        cmap=style.FIELD_CMAP,
-        vmin=limits[0],
-        vmax=limits[1],
-        rstride=1,
-        cstride=1,
-        linewidth=0,
-        antialiased=False,
-        rasterized=True,
-    )
-    ax.set_zlim(*limits)
-    ax.set_title(label, fontsize=9, pad=0)
-    ax.set(xticklabels=[], yticklabels=[], zticklabels=[])
-    ax.tick_params(length=0)
 
 
 def _field(
@@ -361,17 +335,16 @@ def _field(
     values: np.ndarray,
     slopes: np.ndarray,
     truth: tuple[np.ndarray, np.ndarray],
-    limits: tuple[float, float],
-) -> None:
+) -> Any:
     domain = FUNCTIONS[function].domain
-    ax.imshow(
+    image = ax.imshow(
         values,
         origin="lower",
         extent=(*domain[0], *domain[1]),
         aspect="auto",
         cmap=style.FIELD_CMAP,
-        vmin=limits[0],
-        vmax=limits[1],
+        vmin=float(truth[0].min()),
+        vmax=float(truth[0].max()),
         alpha=0.45,
         interpolation="bilinear",
     )
@@ -393,5 +366,5 @@ def _field(
         color="#222222",
     )
     ax.grid(visible=False)
-    ax.set(xticks=list(domain[0]), yticks=list(domain[1]))
-    ax.tick_params(labelsize=7)
+    ax.set(xticks=list(domain[0]), yticks=list(domain[1]), box_aspect=1)
+    return image

@@ -108,10 +108,10 @@ def draw_scales(signals: dict[str, Signal]) -> Figure:
     ax.set_yticks(range(len(order)), [FUNCTIONS[name].title for name in order])
     ax.set_xlabel("units of the function (log)")
     top = signals[order[-1]]
-    note = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+    note = {"textcoords": "offset points", "fontsize": 9}
     spot = (math.sqrt(top.variance), len(order) - 1)
-    ax.annotate("standard deviation", spot, **note)
-    ax.annotate("range", (top.high - top.low, len(order) - 1), **note)
+    ax.annotate("standard deviation", spot, xytext=(4, 9), ha="right", **note)
+    ax.annotate("range", (top.high - top.low, len(order) - 1), xytext=(0, 9), ha="center", **note)
     ax.set_ylim(-0.6, len(order) - 0.1)
     return fig
 
@@ -140,8 +140,8 @@ def draw_balance(signals: dict[str, Signal]) -> Figure:
     ax.set_xlabel("squared gradient / variance (log)")
     first = signals[order[0]]
     note = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center", "fontsize": 9}
-    ax.annotate("raw, per unit$^2$ of x", (first.raw, 0), **note)
-    ax.annotate("normalised", (first.normalised, 0), **note)
+    ax.annotate("raw, per unit$^2$ of x", (first.raw, 0), **note | {"ha": "left"})
+    ax.annotate("normalised", (first.normalised, 0), **note | {"ha": "left"})
     ax.set_ylim(-0.9, len(order) - 0.4)
     return fig
 
