@@ -115,20 +115,33 @@ class Claim:
     deviations: str
 
 
-def table(claims: Sequence[Claim], found: Mapping[str, Finding | None]) -> str:
-    """*Paper versus ours* as an HTML table; how a row was made unfolds in its last cell."""
+def table(
+    claims: Sequence[Claim],
+    found: Mapping[str, Finding | None],
+    at: str = "at the paper scale",
+) -> str:
+    """*Paper versus ours* as an HTML table; how a row was made unfolds in its last cell.
+
+    Parameters
+    ----------
+    claims : sequence of Claim
+    found : mapping
+        From a claim's key to what was measured.
+    at : str
+        At what the seeds were run.
+    """
     names = ("The paper says", "We measure", "Verdict", "How")
     head = "".join(f"<th scope='col'>{name}</th>" for name in names)
-    rows = "".join(_row(claim, found[claim.key]) for claim in claims)
+    rows = "".join(_row(claim, found[claim.key], at) for claim in claims)
     return (
         "<div class='claims' tabindex='0' role='region' aria-label='Paper versus ours'>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
-def _row(claim: Claim, finding: Finding | None) -> str:
+def _row(claim: Claim, finding: Finding | None, at: str) -> str:
     ours, said = (finding.ours, finding.verdict) if finding else (NOT_RUN, "\u2014")
-    seeds = f"{finding.seeds} seeds at the paper scale" if finding else "no seeds yet"
+    seeds = f"{finding.seeds} seeds {at}" if finding else "no seeds yet"
     how = (
         f"<details><summary>{seeds}</summary>Deviations: {claim.deviations}.<br>"
         f"<code>{claim.command}</code></details>"
