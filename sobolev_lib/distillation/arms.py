@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy
 import torch
+from torch import Tensor
 
 from sobolev_lib.records import ledger
 from sobolev_lib.records.ledger import Record
@@ -31,6 +33,8 @@ from .targets import Targets
 EXPERIMENT = "distillation"
 TEST_STATES = 3_000
 LONGEST = 5_000  # decisions of a student's game: one that never serves would wait for ever
+
+UNIFORM = 0.9  # part of the largest entropy above which a policy counts as uniform
 
 RATES = (1e-3, 3e-4, 1e-4)
 ALPHAS = (0.1, 1.0, 10.0)
@@ -231,8 +235,10 @@ def measure(training: Training, seed: int) -> dict[str, Any]:
     }
     metrics |= {f"best_{name}": curve[name][best] for name in (*METRICS, "update")}
     metrics |= {"curve": curve, "train_states": len(training.train)}
+    spread = entropy(training.test.logs)
     metrics |= {
-        "teacher_entropy": entropy(training.test),
+        "teacher_entropy": float(spread.mean()),
+        "teacher_uniform": float((spread > UNIFORM).float().mean()),
         "step_seconds": training.seconds / settings.updates,
         "teacher_seconds": training.teacher_seconds / settings.updates,
     }
@@ -246,10 +252,9 @@ def measure(training: Training, seed: int) -> dict[str, Any]:
     return metrics
 
 
-def entropy(targets: Targets) -> float:
-    """Mean entropy of the teacher's policy, as a part of that of a uniform one."""
-    each = -(targets.logs.exp() * targets.logs).sum(1)
-    return float(each.mean() / numpy.log(targets.logs.shape[1]))
+def entropy(logs: Tensor) -> Tensor:
+    """Entropy of policies (n, actions) given by their logarithms, as a part of a uniform one's."""
+    return -(logs.exp() * logs).sum(1) / math.log(logs.shape[1])
 
 
 def jobs(

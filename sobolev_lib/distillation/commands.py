@@ -20,7 +20,7 @@ import torch
 from sobolev_lib.records import ledger, sweep
 from sobolev_lib.records import options as given
 
-from . import arms, data, experts, milestones, ppo, results, students, teachers
+from . import arms, data, experts, milestones, ppo, results, scenes, students, teachers
 from .games import GAMES
 
 LENGTHS = ("updates", "points", "games")
@@ -169,17 +169,10 @@ def _train(options: argparse.Namespace, training: ppo.Trainer, kind: str) -> str
 
 def _record(options: argparse.Namespace) -> str:
     teacher, notes = arms.load_teacher(options.game)
-    generator = torch.Generator().manual_seed(options.seed)
-
-    def choose(stack: Any) -> Any:
-        with torch.no_grad():
-            logs = teacher(torch.from_numpy(stack))[0].log_softmax(-1)
-        return torch.multinomial(logs.exp(), 1, generator=generator)[:, 0].numpy()
-
     kept = {"teacher": notes, "weights": notes["weights"]}
     path = data.folder() / f"{options.game}.npz"
     made = data.record(
-        options.game, choose, options.seed, kept, options.states, options.streams, options.quiet,
+        options.game, scenes.chooser(teacher, options.seed), options.seed, kept, options.states, options.streams, options.quiet,
         data.cache_folder(),
     )  # fmt: skip
     made.save(path)

@@ -33,8 +33,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 from matplotlib.text import Annotation
+from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 from numpy.typing import ArrayLike
 
 __all__ = [

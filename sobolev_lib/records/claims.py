@@ -115,9 +115,22 @@ class Claim:
     deviations: str
 
 
-def table(claims: Sequence[Claim], found: Mapping[str, Finding | None]) -> str:
-    """*Paper versus ours* as an HTML table; how a row was made unfolds below our number."""
-    rows = "".join(_row(claim, found[claim.key]) for claim in claims)
+def table(
+    claims: Sequence[Claim],
+    found: Mapping[str, Finding | None],
+    at: str = "at the paper scale",
+) -> str:
+    """*Paper versus ours* as an HTML table; how a row was made unfolds below our number.
+
+    Parameters
+    ----------
+    claims : sequence of Claim
+    found : mapping
+        From a claim's key to what was measured.
+    at : str
+        At what the seeds were run.
+    """
+    rows = "".join(_row(claim, found[claim.key], at) for claim in claims)
     return verdicts("Paper versus ours", rows)
 
 
@@ -139,9 +152,9 @@ def verdicts(label: str, rows: str) -> str:
     )
 
 
-def _row(claim: Claim, finding: Finding | None) -> str:
+def _row(claim: Claim, finding: Finding | None, at: str) -> str:
     ours, said = (finding.ours, finding.verdict) if finding else (NOT_RUN, "\u2014")
-    seeds = f"{finding.seeds} seeds at the paper scale" if finding else "no seeds yet"
+    seeds = f"{finding.seeds} seeds {at}" if finding else "no seeds yet"
     how = (
         f"<details><summary>{seeds}</summary>Deviations: {claim.deviations}.<br>"
         f"<code>{claim.command}</code></details>"
