@@ -350,7 +350,7 @@ def test_every_student_trains_and_is_entered(home, changes):
     assert 0 <= record.metrics["action_error"] <= 1
     assert record.metrics["kl"] > 0
     assert record.config["teacher"] == arms.load_teacher("breakout")[1]["weights"][:12]
-    assert "ppo for 1 decisions" in record.deviations[0]
+    assert "PPO on pixels for 1 decisions" in record.deviations[0]
     assert ("activation" in str(record.deviations)) == ("activation" in changes)
 
 

@@ -63,6 +63,11 @@ ARMS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 """What each arm changes; ``longer`` multiplies the updates, ``times`` alpha."""
 
+WAYS = {
+    "ppo": "PPO on pixels",
+    "dagger": "imitation of an expert on the console's memory",
+    "kickstart": "PPO beside an expert on the console's memory, whose weight fades,",
+}
 KEPT = 0.05
 """Fraction whose students of seed 0 are kept, for pages that show what they see."""
 
@@ -318,7 +323,7 @@ def load_student(game: str, method: str, fraction: float = KEPT) -> Student:
 def deviations(settings: Settings, teacher: Mapping[str, Any]) -> list[str]:
     """Where a student differs from the paper's, or decides what the paper leaves open."""
     said = [
-        f"The teacher was trained by {teacher['route']} for {teacher['steps']} decisions and "
+        f"The teacher was trained by {WAYS[teacher['route']]} for {teacher['steps']} decisions and "
         f"returns {teacher['return_mean']:.1f}; the paper's by A3C for 80e6 steps.",
         f"alpha is {settings.alpha:g} and the number of updates {settings.updates}; "
         "the paper states neither.",

@@ -172,8 +172,8 @@ def _record(options: argparse.Namespace) -> str:
     kept = {"teacher": notes, "weights": notes["weights"]}
     path = data.folder() / f"{options.game}.npz"
     made = data.record(
-        options.game, scenes.chooser(teacher, options.seed), options.seed, kept, options.states, options.streams, options.quiet,
-        data.cache_folder(),
+        options.game, scenes.chooser(teacher, options.seed), options.seed, kept, options.states,
+        options.streams, options.quiet, data.cache_folder(),
     )  # fmt: skip
     made.save(path)
     return f"{options.game}: {made.actions.size} states in {path}"

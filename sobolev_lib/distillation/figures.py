@@ -76,6 +76,21 @@ def fig4(cells: Sequence[Cell], metric: str, *, columns: int = 2) -> Figure:
     return fig
 
 
+def live(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Two metrics of one seed over training, a line for each method."""
+    fig, axes = style.figure(1, 2, height=2.9)
+    for ax, metric in zip(axes, ("kl", "action_error"), strict=True):
+        for method, curve in curves.items():
+            ax.plot(
+                curve["update"], curve[metric], **marks.look(method), label=style.LABELS[method]
+            )
+        ax.set_title(NAMES[metric], fontsize=9)
+        ax.set_xlabel("Updates")
+        ax.set_ylim(bottom=0)
+    axes[0].legend(loc="lower left")
+    return fig
+
+
 def controls(
     records: Sequence[Record], game: str, fraction: float, metric: str = "kl", **given: int
 ) -> Figure | None:
@@ -128,6 +143,23 @@ def learning(records: Sequence[Record]) -> Figure:
         ax.ticklabel_format(axis="x", style="sci", scilimits=(3, 6), useMathText=True)
     texts = {SHADES["memory"]: "Expert on memory", SHADES["pixels"]: "Teacher on pixels"}
     marks.key(last, texts, "Games of each stretch of training,\nband: 95 % interval.", marker=False)
+    return fig
+
+
+def entropies(spread: Mapping[str, NDArray[numpy.float32]]) -> Figure:
+    """Histograms of normalised entropies over states, a panel for each game.
+
+    Parameters
+    ----------
+    spread : mapping
+        From a game to the entropies (states,).
+    """
+    fig, grid = style.figure(1, max(len(spread), 1), height=2.3, squeeze=False, sharey=True)
+    for ax, (game, each) in zip(grid[0], spread.items(), strict=False):
+        ax.hist(each, numpy.linspace(0, 1, 26), weights=numpy.full(len(each), 100 / len(each)))
+        ax.set_title(GAMES[game].title)
+        ax.set_xlabel("Entropy, 1: uniform")
+    grid[0][0].set_ylabel("States, %")
     return fig
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sobolev_lib.figures.style import Table
 from sobolev_lib.records.ledger import Record
@@ -152,12 +152,21 @@ def agreement(cells: Sequence[Cell]) -> Table | None:
     return Table(rows, corner="game, states, method") if rows else None
 
 
-def uniform(shares: dict[str, float]) -> str:
+def uniform(shares: Mapping[str, float]) -> str:
     """Sentence: in how many of the states each teacher's policy is nearly uniform."""
     if not shares:
         return "No teacher has been trained yet."
     parts = [f"{share:.0%} of the states in {GAMES[game].title}" for game, share in shares.items()]
     return f"The entropy is above {UNIFORM:.0%} of that of a uniform policy in {_and(parts)}."
+
+
+def origin(recorded: Mapping[str, bool]) -> str:
+    """Sentence: which games were replayed from a recording, and which were played for the page."""
+    kept = [GAMES[game].title for game, there in recorded.items() if there]
+    live = [GAMES[game].title for game, there in recorded.items() if not there]
+    said = [f"Replayed from the committed recording: {_and(kept)}."] if kept else []
+    said += [f"Played by the teacher while this page was built: {_and(live)}."] if live else []
+    return " ".join(said) or "No teacher has been trained yet."
 
 
 def _named(titles: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Teachers at play, for pages: a few hundred frames again, what the policy says and where it looks."""
+"""Teachers at play, for pages: some frames again, what the policy says and where it looks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from PIL import Image
 from . import arms, data, weights
 from .games import FRAME, GAMES
 from .looking import saliency
-from .networks import Teacher, scaled
+from .networks import Student, Teacher, scaled
+from .students import Settings, Training
 
 COLUMNS = 12  # of a sprite sheet
 LEVELS = 15  # of a saliency: it is noise below
@@ -88,6 +89,37 @@ def policy(start: Beginning) -> NDArray[numpy.float32]:
             x = torch.from_numpy(start.frames.stacks(index.numpy()))
             said.append(start.teacher(x)[0].log_softmax(-1))
     return torch.cat(said).numpy()
+
+
+def teach(start: Beginning, settings: Settings, seed: int = 0) -> Training:
+    """Train one student on a beginning, in seconds: its first part, tested on its other games.
+
+    Parameters
+    ----------
+    start : Beginning
+    settings : Settings
+        ``fraction`` is that of the beginning.
+    seed : int
+    """
+    parts = data.split(start.frames.starts, settings.fraction)
+    training = Training(settings, seed, *arms.answers(start.teacher, start.frames, parts))
+    training.run(lambda step: False)
+    return training
+
+
+SMALL: dict[str, Any] = {
+    "fraction": 0.3, "learning_rate": 1e-3, "updates": 80, "batch": 100, "points": 8, "games": 0,
+}  # fmt: skip
+"""Settings of :func:`teach` for a page."""
+
+
+def kept_students(game: str) -> dict[str, Student]:
+    """Students of Fig. 4 whose weights are committed, by method; empty unless both are."""
+    methods = ("values", "sobolev")
+    paths = [arms.kept(Settings(game, arms.KEPT, method)) for method in methods]
+    if not all(path.exists() for path in paths):
+        return {}
+    return {method: arms.load_student(game, method) for method in methods}
 
 
 def clip(game: str, start: Beginning, first: int = 30, count: int = 96) -> dict[str, Any]:
