@@ -55,4 +55,4 @@ def layers(record: Record) -> float:
 
 def modified(book: Ledger | None = None) -> int:
     """Number of records that a library with uncommitted changes made."""
-    return sum(r.commit.endswith("+") for r in (book or Ledger(EXPERIMENT)).read())
+    return sum(r.modified for r in (book or Ledger(EXPERIMENT)).read())

@@ -78,6 +78,11 @@ class Record:
         """Identity of the run: its configuration, scale and seed."""
         return key(self.config, self.scale, self.seed)
 
+    @property
+    def modified(self) -> bool:
+        """Whether the library that made it had uncommitted changes."""
+        return self.commit.endswith("+")
+
     def line(self) -> str:
         """Return the record as one line of JSON; NaN and infinity, not being JSON, are refused."""
         return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
