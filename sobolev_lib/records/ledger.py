@@ -163,20 +163,6 @@ class Ledger:
                 found[record.key] = record
         return list(found.values())
 
-    def find(
-        self, scale: str | None = None, seed: int | None = None, **config: Any
-    ) -> list[Record]:
-        """Records whose configuration has these entries (a list or tuple: any of them)."""
-
-        def matches(record: Record) -> bool:
-            return (
-                (scale is None or record.scale == scale)
-                and (seed is None or record.seed == seed)
-                and all(_fits(record.config.get(name), wanted) for name, wanted in config.items())
-            )
-
-        return [record for record in self.read() if matches(record)]
-
     def keys(self) -> set[str]:
         """Identities of the runs that are already there."""
         return {record.key for record in self.read()}
@@ -249,10 +235,6 @@ class Ledger:
                 f"Restore the file (git checkout -- {self.path.name}) or delete that line: "
                 "its run will be done again."
             ) from error
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    return value in wanted if isinstance(wanted, (list, tuple, set)) else value == wanted
 
 
 @functools.cache
