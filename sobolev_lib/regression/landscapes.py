@@ -104,14 +104,14 @@ def draw_scales(signals: dict[str, Signal]) -> Figure:
         ax.plot([deviation, s.high - s.low], [row, row], color="#777777", lw=1.2, zorder=1)
         ax.plot(s.high - s.low, row, "|", color="#333333", ms=11, mew=1.8)
         ax.plot(deviation, row, "o", color=_DARK, ms=6)
-    ax.set_xscale("log")
+    style.log_scale(ax, "x")
     ax.set_yticks(range(len(order)), [FUNCTIONS[name].title for name in order])
     ax.set_xlabel("units of the function (log)")
     top = signals[order[-1]]
-    note = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+    note = {"textcoords": "offset points", "fontsize": 9}
     spot = (math.sqrt(top.variance), len(order) - 1)
-    ax.annotate("standard deviation", spot, **note)
-    ax.annotate("range", (top.high - top.low, len(order) - 1), **note)
+    ax.annotate("standard deviation", spot, xytext=(4, 9), ha="right", **note)
+    ax.annotate("range", (top.high - top.low, len(order) - 1), xytext=(0, 9), ha="center", **note)
     ax.set_ylim(-0.6, len(order) - 0.1)
     return fig
 
@@ -134,14 +134,14 @@ def draw_balance(signals: dict[str, Signal]) -> Figure:
         ax.plot(s.raw, row, "o", color=_DARK, ms=7)
         ax.plot(s.normalised, row, "s", mfc="white", mec=_DARK, mew=1.6, ms=7)
     ax.axvline(1, color="#777777", lw=1, ls=(0, (4, 2)))
-    ax.set_xscale("log")
+    style.log_scale(ax, "x")
     ax.set_xlim(min(s.raw for s in signals.values()) / 3, edge)
     ax.set_yticks(range(len(order)), [FUNCTIONS[name].title for name in order])
     ax.set_xlabel("squared gradient / variance (log)")
     first = signals[order[0]]
     note = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center", "fontsize": 9}
-    ax.annotate("raw, per unit$^2$ of x", (first.raw, 0), **note)
-    ax.annotate("normalised", (first.normalised, 0), **note)
+    ax.annotate("raw, per unit$^2$ of x", (first.raw, 0), **note | {"ha": "left"})
+    ax.annotate("normalised", (first.normalised, 0), **note | {"ha": "left"})
     ax.set_ylim(-0.9, len(order) - 0.4)
     return fig
 
@@ -154,7 +154,7 @@ def draw_running_mean(n: int = 300_000, seeds: int = 8) -> Figure:
         for seed in range(seeds):
             means = running_mean(name, n, seed)[places]
             ax.plot(places + 1, means, lw=1, alpha=0.7, color=style.COLOURS["truth"])
-        ax.set_xscale("log")
+        style.log_scale(ax, "x")
         ax.set_title(FUNCTIONS[name].title)
         ax.set_xlabel("points n (log)")
     axes[0].axhline(signal("booth").gradient, color="black", lw=2, ls=(0, (4, 2)))
@@ -167,7 +167,7 @@ def draw_running_mean(n: int = 300_000, seeds: int = 8) -> Figure:
         "c log n", (places[-1] + 1, typical[-1]), xytext=(0, -12), ha="right",
         textcoords="offset points", fontsize=9,
     )  # fmt: skip
-    axes[1].set_yscale("log")
+    style.log_scale(axes[1])
     return fig
 
 

@@ -318,7 +318,7 @@ def _by_split(
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.axhline(1 if name == "scale" else 0, color=marks.GREY, linewidth=0.8)
         if name == "scale":
-            ax.set_yscale("log")
+            style.log_scale(ax)
     if name != "scale":  # few seeds have bands that leave the range of a cosine
         low, high = axes[0].get_ylim()
         axes[0].set_ylim(max(low, -0.4), min(high, 1.02))
@@ -366,7 +366,7 @@ def curves(records: Records, arm: str = "digits", rows: Sequence[str] = MAIN_ROW
             if steps[0] and len(set(map(tuple, steps))) == 1:
                 _line(ax, row, steps[0], lines, logarithmic, marker="")
         if logarithmic:
-            ax.set_yscale("log")
+            style.log_scale(ax)
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.set_title(name, fontsize=10)
     for ax in axes[1]:
@@ -425,9 +425,11 @@ def cosine_by_split(
     def draw(ax: Axes, g: Group, shown: list[str]) -> None:
         shifts = np.linspace(-0.3, 0.3, len(shown)) if len(shown) > 1 else np.zeros(1)
         for row, shift in zip(shown, shifts, strict=True):
-            for split, values in enumerate(g.cosine(row, metric).T):
-                marks.interval(ax, split + shift, spread(list(values)), method(row), **mark(row))
-                marks.dots(ax, split + shift, list(values), method(row))
+            values = g.cosine(row, metric)  # (seeds, splits)
+            places = np.arange(values.shape[1]) + shift
+            found_here = [spread(list(column)) for column in values.T]
+            marks.intervals(ax, places, found_here, method(row), **mark(row))
+            marks.dots(ax, np.tile(places, len(values)), values.ravel(), method(row))
         splits = g.config["splits"]
         ax.set_xticks(range(len(splits)), splits)
         # few seeds have intervals that leave the range of a cosine
@@ -486,6 +488,9 @@ def _cloud(ax: Axes, row: str, pairs: Sequence[tuple[float, float]]) -> None:
     across, up = spread(list(x)), spread(list(y))
     colour = look(row)["color"]
     ax.plot(x, y, ".", color=colour, alpha=0.5, markersize=4)
-    ax.plot([across.low, across.high], [up.centre] * 2, color=colour, linewidth=1)
-    ax.plot([across.centre] * 2, [up.low, up.high], color=colour, linewidth=1)
+    cross = (
+        [across.low, across.high, np.nan, across.centre, across.centre],
+        [up.centre, up.centre, np.nan, up.low, up.high],
+    )
+    ax.plot(*cross, color=colour, linewidth=1)
     ax.plot(across.centre, up.centre, **(look(row) | {"linestyle": "none", "markersize": 8}))
