@@ -41,7 +41,7 @@ def listed(flag: str, values: Iterable[Any]) -> str:
 def line(words: Sequence[str], records: Sequence[Record], start: str = "python") -> str:
     """A command with what it made: how many records, and how many of a modified library."""
     command = " ".join([start, "-m sobolev_lib", *filter(None, words), "--book"])
-    modified = sum(r.commit.endswith("+") for r in records)
+    modified = sum(r.modified for r in records)
     note = f", {modified} of them by a library with uncommitted changes" if modified else ""
     return f"{command}  # {len(records)} records{note}"
 
