@@ -139,6 +139,7 @@ EXPERIMENTS: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "probes": lambda records: rows_of(records, "probes"),
     "fidelity": lambda records: rows_of(records, "fidelity"),
     "throughput": throughput,
+    "operations": lambda records: rows_of(records, "operations"),
 }
 
 
