@@ -31,7 +31,8 @@ CUT = """() => {
   const name = e => (e.closest('[id]')?.id || '') + ': '
     + (e.alt || e.innerText || '').trim().replace(/\\s+/g, ' ').slice(0, 50);
   const say = (what, e, ...numbers) => found.push([what, name(e), ...numbers.map(Math.round)]);
-  const all = (selector, look) => [...document.querySelectorAll(selector)].filter(seen).forEach(look);
+  const all = (selector, look) =>
+    [...document.querySelectorAll(selector)].filter(seen).forEach(look);
   const wide = e => e.scrollWidth > e.clientWidth + 1;
   const right = e => e.getBoundingClientRect().right;
 
