@@ -4,10 +4,12 @@ from sobolev_lib.widgets.explorer import SurfaceExplorer, gradient_points, value
 from sobolev_lib.widgets.fit1d import SobolevFit1D
 from sobolev_lib.widgets.hypotheses import HypothesisExplorer
 from sobolev_lib.widgets.kinkdemo import KinkDemo
+from sobolev_lib.widgets.playground import Playground
 
 __all__ = [
     "HypothesisExplorer",
     "KinkDemo",
+    "Playground",
     "SobolevFit1D",
     "SurfaceExplorer",
     "gradient_points",
