@@ -1,8 +1,9 @@
 """One widget on a page of its own, with a stand-in for the kernel's side of its model.
 
 The page is a file with the widget's own JavaScript and style in it, so that a test needs a browser
-and no built book. ``window.model`` is the model: ``get``, ``set``, ``on``, ``off``, ``save_changes``
-as anywidget gives them, and ``saved``, the number of messages to Python. ``window.w`` is the module.
+and no built book. ``window.model`` is the model: ``get``, ``set``, ``on``, ``off`` and
+``save_changes`` as anywidget gives them, and ``saved``, the number of messages to Python.
+``window.w`` is the module.
 """
 
 import base64
@@ -26,9 +27,10 @@ window.model = {
   saved: 0,
   get: (name) => traits[name],
   set(name, value) {
-    const same = JSON.stringify(traits[name]) === JSON.stringify(value) && !(value instanceof DataView);
+    const same = JSON.stringify(traits[name]) === JSON.stringify(value);
     traits[name] = value;
-    if (!same) for (const f of [...(listeners["change:" + name] || [])]) f();
+    const told = same && !(value instanceof DataView) ? [] : listeners["change:" + name] || [];
+    for (const f of [...told]) f();
   },
   on: (event, f) => (listeners[event] ||= []).push(f),
   off: (event, f) => (listeners[event] = listeners[event].filter((g) => g !== f)),

@@ -218,7 +218,7 @@ function render({ model, el }) {
     const spoken = [];
     for (const p of panels) {
       const grid = current.grids[p.m];
-      p.text.textContent = p.m === "truth" ? `${LABELS.truth}: ${current.facts.title}` : LABELS[p.m];
+        p.text.textContent = LABELS[p.m];
       const kind = model.get("view") === "map" ? "Map" : "Surface";
       let label = `${kind} of ${p.m === "truth" ? current.facts.title : `the network ${LABELS[p.m]}`} with its gradient field.`;
       if (p.m !== "truth") {
@@ -272,9 +272,8 @@ function render({ model, el }) {
     h(
       "section",
       { class: "sob sob-surfaces", "aria-label": "A function and the networks trained on it" },
-      h("div", { class: "sob-controls" }, ...Object.values(controls).map((control) => control.node), turn.node),
-      h("div", { class: "sob-panels" }, ...panels.map((p) => p.node)),
-      bar.canvas,
+      h("div", { class: "sob-controls" }, ...Object.values(controls).map((control) => control.node)),
+      h("div", { class: "sob-panels" }, ...panels.map((p) => p.node), h("div", { class: "sob-beside" }, turn.node, bar.canvas)),
       table,
       status,
     ),

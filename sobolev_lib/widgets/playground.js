@@ -63,8 +63,8 @@ function pointEditor(s) {
   const show = () => {
     const p = s.points[s.selected].map(signed);
     const names = p.length === 3 ? ["x", "value", "slope"] : ["x", "y", "value"];
-    const point = `Point ${s.selected + 1} of ${s.points.length}: ` + names.map((name, i) => `${name} ${p[i]}`).join(", ");
-    const text = s.drawing ? `Knot ${s.knot + 1} of ${KNOTS}: height ${signed(s.knots[s.knot])}` : point;
+    const point = `Point ${s.selected + 1}/${s.points.length}: ` + names.map((name, i) => `${name} ${p[i]}`).join(", ");
+    const text = s.drawing ? `Knot ${s.knot + 1}/${KNOTS}: height ${signed(s.knots[s.knot])}` : point;
     const [now, most] = s.drawing ? [s.knots[s.knot], HEIGHT] : [s.points[s.selected][0], 1];
     node.textContent = text;
     node.setAttribute("aria-label", s.drawing ? "Knot of the curve" : "Training point");
@@ -153,12 +153,14 @@ function render({ model, el }) {
   };
   const say = (news) => {
     const errors = table.querySelectorAll("td:nth-child(2)");
-    const text = `Step ${race.step} of ${s.steps}. Error of the value: values only ${errors[0].textContent}, Sobolev ${errors[1].textContent}.`;
-    status.textContent = `${news} ${text}`.trim();
+    const at = `Step ${race.step} of ${s.steps}.`;
+    const text = `Error of the value: values only ${errors[0].textContent}, Sobolev ${errors[1].textContent}.`;
+    const heard = running ? `${at} ${text}` : text; // what the picture and the table show already
+    status.replaceChildren(`${news} ${running ? "" : at} `, h("span", { class: "sob-hidden" }, heard));
     const what = target.d === 1 ? "functions and derivatives" : "maps with gradients";
     plot.canvas.setAttribute(
       "aria-label",
-      `${target.label}, ${s.points.length} training points, two networks of ${ACTIVATIONS[s.activation]} units: ${what}, and training losses. ${text}`,
+      `${target.label}, ${s.points.length} training points, two networks of ${ACTIVATIONS[s.activation]} units: ${what}, and training losses. ${at} ${text}`,
     );
     spoken = performance.now();
   };
@@ -227,9 +229,9 @@ function render({ model, el }) {
     showAll();
     refresh();
     if (!running) start.textContent = "Train";
-    say(news);
     if (wanted) go();
     else share.publish();
+    say(wanted ? "Training." : news);
   };
   const resample = () => (s.points = sample(targetOf(s), s.n, s.seed));
 
@@ -245,6 +247,7 @@ function render({ model, el }) {
   };
   const takeOver = (changed) => {
     if (changed.has("running")) wanted = model.get("running");
+    else if (changed.has("weights")) wanted = false; // to be looked at, not to be trained away
     if (running && !wanted) stop("Paused.");
     if (changed.size === 1 && changed.has("running")) return wanted && !running && go();
     const sampled = ["target", "n", "seed", "points"].some((trait) => changed.has(trait));
@@ -305,7 +308,7 @@ function render({ model, el }) {
   Object.assign(s, share.traits());
   const controls = settingControls(s, change);
   const editor = pointEditor(s);
-  const button = (text, onclick) => h("button", { type: "button", onclick }, text);
+  const button = (text, onclick, more) => h("button", { type: "button", onclick, ...more }, text);
   const start = button("Train", () => {
     if (running) {
       wanted = false;
@@ -319,13 +322,14 @@ function render({ model, el }) {
     rebuild("From the beginning.");
   });
   const seed = button("", () => change("seed")((s.seed + 1) % (LIMITS.seed[1] + 1)));
-  const pencil = button("Draw", () => {
+  const draws = () => {
     s.drawing = !s.drawing;
     showAll();
     plot.paint();
-  });
-  const add = button("Add", board.fill);
-  const remove = button("Remove", board.remove);
+  };
+  const pencil = button("✎", draws, { "aria-label": "Draw the curve", class: "sob-small" });
+  const add = button("+", board.fill, { "aria-label": "Add a point", class: "sob-small" });
+  const remove = button("−", board.remove, { "aria-label": "Remove the point", class: "sob-small" });
   const showAll = () => {
     controls.show();
     editor.show();
@@ -366,7 +370,7 @@ function render({ model, el }) {
 }
 
 export {
-  ACTIVATIONS, Network, PLACES, POINTS, Race, TARGETS, compare, countOf, dataOf, gapOf, gridOf, initialise, kinksOf,
-  moved, readHash, regionsOf, sample, sketched, targetOf, writeHash,
+  Network, POINTS, Race, TARGETS, arrange, compare, countOf, dataOf, gridOf, initialise, kinksOf, moved, readHash,
+  regionsOf, sample, sketched, spanOf, targetOf, writeHash,
 };
 export default { render };

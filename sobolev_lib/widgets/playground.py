@@ -99,8 +99,8 @@ class Playground(anywidget.AnyWidget):
     width = traitlets.Int(32, min=1, max=128).tag(sync=True)
     learning_rate = traitlets.Float(0.01, min=1e-5, max=1.0).tag(sync=True)
     weight = traitlets.Float(1.0, min=0.0, max=1000.0).tag(sync=True)
-    n = traitlets.Int(6, min=1, max=50).tag(sync=True)
-    seed = traitlets.Int(0, min=0, max=999).tag(sync=True)
+    n = traitlets.Int(5, min=1, max=50).tag(sync=True)
+    seed = traitlets.Int(13, min=0, max=999).tag(sync=True)
     steps = traitlets.Int(2000, min=1, max=20_000).tag(sync=True)
     points = traitlets.List(traitlets.List(traitlets.Float())).tag(sync=True)
     knots = traitlets.List(

@@ -44,20 +44,19 @@ function drawAll(c, width, height, ink, scene) {
   return scales;
 }
 
-/** Least and most of some numbers, with a margin on both sides. */
-function spanOf(lists, margin) {
-  const all = lists.flatMap((list) => Array.from(list));
+/** What the vertical axis of a panel spans: the truth and the points, with room above and below. */
+function spanOf(name, target, grid, points) {
+  const [truth, column, bare] = name === "value" ? [grid.values, 1, [-HEIGHT, HEIGHT]] : [grid.slopes, 2, [-6, 6]];
+  const all = [...(target.free ? bare : truth), ...points.map((p) => p[column])];
   const [low, high] = [Math.min(...all), Math.max(...all)];
-  const room = Math.max(margin * (high - low), 0.2);
+  const room = Math.max(0.2 * (high - low), 0.2);
   return [low - room, high + room];
 }
 
 function drawCurves(c, ink, box, scene, name) {
   const { target, grid, fits, points } = scene;
   const [truth, key, column] = name === "value" ? [grid.values, "m", 1] : [grid.slopes, "slope", 2];
-  const shown = target.free ? [column === 1 ? [-HEIGHT, HEIGHT] : [-6, 6]] : [truth];
-  const span = spanOf([...shown, points.map((p) => p[column])], 0.2);
-  const scale = axes(c, ink, box, [-1, 1], span, name === "value" ? "Function" : "Derivative", name === "value" ? null : "");
+  const scale = axes(c, ink, box, [-1, 1], spanOf(name, target, grid, points), name === "value" ? "Function" : "Derivative", name === "value" ? null : "");
   if (!target.free) polyline(c, box, scale, grid.inputs, truth, ink, 1.6, LINES.truth);
   for (const method of ["values", "sobolev"]) {
     polyline(c, box, scale, grid.inputs, fits[method][key], COLOURS[method], method === "values" ? 2 : 2.4, LINES[method]);
@@ -201,11 +200,10 @@ function drawLosses(c, ink, box, scene) {
   c.globalAlpha = 1;
   c.textBaseline = "bottom";
   c.font = "600 12px system-ui, sans-serif";
-  const title = "Training loss";
-  c.fillText(title, box.x, box.y - 4);
-  const after = box.x + c.measureText(title).width;
+  c.fillText("Loss", box.x, box.y - 4);
+  const after = box.x + c.measureText("Loss").width;
   c.font = "12px system-ui, sans-serif";
-  if (box.w > 200) c.fillText(": of values solid, of slopes dotted", after, box.y - 4);
+  c.fillText(" (dotted: of slopes)", after, box.y - 4);
   c.restore();
   const xs = losses.map((entry) => entry.step);
   const scale = { X, Y };
