@@ -45,7 +45,7 @@ def opened(browser, tmp_path):
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(widget_page.write(widget or Playground(**FIVE, running=False), tmp_path))
-        page.wait_for_function("window.end !== undefined")
+        page.wait_for_function("() => window.end !== undefined && model.saved > 0")
         return page, page.locator("section.sob-play")
 
     yield open_page
@@ -580,7 +580,7 @@ def test_a_mouse_moves_tilts_and_adds_points(opened):
 
 
 def test_a_map_takes_points_in_the_plane(opened):
-    page, section = opened(Playground(target="hills", n=2, points=[[0, 0, 0, 0, 0]], running=False))
+    page, section = opened(Playground(target="hills", n=2, points=[[0, 0, 0, 3, 0]], running=False))
     drag(page, pixel(page, 0, 0, "sobolev"), pixel(page, 0.5, -0.4, "sobolev"))
     page.mouse.click(*pixel(page, -0.6, 0.7, "truth"))
     settled(page)
@@ -666,6 +666,7 @@ def test_a_finger_drags_and_still_scrolls(opened):
 def test_a_curve_is_drawn_and_learnt(opened):
     page, section = opened()
     section.get_by_label("Target").select_option("own")
+    settled(page)
     pen = section.get_by_role("button", name="Draw the curve")
     assert pen.get_attribute("aria-pressed") == "true"
     drag(page, pixel(page, -0.98, 0.5), pixel(page, 0.98, -0.5))

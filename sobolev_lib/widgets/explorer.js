@@ -218,7 +218,7 @@ function render({ model, el }) {
     const spoken = [];
     for (const p of panels) {
       const grid = current.grids[p.m];
-        p.text.textContent = LABELS[p.m];
+      p.text.textContent = LABELS[p.m];
       const kind = model.get("view") === "map" ? "Map" : "Surface";
       let label = `${kind} of ${p.m === "truth" ? current.facts.title : `the network ${LABELS[p.m]}`} with its gradient field.`;
       if (p.m !== "truth") {

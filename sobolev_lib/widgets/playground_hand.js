@@ -61,7 +61,8 @@ function attachHand(canvas, editor, board) {
     canvas.setPointerCapture(event.pointerId);
     editor.focus({ preventScroll: true });
     before = null;
-    if (!held.draws) board.choose(held.i);
+    if (held.draws) drag(positionOf(event)); // a touch is a line, too
+    else board.choose(held.i);
   });
   canvas.addEventListener("pointermove", (event) => {
     const at = positionOf(event);
