@@ -124,14 +124,14 @@ function sharing(model, s, { race, running, takeOver }) {
 
 function render({ model, el }) {
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
-  const s = { points: [], selected: 0, knot: 0, drawing: false };
+  const s = { points: [], selected: 0, knot: 0, drawing: false, held: false }; // and the settings
   let [race, target, grid, fits, losses, scales] = [null, null, null, {}, [], {}];
   let [running, wanted, seen] = [false, model.get("running") && !calm.matches, false]; // wanted: until the reader pauses
   let [frame, last, elapsed, drawn, cost, spoken] = [0, 0, 0, 0, 0, 0];
 
   // --- what the reader sees --------------------------------------------------------------------------
   const plot = stage("", (width) => arrange(width, target.d).height, (c, width, height, ink) => {
-    scales = drawAll(c, width, height, ink, { ...s, target, grid, fits, losses });
+    scales = drawAll(c, width, height, ink, { ...s, target, grid, fits, losses, scales });
   });
   const { table, show } = results();
   const status = h("p", { class: "sob-status", role: "status", "aria-live": "polite" });

@@ -55,8 +55,9 @@ function spanOf(name, target, grid, points) {
 
 function drawCurves(c, ink, box, scene, name) {
   const { target, grid, fits, points } = scene;
-  const [truth, key, column] = name === "value" ? [grid.values, "m", 1] : [grid.slopes, "slope", 2];
-  const scale = axes(c, ink, box, [-1, 1], spanOf(name, target, grid, points), name === "value" ? "Function" : "Derivative", name === "value" ? null : "");
+  const [truth, key] = name === "value" ? [grid.values, "m"] : [grid.slopes, "slope"];
+  const span = scene.held ? scene.scales[name].span : spanOf(name, target, grid, points); // under a finger, axes rest
+  const scale = axes(c, ink, box, [-1, 1], span, name === "value" ? "Function" : "Derivative", name === "value" ? null : "");
   if (!target.free) polyline(c, box, scale, grid.inputs, truth, ink, 1.6, LINES.truth);
   for (const method of ["values", "sobolev"]) {
     polyline(c, box, scale, grid.inputs, fits[method][key], COLOURS[method], method === "values" ? 2 : 2.4, LINES[method]);
@@ -65,9 +66,13 @@ function drawCurves(c, ink, box, scene, name) {
   if (name === "value" && scene.drawing) drawKnots(c, ink, scale, scene);
   c.save();
   c.strokeStyle = c.fillStyle = ink;
-  points.forEach((p, i) => drawPoint(c, scale.X(p[0]), scale.Y(p[column]), name === "value" ? [scale.X(1) - scale.X(0), p[2] * (scale.Y(1) - scale.Y(0))] : null, i === scene.selected));
+  const [right, up] = [scale.X(1) - scale.X(0), scale.Y(1) - scale.Y(0)];
+  for (const [i, p] of points.entries()) {
+    const direction = name === "value" ? [right, p[2] * up] : null;
+    drawPoint(c, scale.X(p[0]), scale.Y(p[name === "value" ? 1 : 2]), direction, i === scene.selected);
+  }
   c.restore();
-  return scale;
+  return { ...scale, span };
 }
 
 /** A dot, its slope as a short line, and a ring where it is the selected one. */

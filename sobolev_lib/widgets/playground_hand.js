@@ -37,7 +37,9 @@ function attachHand(canvas, editor, board) {
 
   let held = null;
   let before = null; // where a drawn line was last
-  const drag = (at) => {
+  const drag = ([px, py]) => {
+    const { box } = board.scales()[held.name];
+    const at = [px, Math.max(box.y, Math.min(box.y + box.h, py))];
     const [x, y] = dataAt(held.name, at);
     const target = board.target();
     if (held.draws) {
@@ -60,7 +62,7 @@ function attachHand(canvas, editor, board) {
     event.preventDefault();
     canvas.setPointerCapture(event.pointerId);
     editor.focus({ preventScroll: true });
-    before = null;
+    [before, s.held] = [null, true];
     if (held.draws) drag(positionOf(event)); // a touch is a line, too
     else board.choose(held.i);
   });
@@ -69,8 +71,13 @@ function attachHand(canvas, editor, board) {
     if (held) drag(at);
     else canvas.style.cursor = grip(at) ? "grab" : panelAt(at) ? "crosshair" : "";
   });
-  // released after the click that follows, which must not place a point
-  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => setTimeout(() => (held = null)));
+  const release = () => {
+    if (!held) return;
+    s.held = false;
+    board.choose(s.drawing ? s.knot : s.selected);
+    setTimeout(() => (held = null)); // after the click that follows, which must not place a point
+  };
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, release);
   canvas.addEventListener("click", (event) => {
     const name = panelAt(positionOf(event));
     if (held || !name || name === "slope") return;
