@@ -25,6 +25,9 @@ LOCKED_EXTRAS = (
     "images",
     "atari",
     "theory",
+    "regressor",
+    "molecules",
+    "rivals",
 )
 
 

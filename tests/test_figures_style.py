@@ -40,6 +40,33 @@ def test_methods_that_share_figures_differ_in_colour_and_mark(together):
     assert len({style.MARKERS[method] for method in together}) == len(together)
 
 
+@pytest.mark.parametrize("limits", [(1e-7, 1e5), (0.3, 4.0), (2e-3, 3e-3), (1.0, 200.0)])
+def test_a_logarithmic_axis_has_matplotlibs_labels_without_mathtext(limits):
+    def labels(ax):
+        ax.set_xlim(limits)
+        ticks = ax.xaxis.get_major_ticks() + ax.xaxis.get_minor_ticks()
+        ax.figure.canvas.draw()
+        return [tick.label1.get_text() for tick in ticks]
+
+    with style.use_style():
+        _, (ours, theirs) = plt.subplots(1, 2)
+        style.log_scale(ours, "x")
+        theirs.set_xscale("log")
+        found, expected = labels(ours), labels(theirs)
+    assert any(found) and "$" not in "".join(found)
+    lowered = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹×\u2009", "-0123456789  ")
+    plain = [re.sub(r"\$|\\mathdefault|\\times|[{}^]", "", text) for text in expected]
+    assert [text.translate(lowered).replace(" ", "") for text in found] == plain
+
+
+def test_ticks_between_powers_can_be_left_out():
+    fig, ax = style.figure()
+    style.log_scale(ax, "xy", minor=False)
+    fig.canvas.draw()
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    assert not ax.xaxis.get_minor_ticks() and not ax.yaxis.get_minor_ticks()
+
+
 def test_methods_of_one_colour_have_one_text_colour():
     """`label_ends` knows a line by its colour alone."""
     assert len(set(zip(COLOURS.values(), TEXT_COLOURS.values(), strict=True))) == len(

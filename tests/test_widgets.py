@@ -2,14 +2,13 @@
 
 import base64
 import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 import traitlets
 from torch import nn
+from widget_helpers import needs_node, run_js
 
 from sobolev_lib import kinks
 from sobolev_lib.figures.style import COLOURS, LABELS
@@ -18,30 +17,7 @@ from sobolev_lib.widgets import (
     KinkDemo,
     SobolevFit1D,
     SurfaceExplorer,
-    gradient_points,
-    value_points,
 )
-
-NODE = shutil.which("node")
-needs_node = pytest.mark.skipif(
-    NODE is None, reason="Node.js is not installed: it runs the widgets' JavaScript here"
-)
-
-
-def run_js(widget, script, payload, tmp_path):
-    """Run `script` with the widget's module as `w`, payload as `input`; return `out`."""
-    (tmp_path / "widget.mjs").write_text(widget._esm, encoding="utf-8")
-    (tmp_path / "main.mjs").write_text(
-        "import * as w from './widget.mjs';\nimport fs from 'fs';\nlet out;\n"
-        f"const input = JSON.parse(fs.readFileSync(0, 'utf8'));\n{script}\n"
-        "console.log(JSON.stringify(out, (k, v) => ArrayBuffer.isView(v) ? Array.from(v) : v));\n",
-        encoding="utf-8",
-    )
-    done = subprocess.run(
-        [NODE, "main.mjs"], input=json.dumps(payload), capture_output=True, text=True, cwd=tmp_path
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def reference_network(theta, hidden, activation):
@@ -278,21 +254,6 @@ def test_whole_figure_fits_its_budget():
         dict.fromkeys(FUNCTIONS, grid), dict.fromkeys(keys, grid), dict.fromkeys(keys, 1.0)
     )
     assert len(base64.b64encode(widget.data)) < 2_000_000
-
-
-def test_sampling_points_give_grids_in_the_order_the_widget_reads():
-    domain = ((-1.0, 3.0), (10.0, 12.0))
-    values = value_points(domain, 5).reshape(5, 5, 2)
-    assert values[0, 0].tolist() == [-1, 10]
-    assert values[0, 4].tolist() == [3, 10]
-    assert values[4, 0].tolist() == [-1, 12]
-    arrows = gradient_points(domain, 4).reshape(4, 4, 2)
-    assert arrows[0, 0].tolist() == [-0.5, 10.25]
-    assert arrows[3, 1].tolist() == [0.5, 11.75]
-    for function, least in ((value_points, 2), (gradient_points, 1)):
-        with pytest.raises(ValueError, match="side is 0"):
-            function(domain, 0)
-        assert function(domain, least).shape == (least**2, 2)
 
 
 GRID = (np.zeros((5, 5)), np.ones((3, 3, 2)))

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from widget_helpers import CONTRAST, LISTEN, VIEWS
 
 #: Hash of what a canvas shows.
 PIXELS = """canvas => {
@@ -18,26 +19,14 @@ INKED = """canvas => {
   for (let i = 3; i < data.length; i += 4) count += data[i] > 0;
   return count / (data.length / 4);
 }"""
-#: Contrast (WCAG 2) of the widget's text with the nearest ground painted behind it.
-CONTRAST = """section => {
-  const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const luminance = css => {
-    const [r, g, b] = css.match(/[0-9.]+/g).map(Number);
-    return 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  };
+#: Contrast of the widget's text with the ground painted behind it.
+TEXT_CONTRAST = f"""section => {{{CONTRAST}
   const style = getComputedStyle(section);
   if (/rgba\\(.*, 0\\)/.test(style.backgroundColor)) return 0;
-  const [a, b] = [luminance(style.color), luminance(style.backgroundColor)].sort();
-  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-}"""
+  return contrast(style.color, style.backgroundColor);
+}}"""
 #: Whatever waits for the next frame, such as the first picture on a canvas, has been done.
 TWO_FRAMES = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
-VIEWS = [
-    pytest.param({}, id="desktop-http"),
-    pytest.param(
-        {"width": 360, "height": 800, "scheme": "dark", "origin": "file"}, id="phone-file"
-    ),
-]
 
 
 @pytest.fixture
@@ -148,10 +137,7 @@ def test_fit_is_reproducible_and_its_controls_matter(open_widget):
 
 def test_fit_does_not_flood_a_screen_reader(open_widget):
     page, section = open_widget("fit1d.SobolevFit1D", "sob-fit1d")
-    section.get_by_role("status").evaluate(
-        "node => { window.said = 0; new MutationObserver(() => window.said++)"
-        ".observe(node, { childList: true, characterData: true, subtree: true }); }"
-    )
+    section.get_by_role("status").evaluate(LISTEN)
     start = page.evaluate("performance.now()")
     section.get_by_role("button", name="Start", exact=True).click()
     finish(page, section)
@@ -255,13 +241,13 @@ WIDGETS = [
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_widgets_are_legible_and_follow_the_theme(open_widget, name, css, scheme):
     page, section = open_widget(name, css, width=360, height=800, scheme=scheme)
-    assert section.evaluate(CONTRAST) >= 7
+    assert section.evaluate(TEXT_CONTRAST) >= 7
     canvas = section.locator("canvas").first
     before = canvas.evaluate(PIXELS)
     other = {"light": "dark", "dark": "light"}[scheme]
     page.evaluate(f"document.documentElement.dataset.theme = '{other}'")
     wait_for_a_change(page, canvas, before)  # labels are redrawn in the theme's ink
-    assert section.evaluate(CONTRAST) >= 7
+    assert section.evaluate(TEXT_CONTRAST) >= 7
 
 
 @pytest.mark.parametrize(("name", "css"), WIDGETS)

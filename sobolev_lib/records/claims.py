@@ -120,7 +120,7 @@ def table(
     found: Mapping[str, Finding | None],
     at: str = "at the paper scale",
 ) -> str:
-    """*Paper versus ours* as an HTML table; how a row was made unfolds in its last cell.
+    """*Paper versus ours* as an HTML table; how a row was made unfolds below our number.
 
     Parameters
     ----------
@@ -130,11 +130,24 @@ def table(
     at : str
         At what the seeds were run.
     """
-    names = ("The paper says", "We measure", "Verdict", "How")
-    head = "".join(f"<th scope='col'>{name}</th>" for name in names)
     rows = "".join(_row(claim, found[claim.key], at) for claim in claims)
+    return verdicts("Paper versus ours", rows)
+
+
+def verdicts(label: str, rows: str) -> str:
+    """Table of claims with their verdicts, around its rows; on a phone each row is a card.
+
+    Parameters
+    ----------
+    label : str
+        Name of the table, for those who do not see it.
+    rows : str
+        HTML of the body: claim, our number, verdict.
+    """
+    widths = {"The paper says": 34, "We measure": 48, "Verdict": 18}
+    head = "".join(f"<th scope='col' style='width:{w}%'>{n}</th>" for n, w in widths.items())
     return (
-        "<div class='claims' tabindex='0' role='region' aria-label='Paper versus ours'>"
+        f"<div class='claims verdicts' tabindex='0' role='region' aria-label='{label}'>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
@@ -146,6 +159,8 @@ def _row(claim: Claim, finding: Finding | None, at: str) -> str:
         f"<details><summary>{seeds}</summary>Deviations: {claim.deviations}.<br>"
         f"<code>{claim.command}</code></details>"
     )
+    # several readings of the same runs, one a line
+    lines = ours.replace("; ", "<br>")
     paper = f"{claim.paper} <small>({claim.where})</small>"
-    cells = (paper, ours, f"<strong>{said}</strong>", how)
+    cells = (paper, lines + how, f"<strong>{said}</strong>")
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

@@ -47,11 +47,11 @@ class Results:
         self.records = list(records)
         self._found: dict[str, list[Record]] = {}
         for record in self.records:
-            self._found.setdefault(_name(_whole(record)), []).append(record)
+            self._found.setdefault(_completed(_name(record.config)), []).append(record)
 
     def select(self, function: str, n: int, line: Line) -> list[Record]:
         """Records of a line, by seed."""
-        found = self._found.get(_name(_configuration(function, n, line)), [])
+        found = self._found.get(_wanted(function, n, line), [])
         return sorted(found, key=lambda r: r.seed)
 
     def has(self, n: int, line: Line) -> bool:
@@ -189,7 +189,7 @@ class Results:
         """
         seeds: dict[str, dict[str, set[int]]] = {}
         for record in self.records:
-            whole = _whole(record)
+            whole = json.loads(_completed(_name(record.config)))
             if whole["arm"] != record.config["arm"]:
                 raise LedgerError(
                     f"a record of seed {record.seed} is labelled {record.config['arm']!r}, but its "
@@ -266,23 +266,26 @@ def power(value: float) -> float:
     return float(10.0**value)
 
 
-def _configuration(function: str, n: int, line: Line) -> dict[str, Any]:
+@functools.cache
+def _wanted(function: str, n: int, line: Line) -> str:
+    """Name of the configuration that a line is."""
     arm, method = line
     if arm == kriging.ARM:
-        return kriging.config(arms.Setting(function, n, method, arm=arm))
+        return _name(kriging.config(arms.Setting(function, n, method, arm=arm)))
     [member] = arms.members(arm)
     setting = arms.Setting(function, n, method, arm=arms.family(member), **arms.ARMS[member])
-    return arms.config(setting)
+    return _name(arms.config(setting))
 
 
-def _whole(record: Record) -> dict[str, Any]:
-    """Configuration with today's entries, at their defaults where the record is older."""
-    if record.config["arm"] == kriging.ARM:
-        return dict(record.config)
-    return arms.config(arms.Setting(**record.config))
+@functools.cache
+def _completed(name: str) -> str:
+    """Name of a record's configuration with today's entries, at their defaults if it is older."""
+    config = json.loads(name)
+    return name if config["arm"] == kriging.ARM else _name(arms.config(arms.Setting(**config)))
 
 
 def _name(config: Mapping[str, Any]) -> str:
+    """Canonical JSON: the cached functions read a configuration from it."""
     return json.dumps(dict(config), sort_keys=True)
 
 

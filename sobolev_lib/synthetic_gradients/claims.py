@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from sobolev_lib.records.claims import (
     FAILS,
@@ -145,7 +145,7 @@ def deviation_ratio(values: Sequence[float], other: Sequence[float]) -> Interval
     if min(sizes) < 2 or min(np.ptp(values), np.ptp(other)) == 0:
         raise ValueError(f"two different numbers each are needed; given {sizes} numbers")
     ratio = float(np.std(other, ddof=1) / np.std(values, ddof=1))
-    low, high = stats.f.ppf([0.025, 0.975], sizes[1] - 1, sizes[0] - 1)
+    low, high = special.fdtri(sizes[1] - 1, sizes[0] - 1, [0.025, 0.975])
     return Interval(ratio, ratio / float(np.sqrt(high)), ratio / float(np.sqrt(low)), min(sizes))
 
 
@@ -273,6 +273,8 @@ def rank_correlation(found: Group, rows: Sequence[str], metric: str = "cosine") 
     the rows that were run, no others: with five of them, chance alone often makes it large.
     Seeds that lack a row which others have are left out.
     """
+    from scipy import stats  # takes a second to import, and few pages need it
+
     late: dict[int, list[tuple[float, float]]] = {}
     for row in rows:
         for r in found.rows.get(row, []):

@@ -1,6 +1,6 @@
 """Interactive figures that compute in the reader's browser: no kernel, no server, no network."""
 
-from sobolev_lib.widgets.explorer import SurfaceExplorer, gradient_points, value_points
+from sobolev_lib.widgets.explorer import SurfaceExplorer
 from sobolev_lib.widgets.fit1d import SobolevFit1D
 from sobolev_lib.widgets.hypotheses import HypothesisExplorer
 from sobolev_lib.widgets.kinkdemo import KinkDemo
@@ -10,6 +10,4 @@ __all__ = [
     "KinkDemo",
     "SobolevFit1D",
     "SurfaceExplorer",
-    "gradient_points",
-    "value_points",
 ]
