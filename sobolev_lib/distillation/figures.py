@@ -109,10 +109,9 @@ def controls(
     if len(lines) < 3:
         return None
     fig, ax = style.figure(height=0.34 * len(lines) + 0.9)
-    for place, (_, method, mine) in enumerate(reversed(lines)):
-        found = results.values(mine, metric)
-        marks.dots(ax, place, list(found.values()), method, horizontal=True)
-        marks.interval(ax, place, results.mean(mine, metric), method, horizontal=True)
+    for place, (_, method, every) in enumerate(reversed(lines)):
+        marks.dots(ax, place, list(results.values(every, metric).values()), method, horizontal=True)
+        marks.interval(ax, place, results.mean(every, metric), method, horizontal=True)
     ax.set_yticks(range(len(lines)), [line[0] for line in reversed(lines)])
     ax.set_xlabel(f"{NAMES[metric]}, test, at the end")
     ax.set_xlim(left=0)
