@@ -118,7 +118,7 @@ def draw_practice(
         label = f"256-256, trained: {style.LABELS[method]}"
         ax.axhline(level, color=style.COLOURS[method], ls=dash, lw=1.4, label=label)
     ax.set(xscale="log", yscale="log", xlabel="hidden units", ylabel="rms error of the gradient")
-    ax.legend()
+    ax.legend(loc="lower left")
     return fig
 
 
