@@ -11,10 +11,10 @@ Examples
 >>> from sobolev_lib.figures import style, widths
 >>> fig, axes = style.figure(1, 3, width="wide")
 >>> with widths.narrow(fig):
-...     print(fig.get_figwidth() == widths.NARROW)
-True
->>> fig.get_figwidth() == style.WIDTHS["wide"]
-True
+...     print(float(fig.get_figwidth()))
+3.56
+>>> float(fig.get_figwidth())
+8.6
 >>> style.close(fig)
 """
 
