@@ -394,7 +394,8 @@ def label_ends(ax: Axes, lines: Sequence[Line2D], *, gap: float = 13.0, pad: flo
         Distance from the line's end, in points.
     """
     shown = [line for line in lines if np.isfinite(_end(line)).all()]
-    ax.figure.canvas.draw()  # fixes the layout, hence the distances in points
+    # fixes the layout, hence the distances in points
+    ax.figure.draw_without_rendering()  # type: ignore[union-attr]
     dpi = ax.figure.dpi  # type: ignore[union-attr]
     ends = [ax.transData.transform(_end(line))[1] * 72.0 / dpi for line in shown]
     for line, end, place in zip(shown, ends, _spread(ends, gap), strict=True):

@@ -60,7 +60,7 @@ def table(block: str, records: Sequence[Record] | None = None) -> str:
         setting = arms.settings(first, ["sobolev"])[0]
         bodies.append(_body(part, describe(arms.config(setting)), None))
     label = f"Table 1 beside ours: {part.title}"
-    return _html({"Row": 32, "Paper": 24, "Ours": 44}, bodies, label)
+    return _html({"Scheme": 32, "Paper": 24, "Ours": 44}, bodies, label)
 
 
 def claims_table(
