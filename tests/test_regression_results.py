@@ -58,7 +58,8 @@ def test_the_command_writes_to_a_ledger_of_the_readers_own(copy, tmp_path, capsy
         ("small", "paper, changed: steps 2, batch 20")
     }
     assert command.main([*words.split(), "--book", "--scale", "paper"]) == 0
-    assert copy.find(scale="paper", steps=2), "whoever asks for a scale writes it"
+    made = [r for r in copy.read() if r.config.get("steps") == 2]
+    assert {r.scale for r in made} == {"paper"}, "whoever asks for a scale writes it"
     capsys.readouterr()
 
 

@@ -37,13 +37,24 @@ def errors(net, f, df, low, high, n=5_011):
     return value_error, np.abs(slope.double().numpy() - df(points)).max()
 
 
-def assert_holds(net, f, df, low, high, eps):
-    value_error, slope_error = errors(net, f, df, low, high)
+def assert_holds(net, f, df, low, high, eps, n=5_011):
+    value_error, slope_error = errors(net, f, df, low, high, n)
     bounds = net.certificate
     assert value_error <= bounds.value_error * (1 + 1e-9) + 1e-15
     assert slope_error <= bounds.slope_error * (1 + 1e-9) + 1e-15
     assert max(bounds.value_error, bounds.slope_error) <= eps == bounds.eps
     assert bounds.least_pieces <= bounds.pieces <= len(net.slopes)
+
+
+def fine_errors(net, f, df, low, high, n):
+    """The same on any number of points: between its kinks the network is affine."""
+    ends = np.concatenate([[low], net.kinks.numpy(), [high]])
+    with torch.no_grad():
+        values = net(torch.from_numpy(ends)).numpy()
+    x = np.linspace(low, high, n)
+    piece = np.clip(np.searchsorted(ends, x, side="right") - 1, 0, len(ends) - 2)
+    slope = (np.diff(values) / np.diff(ends))[piece]
+    return np.abs(np.interp(x, ends, values) - f(x)).max(), np.abs(slope - df(x)).max()
 
 
 def logistic(x):
@@ -102,6 +113,56 @@ def test_polynomials_with_a_certain_modulus(coefficients, low, power):
     eps = 2.0**-power
     net = relu_network(p, p.deriv(), (low, low + 2), eps, lipschitz=bound)
     assert_holds(net, p, p.deriv(), low, low + 2, eps)
+
+
+@quick
+@given(
+    power=st.floats(0.5, 1.0), size=st.floats(0.1, 3), at=st.floats(-1, 1),
+    low=st.floats(-2, 0), length=st.floats(0.5, 3),
+    negative_slope=st.sampled_from([0.0, 0.2, -0.5]),
+)  # fmt: skip
+def test_a_modulus_that_is_no_lipschitz_constant(power, size, at, low, length, negative_slope):
+    """f' = size |x - at|^power has the modulus size h^power, and no second derivative at all."""
+
+    def f(x):
+        return size * np.sign(x - at) * np.abs(x - at) ** (1 + power) / (1 + power)
+
+    def df(x):
+        return size * np.abs(x - at) ** power
+
+    eps = 0.15 * size
+    net = relu_network(
+        f, df, (low, low + length), eps, modulus=lambda h: size * h**power,
+        negative_slope=negative_slope,
+    )  # fmt: skip
+    assert net.certificate.certified
+    assert_holds(net, f, df, low, low + length, eps)
+
+
+@pytest.mark.parametrize(
+    ("f", "df", "interval", "eps"),
+    [
+        (np.sin, np.cos, (0, 6), 0.05),
+        (np.exp, np.exp, (-2, 2), 0.02),
+        (lambda x: np.sin(x * x), lambda x: 2 * x * np.cos(x * x), (0, 4), 0.2),
+        (logistic, logistic_slope, (-20, 5), 0.01),
+    ],
+    ids=["sin", "exp", "chirp", "sigmoid"],
+)
+def test_checked_at_points_and_good_between_them(f, df, interval, eps):
+    net = relu_network(f, df, interval, eps)
+    found = net.certificate
+    assert (found.certified, found.how) == (False, "points alone")
+    value_error, slope_error = fine_errors(net, f, df, *interval, 50 * found.points)
+    assert max(value_error, slope_error) <= eps
+
+
+def test_a_thousand_units_of_length():
+    """Over 150 periods the values do not drift, and pieces stay near the fewest possible."""
+    net = relu_network(np.sin, np.cos, (0, 1000), 0.01, lipschitz=1.0)
+    assert_holds(net, np.sin, np.cos, 0, 1000, 0.01, n=997)
+    assert net.certificate.certified
+    assert net.certificate.pieces <= 1.03 * net.certificate.least_pieces
 
 
 @needs_flint
@@ -267,6 +328,27 @@ def test_sigmoid_on_the_whole_line(negative_slope):
 
 @quick
 @given(
+    steep=st.floats(0.2, 3), centre=st.floats(-5, 5), height=st.floats(-3, 3),
+    share=st.floats(0.02, 0.3), negative_slope=st.sampled_from([0.0, 0.1, -0.5]),
+)  # fmt: skip
+def test_sigmoids_on_the_whole_line(steep, centre, height, share, negative_slope):
+    def f(x):
+        return height * logistic(steep * (x - centre))
+
+    def df(x):
+        return height * steep * logistic_slope(steep * (x - centre))
+
+    eps = share * max(abs(height), 0.1) * max(steep, 1.0) / 4
+    reach = 1 + max(0.0, math.log(4 * (1 + abs(height)) * (1 + steep) / eps)) / steep
+    net = line_network(
+        f, df, (centre - reach, centre + reach), eps, limits=(0, height),
+        lipschitz=abs(height) * steep**2 / 10, negative_slope=negative_slope,
+    )  # fmt: skip
+    assert_holds(net, f, df, centre - 100, centre + 100, eps)
+
+
+@quick
+@given(
     values=st.lists(st.floats(-5, 5), min_size=2, max_size=20),
     negative_slope=st.sampled_from([0.0, 0.2, -1.0]),
     seed=st.integers(0, 99),
@@ -383,12 +465,34 @@ def test_a_cosine_is_a_sum_of_sigmoids(spacing, error):
     assert np.abs(slope + np.sin(t)).max() < error
 
 
+def test_a_wave_through_sigmoids_is_a_network_of_theorem_one():
+    parts, constant = ridges.sigmoid_ridges((1.0, -0.5), reach=1.5, spacing=0.5)
+    net = ridges.ridge_network(parts, [(-1, 1)] * 2, 0.1)
+    net.output.bias.add_(constant)
+    k = torch.tensor([1.0, -0.5], dtype=torch.float64)
+
+    def f(x):
+        return (x @ k).cos()
+
+    def df(x):
+        return -(x @ k).sin()[:, None] * k
+
+    value_error, slope_error, _ = gradient_errors(net, f, df, [(-1, 1)] * 2)
+    assert max(value_error, slope_error) <= 0.1 + 1e-3  # the sum of sigmoids itself errs by 6e-4
+
+
 def test_boxes_and_shapes_are_checked():
     part = Ridge((1.0, 1.0), np.sin, np.cos)
     with pytest.raises(ValueError, match="box has 1"):
         ridges.ridge_network([part], [(0, 1)], 0.1)
     with pytest.raises(ValueError, match="eps"):
         ridges.ridge_network([part], [(0, 1)] * 2, 0)
+    with pytest.raises(ValueError, match="ridges is empty"):
+        ridges.ridge_network([], [(0, 1)] * 2, 0.1)
+    with pytest.raises(ValueError, match="eps is -1"):
+        ridges.sigmoid_budget([1.0], [[1.0]], -1)
+    with pytest.raises(ValueError, match=r"coefficients \(2,\) and weights \(1, 1\)"):
+        ridges.sigmoid_budget([1.0, 2.0], [[1.0]], 0.1)
     net = ridges.ridge_network([part], [(0, 1)] * 2, 0.5)
     with pytest.raises(ValueError, match=r"x has shape \(3,\)"):
         net(torch.zeros(3, dtype=torch.float64))

@@ -1,38 +1,41 @@
 """Theorem 2: the bound is never above the optimum, is sharp, and vanishes where g = f'."""
 
+import importlib.util
+import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from scipy.optimize import linprog
 
 from sobolev_lib.theory.approximation import relu_network
-from sobolev_lib.theory.compatibility import best_pair, lower_bound
+from sobolev_lib.theory.compatibility import best_pair, closest, lower_bound
 from sobolev_lib.theory.walks import lattice, path_bound, walk_bound
 
+needs_flint = pytest.mark.skipif(
+    importlib.util.find_spec("flint") is None,
+    reason='python-flint is not installed: pip install "sobolev-lib[theory]"',
+)
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def linear_programme(f, integral, x):
     """Least eta for which a function on the points x exists (the graph's optimum, from below)."""
     n = len(x)
-    step = np.diff(x)
-    difference = np.zeros((n - 1, n + 1))
-    difference[np.arange(n - 1), np.arange(n - 1)] = -1
-    difference[np.arange(n - 1), np.arange(1, n)] = 1
-    near = np.hstack([np.eye(n), np.zeros((n, 1))])
+    near = sparse.eye_array(n)
+    difference = sparse.diags_array([-np.ones(n), np.ones(n - 1)], offsets=[0, 1]).tocsr()[: n - 1]
+    gains, step = np.diff(integral(x)), np.diff(x)[:, None]
     rows, ends = [], []
-    gains = np.diff(integral(x))
     for sign in (1, -1):
-        rows += [sign * near - np.eye(n + 1)[-1], sign * difference]
+        rows += [[sign * near, -np.ones((n, 1))], [sign * difference, -step]]
         ends += [sign * f(x), sign * gains]
-        rows[-1][:, -1] = -step
-    cost = np.eye(n + 1)[-1]
-    found = linprog(cost, np.vstack(rows), np.concatenate(ends), bounds=(None, None))
-    return found.fun
+    cost = np.append(np.zeros(n), 1.0)
+    return linprog(cost, sparse.block_array(rows), np.concatenate(ends), bounds=(None, None)).fun
 
 
 @quick
@@ -54,6 +57,132 @@ def test_bound_is_the_optimum_of_the_linear_programme(a, w, b, v, low, length):
     discrete = linear_programme(f, integral, np.linspace(low, low + length, 81))
     assert eta >= discrete - 1e-9  # a function on the line is one on the points
     assert eta <= discrete * 1.01 + 1e-3 * abs(b) * v
+
+
+@pytest.mark.parametrize(
+    ("f", "integral", "g"),
+    [
+        (np.sin, lambda x: np.sin(x) + 0.3 * x, lambda x: np.cos(x) + 0.3),
+        (
+            np.sin,
+            lambda x: np.sin(x) - 0.3 * np.cos(2 * x),
+            lambda x: np.cos(x) + 0.6 * np.sin(2 * x),
+        ),
+        (np.cos, lambda x: x**3 / 9, lambda x: x**2 / 3),
+    ],
+    ids=["offset", "wave", "another function"],
+)
+def test_the_linear_programme_agrees_to_four_digits(f, integral, g):
+    eta = lower_bound(f, g, (0, 6))
+    assert linear_programme(f, integral, np.linspace(0, 6, 1601)) == pytest.approx(eta, rel=5e-5)
+
+
+@quick
+@given(
+    a=st.floats(-2, 2), w=st.floats(0.3, 3), b=st.floats(-1, 1), v=st.floats(0.3, 3),
+    low=st.floats(-5, 5), length=st.floats(0.5, 6),
+)  # fmt: skip
+def test_the_closest_function_attains_the_bound(a, w, b, v, low, length):
+    """The infimum of the proof: its values and its slopes are wrong by eta, and no more."""
+
+    def f(x):
+        return a * np.sin(w * x)
+
+    def g(x):
+        return a * w * np.cos(w * x) + b * v * np.cos(v * x)
+
+    interval = (low, low + length)
+    eta = lower_bound(f, g, interval)
+    x, h = closest(f, g, interval)
+    assert np.abs(h - f(x)).max() <= eta + 1e-6
+    climb = np.diff(a * np.sin(w * x) + b * np.sin(v * x))
+    assert (np.abs(np.diff(h) - climb) <= eta * np.diff(x) + 1e-9).all()
+
+
+@needs_flint
+@quick
+@given(shift=st.floats(-3, 3), length=st.floats(0.1, 30), low=st.sampled_from([0.0, -7.5, 1e4]))
+def test_certified_bounds_hold_to_the_last_bit(shift, length, low):
+    """An offset of the slopes has a closed form, and a fraction has no rounding."""
+    high = low + length
+    found = best_pair(
+        np.sin, lambda x: np.cos(x) + shift, (low, high),
+        balls=(lambda x: x.sin(), lambda x: x.cos() + shift),
+    )  # fmt: skip
+    long = Fraction(high) - Fraction(low)
+    exact = abs(Fraction(shift)) * long / (2 + long)
+    assert found.certified
+    assert Fraction(found.eta) <= exact <= Fraction(found.most)
+    assert found.eta >= float(exact) * (1 - 1e-9) - 1e-9
+
+
+@needs_flint
+@settings(quick, max_examples=5)
+@given(
+    a=st.floats(-2, 2), w=st.floats(0.3, 3), b=st.floats(-1, 1), v=st.floats(0.3, 3),
+    low=st.floats(-5, 5), length=st.floats(0.5, 6),
+)  # fmt: skip
+def test_certified_bounds_enclose_the_optimum(a, w, b, v, low, length):
+    def f(x):
+        return a * np.sin(w * x)
+
+    def g(x):
+        return a * w * np.cos(w * x) + b * v * np.cos(v * x)
+
+    def integral(x):
+        return a * np.sin(w * x) + b * np.sin(v * x)
+
+    def f_ball(x):
+        return a * (w * x).sin()
+
+    def g_ball(x):
+        return a * w * (w * x).cos() + b * v * (v * x).cos()
+
+    interval = (low, low + length)
+    found = best_pair(f, g, interval, balls=(f_ball, g_ball))
+    discrete = linear_programme(f, integral, np.linspace(*interval, 81))
+    assert discrete <= found.most + 1e-9
+    assert found.eta <= found.most <= found.eta + 1e-4
+    plain = best_pair(f, g, interval)
+    assert (plain.certified, plain.most) == (False, math.inf)
+    assert plain.points > 1000
+    assert found.eta == pytest.approx(plain.eta, abs=1e-9)
+
+
+@needs_flint
+def test_certified_quadrature_is_not_fooled():
+    """A spike between the nodes of every cell: the estimate misses it, the enclosure does not."""
+
+    def spike(x):
+        return 1000 * np.exp(-((1e7 * (x - 0.12345)) ** 2))
+
+    def ball(x):
+        return 1000 * (-((1e7 * (x - 0.12345)) ** 2)).exp()
+
+    assert lower_bound(lambda x: 0 * x, spike, (0, 1)) == 0
+    found = best_pair(lambda x: 0 * x, spike, (0, 1), balls=(lambda x: 0 * x, ball))
+    assert found.eta == pytest.approx(1e-4 * math.sqrt(math.pi) / 3)  # of the pair 0, 1
+    assert found.most > 1e-4 * math.sqrt(math.pi) / 2  # a pair on both sides of the spike
+
+
+@needs_flint
+@pytest.mark.parametrize(
+    ("balls", "message"),
+    [
+        ((lambda x: x.cos(), lambda x: x.cos()), "balls: f and its ball differ"),
+        ((lambda x: x.sin(), lambda x: x.cos() + 0.1), "balls: g and its ball differ"),
+        (lambda x: x.sin(), "balls is .*; a pair"),
+    ],
+)
+def test_balls_that_are_other_functions_are_refused(balls, message):
+    with pytest.raises(ValueError, match=message):
+        best_pair(np.sin, np.cos, (0, 1), balls=balls)
+
+
+@needs_flint
+def test_a_function_that_no_ball_encloses_is_refused():
+    with pytest.raises(ValueError, match="balls: g has no finite value or varies too fast near"):
+        best_pair(np.sin, np.sqrt, (0, 1), balls=(lambda x: x.sin(), lambda x: x.sqrt()))
 
 
 @quick
@@ -143,6 +272,28 @@ def test_best_walk_for_a_rotation_is_a_loop_near_the_cheeger_set():
     assert bounds[-1].eta > 0.99 * CHEEGER
 
 
+@needs_flint
+@quick
+@given(corners=st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=2, max_size=6),
+       loop=st.booleans(), scale=st.floats(-2, 2))  # fmt: skip
+def test_bounds_of_polygons_are_certified(corners, loop, scale):
+    """A rotation is linear on a side, so that its integral is a fraction."""
+    path = corners + corners[:1] if loop else corners
+    if len({*path}) < 2:
+        return
+    found = path_bound(
+        lambda x: scale * x[:, 0], lambda x: x[:, ::-1] * [-1, 1], path,
+        balls=(lambda x, y: scale * x, lambda x, y: (-y, x)),
+    )  # fmt: skip
+    exact = [[Fraction(c) for c in corner] for corner in path]
+    gain = sum(p[0] * q[1] - p[1] * q[0] for p, q in itertools.pairwise(exact))
+    rise = 0 if path[0] == path[-1] else Fraction(scale) * (exact[-1][0] - exact[0][0])
+    length = math.fsum(math.dist(p, q) for p, q in itertools.pairwise(path))
+    bound = abs(rise - gain) / Fraction(length if path[0] == path[-1] else 2 + length)
+    assert Fraction(found) <= bound * (1 + Fraction(1, 10**15))  # the length is rounded here
+    assert found >= float(bound) * (1 - 1e-12) - 1e-12
+
+
 def test_best_walk_for_an_open_problem_is_a_path():
     found = walk_bound(lambda x: x[:, 0], lambda x: 0 * x, *lattice(7))
     assert found.eta == pytest.approx(1 / 3)
@@ -201,3 +352,10 @@ def test_paths_are_checked():
         path_bound(nothing, lambda x: x[:, 0], [[0.0, 1.0], [1.0, 1.0]])
     with pytest.raises(ValueError, match="n is 1"):
         lattice(1)
+    points, edges = lattice(3)
+    with pytest.raises(ValueError, match="edges must hold numbers of points"):
+        walk_bound(nothing, rotation, points, edges + 1)
+    with pytest.raises(ValueError, match="f gives shape"):
+        walk_bound(rotation, rotation, points, edges)
+    with pytest.raises(ValueError, match=r"points \(9,\) and edges"):
+        walk_bound(nothing, rotation, points[:, 0], edges)

@@ -212,6 +212,7 @@ def test_a_third_value_or_a_slope_leaves_one():
     [
         ("gaussian density", {2: 2, 3: 1}, {1: 1}),
         ("exponential", {2: 1}, {1: 1}),
+        ("wave of known frequency", {2: 1}, {1: 1}),
         ("exponential and constant", {3: 1}, {2: 1}),
         ("gaussian bump", {3: 1}, {2: 1}),
         ("quotient of two lines", {3: 1}, {2: 1}),
@@ -223,6 +224,16 @@ def test_members_left_by_random_points(name, by_values, by_slopes):
             found = most_members(FAMILIES[name], points, slopes=slopes, draws=3 * count)
             assert found.undecided == 0
             assert len(found.certified) == count
+
+
+def test_waves_are_not_told_apart_by_points_half_a_period_apart():
+    """Why the count for every set of points is infinite: no member is certified to be alone."""
+    family = FAMILIES["wave of known frequency"]
+    x = np.pi / 4 + np.pi / 2 * np.arange(-3, 4)
+    assert np.abs(family(x, (1.0, 0.5)) - family(x, (1.0, -1.5))).max() < 1e-14
+    found = consistent(family, (1.0, 0.5), x, limit=300)
+    assert found.certified == ()
+    assert found.undecided > 0
 
 
 def test_every_certified_member_agrees_with_the_data():

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .balls import enclosed
 from .broken_line import BrokenLine, Certificate
 from .sampling import (
     Array,
@@ -38,7 +39,6 @@ from .sampling import (
     Function,
     cells,
     check_interval,
-    enclosed,
     vectorised,
 )
 

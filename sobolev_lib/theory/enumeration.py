@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sobolev_lib.theory.families import Balls, Family, flint
+from .balls import flint
+from .families import Balls, Family
 
 __all__ = ["Members", "consistent", "enclose", "most_members"]
 

@@ -1,22 +1,19 @@
-"""Families of functions on the line, as formulas that can be evaluated on floats and on balls.
-
-A ball is an interval whose arithmetic keeps every possible value (python-flint's `arb`), so that a
-statement about balls is a statement about real numbers.
-"""
+"""Families of functions on the line, as formulas that can be evaluated on floats and on balls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import sympy
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["FAMILIES", "Balls", "Family", "flint"]
+from .balls import flint
+
+__all__ = ["FAMILIES", "Balls", "Family"]
 
 Balls = list[Any]  #: of flint.arb
 
@@ -72,6 +69,9 @@ FAMILIES: dict[str, Family] = {
         {"mu": (-3.0, 3.0), "sigma": (0.4, 3.0)},
     ),
     "exponential": Family("a * exp(b * x)", {"a": (0.2, 3.0), "b": (-2.0, 2.0)}),
+    "wave of known frequency": Family(
+        "a * sin(2 * x) + b * cos(2 * x)", {"a": (-2.0, 2.0), "b": (-2.0, 2.0)}
+    ),
     "exponential and constant": Family(
         "a * exp(b * x) + c", {"a": (0.3, 2.0), "b": (0.3, 2.0), "c": (-2.0, 2.0)}
     ),
@@ -83,21 +83,6 @@ FAMILIES: dict[str, Family] = {
         "(a + b * x) / (1 + c * x)", {"a": (-2.0, 2.0), "b": (-2.0, 2.0), "c": (-0.4, 0.4)}
     ),
 }
-
-
-def flint() -> ModuleType:
-    """Return the module python-flint, or say how to get it.
-
-    Raises
-    ------
-    ImportError
-        Without python-flint, the optional extra "theory".
-    """
-    try:
-        import flint as library
-    except ImportError as error:
-        raise ImportError('this needs python-flint: pip install "sobolev-lib[theory]"') from error
-    return library
 
 
 def _ball_functions() -> dict[str, Any]:

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import expit, iv
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -49,6 +50,7 @@ __all__ = [
     "ridge_network",
     "sigmoid_budget",
     "sigmoid_cosine",
+    "sigmoid_ridges",
     "tolerances",
 ]
 
@@ -76,6 +78,10 @@ class Ridge:
 
 class HiddenLayer(nn.Module):
     """Network with one hidden layer of (leaky) ReLUs from (B, d) to (B, 1).
+
+    On a kink PyTorch takes the slope of one side for each unit.  In a sum of broken lines
+    (`ridge_network`) the gradient there is the one that each line has on one of its two sides, so
+    that the bound of the gradient holds on the kinks, too.
 
     Parameters
     ----------
@@ -166,7 +172,8 @@ def ridge_network(
     box : sequence of (float, float)
         One interval for each coordinate.
     eps : float
-        Bound of the value's error and of the Euclidean norm of the gradient's, off the kinks.
+        Bound of the value's error and of the Euclidean norm of the gradient's (on the kinks see
+        `HiddenLayer`).
     negative_slope : float
         Of a leaky ReLU.
 
@@ -177,6 +184,8 @@ def ridge_network(
     """
     if not eps > 0:
         raise ValueError(f"eps is {eps!r}; a positive number is needed")
+    if not ridges:
+        raise ValueError("ridges is empty; at least one is needed")
     lines = [
         relu_network(r.profile, r.slope, r.reach(box), delta, negative_slope=negative_slope)
         for r, delta in zip(ridges, tolerances(ridges, box, eps), strict=True)
@@ -202,7 +211,14 @@ def sigmoid_budget(coefficients: Array, weights: Array, eps: float) -> float:
         ``eps / (2 max(sum |c_i|, sum |c_i| |w_i|))``.
     """
     sizes = np.abs(np.asarray(coefficients, dtype=np.float64))
-    steep = sizes * np.linalg.norm(np.asarray(weights, dtype=np.float64), axis=1)
+    slopes = np.asarray(weights, dtype=np.float64)
+    if not eps > 0:
+        raise ValueError(f"eps is {eps!r}; a positive number is needed")
+    if sizes.ndim != 1 or slopes.ndim != 2 or len(sizes) != len(slopes):
+        raise ValueError(
+            f"coefficients {sizes.shape} and weights {slopes.shape}: (n,) and (n, d) are needed"
+        )
+    steep = sizes * np.linalg.norm(slopes, axis=1)
     return float(eps / (2 * max(sizes.sum(), steep.sum())))
 
 
@@ -232,8 +248,38 @@ def sigmoid_cosine(reach: float, spacing: float, width: float = 0.3) -> tuple[Ar
     shifts: Array = spacing * np.arange(-count, count + 1, dtype=np.float64)
     factor = math.sinh(math.pi * width) / (math.pi * width)
     coefficients = -spacing * factor * np.sin(shifts)
-    at_zero = coefficients @ (1 / (1 + np.exp(shifts / width)))
+    at_zero = coefficients @ expit(-shifts / width)
     return coefficients, shifts, float(1 - at_zero)
+
+
+def sigmoid_ridges(
+    direction: tuple[float, ...], reach: float, spacing: float, width: float = 0.3
+) -> tuple[list[Ridge], float]:
+    r"""Write :math:`\cos(w \cdot x)` as a sum of sigmoids of w.x, each a ridge of its own.
+
+    Parameters
+    ----------
+    direction : tuple of float
+        w.
+    reach, spacing, width : float
+        As in `sigmoid_cosine`; `reach` bounds ``|w.x|``.
+
+    Returns
+    -------
+    ridges : list of Ridge
+    constant : float
+    """
+    coefficients, shifts, constant = sigmoid_cosine(reach, spacing, width)
+
+    def sigmoid(c: float, s: float) -> Ridge:
+        return Ridge(
+            direction,
+            lambda t: c * expit((t - s) / width),
+            lambda t: c / width * expit((t - s) / width) * expit((s - t) / width),
+        )
+
+    pairs = zip(coefficients.tolist(), shifts.tolist(), strict=True)
+    return [sigmoid(c, s) for c, s in pairs if c != 0], constant
 
 
 def cosines(order: int) -> list[tuple[float, tuple[int, int], float]]:
@@ -244,8 +290,6 @@ def cosines(order: int) -> list[tuple[float, tuple[int, int], float]]:
     The coefficients are products of modified Bessel functions at 1, from
     :math:`e^{\cos x} = I_0 + 2 \sum_n I_n \cos n x`.
     """
-    from scipy.special import iv
-
     waves = []
     for m in range(order + 1):
         for n in range(-order, order + 1):

@@ -4,14 +4,13 @@ The constructions of this package take functions as people write them, with NumP
 `vectorised` makes either a function from float64 arrays to float64 arrays, and looks at what comes
 back.  `cells` cuts an interval so finely that a function hardly changes inside a cell, and says
 between which two numbers it stays there.  How sure that is depends on what is known of the
-function: values at points only, a modulus of continuity, or a formula for ball arithmetic.
+function: values at points only, or a modulus of continuity.  For a formula see `balls`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -191,96 +190,3 @@ def cells(
         left, right, middle, low, high, mid = (
             np.concatenate(pair)[order] for pair in zip(*parts, strict=True)
         )
-
-
-def enclosed(ball: Function, x: Array) -> tuple[Array, Cells]:
-    """Values at points, and certain bounds of the derivative between them, by ball arithmetic.
-
-    Where the second derivative provably has no zero the first is monotone, and its range is that
-    between its values at the two ends.  Elsewhere the cell is halved, and after six halvings the
-    mean value form is used.
-
-    Parameters
-    ----------
-    ball : callable
-        The *function* (not its derivative), written with the operations of ``flint.arb_series``:
-        ``lambda x: (x * x).sin()``.
-    x : array, shape (n + 1,)
-        Increasing.
-
-    Returns
-    -------
-    values : array, shape (n + 1,)
-        To a rounding of float64.
-    cells : Cells
-        With `x` and the ranges of the derivative.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        Without python-flint (``pip install "sobolev-lib[theory]"``).
-    ValueError
-        If `ball` is not known to double precision at a point, or has no finite derivative.
-    """
-    from flint import ctx
-
-    before = ctx.prec, ctx.cap
-    ctx.prec, ctx.cap = 80, 3
-    try:
-        ends = [_end(ball, t) for t in x.tolist()]
-        ranges = [
-            _slopes(ball, *pair, depth=6) for pair in pairwise(zip(x.tolist(), ends, strict=True))
-        ]
-    finally:
-        ctx.prec, ctx.cap = before
-    lo, hi = np.array(ranges).T
-    if not np.isfinite(ranges).all():
-        where = x[:-1][~np.isfinite(lo + hi)][0]
-        raise ValueError(f"ball has no finite derivative near {where}")
-    return np.array([end[0] for end in ends]), Cells(x, lo, hi)
-
-
-_End = tuple[float, float, float]  # value, lower and upper bound of the derivative
-
-
-def _end(ball: Function, x: float) -> _End:
-    """Value and derivative at a point."""
-    from flint import arb
-
-    y = _taylor(ball, arb(x))
-    if not y[0].rad() <= 1e-15 * (1 + abs(y[0].mid())):
-        raise ValueError(f"ball is not known to double precision at {x}: {y[0]}")
-    return float(y[0].mid()), *_outward(y[1])
-
-
-def _slopes(
-    ball: Function, left: tuple[float, _End], right: tuple[float, _End], depth: int
-) -> tuple[float, float]:
-    """Bounds of the derivative between two points."""
-    from flint import arb
-
-    (a, (_, low_a, high_a)), (b, (_, low_b, high_b)) = left, right
-    centre, radius = (a + b) / 2, (b - a) * (0.5 + 2.0**-50)
-    curvature = 2 * _taylor(ball, arb(centre, radius))[2]
-    if not curvature.contains(0):
-        return min(low_a, low_b), max(high_a, high_b)
-    middle = (centre, _end(ball, centre))
-    if depth == 0:
-        reach = float(abs(curvature).upper()) * radius * (1 + 1e-12)
-        return middle[1][1] - reach, middle[1][2] + reach
-    low, high = _slopes(ball, left, middle, depth - 1), _slopes(ball, middle, right, depth - 1)
-    return min(low[0], high[0]), max(low[1], high[1])
-
-
-def _outward(x: Any) -> tuple[float, float]:
-    """Floats around a ball."""
-    low, high = float(x.lower()), float(x.upper())
-    return math.nextafter(low, -math.inf), math.nextafter(high, math.inf)
-
-
-def _taylor(ball: Function, x: Any) -> Any:
-    """Coefficients 0, 1, 2 of the Taylor series at a ball."""
-    from flint import arb_series
-
-    y = ball(arb_series([x, 1]))
-    return y if isinstance(y, arb_series) else arb_series([y])

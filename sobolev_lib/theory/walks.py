@@ -17,17 +17,26 @@ A rotation about the origin, on the unit circle: circulation 2 pi, length 2 pi.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .balls import flint, integral, outward, working
 from .sampling import Array, Function
 
 __all__ = ["Walk", "lattice", "path_bound", "walk_bound"]
 
 
-def path_bound(f: Function, g: Function, path: Any, *, order: int = 32) -> float:
+def path_bound(
+    f: Function,
+    g: Function,
+    path: Any,
+    *,
+    order: int = 32,
+    balls: tuple[Function, Function] | None = None,
+) -> float:
     """Bound of eta from one polygon: what f and g say about its ends, over 2 plus its length.
 
     Parameters
@@ -41,23 +50,68 @@ def path_bound(f: Function, g: Function, path: Any, *, order: int = 32) -> float
         integral over the length, without the 2, and this is returned.
     order : int
         Points of the Gauss rule on each side.
+    balls : (callable, callable), optional
+        f and g for the power series of python-flint (`balls`): functions of d numbers, f to one
+        and g to a sequence of d.  They take the place of `f` and `g`.
 
     Returns
     -------
     float
-        For gradients measured in the Euclidean norm.  Quadrature is not bounded here: choose
-        `order` so that it does not matter.
+        For gradients measured in the Euclidean norm.  With `balls` it is certain: integrals are
+        enclosed, and the result is rounded down.  Without, it is an estimate: choose `order` so
+        that it does not matter.
+
+    Raises
+    ------
+    ImportError
+        If `balls` are given and python-flint, the optional extra "theory", is missing.
+    ValueError
+        If `path`, or what `f`, `g` or `balls` give, has a wrong shape, or the path no length.
     """
     corners = np.asarray(path, dtype=np.float64)
     if corners.ndim != 2 or len(corners) < 2 or not np.isfinite(corners).all():
         raise ValueError(f"path has shape {corners.shape}; corners (m, d), m >= 2, are needed")
-    gain = _sides(g, corners[:-1], corners[1:], order).sum()
     length = np.linalg.norm(np.diff(corners, axis=0), axis=1).sum()
     if not length > 0:
         raise ValueError("path has length 0; two different corners are needed")
     loop = bool((corners[0] == corners[-1]).all())
-    rise = 0.0 if loop else float(np.subtract(*np.asarray(f(corners[[-1, 0]])).ravel()))
+    if balls is not None:
+        with working(2):
+            return _certified(*balls, corners, loop)
+    gain = _sides(g, corners[:-1], corners[1:], order).sum()
+    rise = 0.0 if loop else float(np.subtract(*_values(f, corners[[-1, 0]])))
     return float(abs(rise - gain) / (length if loop else 2 + length))
+
+
+def _certified(f: Function, g: Function, corners: Array, loop: bool) -> float:
+    """As `path_bound`, by interval arithmetic, rounded down."""
+    arb = flint().arb
+    points = [[arb(p) for p in corner] for corner in corners.tolist()]
+    gain, length = arb(0), arb(0)
+    for start, end in pairwise(points):
+        step = [q - p for p, q in zip(start, end, strict=True)]
+
+        def along(t: Any, start: list[Any] = start, step: list[Any] = step) -> Any:
+            slopes = g(*(p + t * q for p, q in zip(start, step, strict=True)))
+            if len(slopes) != len(step):
+                raise ValueError(f"balls: g gives {len(slopes)} numbers; {len(step)} are needed")
+            return sum((q * slope for q, slope in zip(step, slopes, strict=True)), arb(0))
+
+        gain += integral(along, 0.0, 1.0, name="balls: g")
+        length += sum((q * q for q in step), arb(0)).sqrt()
+    rise = 0 if loop else arb(f(*points[-1])) - arb(f(*points[0]))
+    bound = outward(abs(rise - gain) / (length if loop else 2 + length))[0]
+    return max(0.0, bound)
+
+
+def _values(f: Function, points: Array) -> Array:
+    """Values of f at points, checked."""
+    values = np.asarray(f(points), dtype=np.float64)
+    if values.shape not in ((len(points),), (len(points), 1)):
+        raise ValueError(
+            f"f gives shape {values.shape}; one value for each of {len(points)} points"
+        )
+    return values.reshape(-1)
 
 
 def _sides(g: Function, start: Array, end: Array, order: int) -> Array:
@@ -96,10 +150,23 @@ def walk_bound(f: Function, g: Function, points: Array, edges: NDArray[np.int64]
     Returns
     -------
     Walk
-        Its eta is that of `path_bound` for its path.
+        Its eta is that of `path_bound` for its path, which certifies it if it is given `balls`.
+
+    Raises
+    ------
+    ValueError
+        If `points`, `edges`, or what `f` or `g` gives, has a wrong shape.
     """
-    n, ends = len(points), np.concatenate([edges, edges[:, ::-1]])
-    values = np.asarray(f(points), dtype=np.float64).reshape(n)
+    points, edges = np.asarray(points, dtype=np.float64), np.asarray(edges)
+    n = len(points)
+    if points.ndim != 2 or edges.ndim != 2 or edges.shape[1] != 2:
+        raise ValueError(
+            f"points {points.shape} and edges {edges.shape}: shapes (n, d) and (m, 2) are needed"
+        )
+    if edges.dtype.kind not in "iu" or edges.min() < 0 or edges.max() >= n:
+        raise ValueError(f"edges must hold numbers of points, integers from 0 to {n - 1}")
+    ends = np.concatenate([edges, edges[:, ::-1]])
+    values = _values(f, points)
     gain = _sides(g, points[edges[:, 0]], points[edges[:, 1]], 8)
     # an edge i -> j says h_j <= h_i + gain + eta length; node n is the number 0
     hub, all_ = np.full(n, n), np.arange(n)
