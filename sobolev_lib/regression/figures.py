@@ -284,7 +284,7 @@ def equal_time(
     marks.line_at_zero(ax)
     looks = (("#E8A679", "o"), ("#D17A3C", "s"), ("#9C4400", "D"), ("#4A2000", "^"))
     if len(prices) > len(looks):
-        raise ValueError(f"prices has {len(prices)} entries; at most {len(looks)} can be told apart")
+        raise ValueError(f"prices has {len(prices)} entries; at most {len(looks)} have a look")
     for k, ((label, price), (shade, marker)) in enumerate(zip(prices.items(), looks, strict=False)):
         shift = 0.66 / max(len(prices) - 1, 1) * (k - (len(prices) - 1) / 2)
         for place, name in enumerate(FUNCTIONS):
