@@ -92,7 +92,7 @@ def test_a_clip_shows_the_frames_and_what_the_teacher_says(home):
 
 def test_a_page_trains_a_student_in_seconds(home):
     settings = students.Settings("pong", method="values", **scenes.SMALL | {"updates": 4})
-    training = scenes.teach(scenes.beginning("pong"), settings)
+    training = scenes.teach(scenes.small_sets(scenes.beginning("pong")), settings)
     assert training.update == 4
     close(figures.live({"values": training.curve}))
 

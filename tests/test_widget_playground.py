@@ -508,7 +508,7 @@ def test_what_the_page_trains_is_what_python_gets(opened):
     widget = Playground(**settings, points=trait(page, "points"), weights=bytes(raw))
     stack, (x, y, dy) = widget.stack(), widget.data()
     values, slopes = stack.terms(x, y, dy, torch.ones(2, dtype=torch.float64))
-    axis = torch.linspace(-1, 1, 41, dtype=torch.float64)
+    axis = torch.linspace(-1, 1, 33, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     truth = torch.sin(3 * grid[:, :1]) * torch.cos(2 * grid[:, 1:])
     errors = (stack(grid) - truth).square().mean(dim=(1, 2))
@@ -684,8 +684,16 @@ def test_a_curve_is_drawn_and_learnt(opened):
     assert trait(page, "knots")[1] == pytest.approx(knots[1] + 0.05, abs=2e-3)
     pen.click()
     assert editor(section).inner_text().startswith("Point 1/5")
-    section.get_by_label("Target").select_option("wave")
+    settled(page)
+    points = trait(page, "points")
+    section.get_by_label("Target").select_option("free")  # the curve goes, its points stay
+    settled(page)
+    assert trait(page, "points") == points
     assert not pen.is_visible()
+    assert section.locator("caption").inner_text() == "Mean squared error at the points"
+    page.mouse.click(*pixel(page, 0.05, 1.5))  # and a new one lies where it is put
+    settled(page)
+    assert trait(page, "points")[5] == pytest.approx([0.05, 1.5, 0], abs=0.03)
 
 
 def test_the_address_restores_the_settings(opened):

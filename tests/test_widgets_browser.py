@@ -59,6 +59,24 @@ def wait_for_a_change(page, canvas, before):
 
 
 @pytest.mark.parametrize("view", VIEWS)
+def test_playground_trains_and_takes_the_settings_of_a_link(built_page, view):
+    page = built_page("playground", **view)
+    section = page.locator("section.sob-play")
+    section.scroll_into_view_if_needed()
+    finished = section.get_by_role("status").filter(has_text="Finished")
+    finished.wait_for()
+    values, sobolev = (float(numbers(section)[i]) for i in (0, 3))
+    assert values > 10 * sobolev
+    assert "#" not in page.url
+    page.get_by_role("link", name="Twelve points of the same wave.").click()
+    page.wait_for_function("() => document.querySelector('.sob-point').innerText.includes('/12')")
+    top = "section => section.getBoundingClientRect().top"
+    assert 0 <= section.evaluate(top) < page.viewport_size["height"] / 2
+    finished.wait_for()
+    assert "&n=12&" in page.url
+
+
+@pytest.mark.parametrize("view", VIEWS)
 def test_explorer_shows_each_choice(open_widget, view):
     _, section = open_widget("explorer.SurfaceExplorer", "sob-surfaces", **view)
     panels = section.locator("figure canvas")
@@ -149,7 +167,7 @@ def test_widgets_are_legible_and_follow_the_theme(open_widget, name, css, scheme
 @pytest.mark.parametrize(("name", "css"), WIDGETS)
 def test_widgets_are_reached_in_order_by_the_tab_key(open_widget, name, css):
     page, section = open_widget(name, css)
-    inputs = section.locator("select, input, button")
+    inputs = section.locator("select, input, button, [tabindex='0']")
     inputs.first.focus()
     shown = [i for i in range(inputs.count()) if inputs.nth(i).is_visible()]
     for i in shown:

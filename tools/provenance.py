@@ -123,6 +123,17 @@ def throughput(records: Sequence[Record]) -> list[str]:
     return lines
 
 
+def operations(records: Sequence[Record]) -> list[str]:
+    """Commands of the operations counted; without seeds, for they do not depend on one."""
+    return [
+        line(
+            [f"operations --arm {arm}", listed("--rows", (row_name(r.config) for r in group))],
+            group,
+        )
+        for arm, group in grouped(records, lambda r: r.config["arm"])
+    ]
+
+
 def cost(records: Sequence[Record]) -> list[str]:
     """Commands of the benchmark."""
     names = ("threads", "clock", "device")
@@ -139,7 +150,7 @@ EXPERIMENTS: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "probes": lambda records: rows_of(records, "probes"),
     "fidelity": lambda records: rows_of(records, "fidelity"),
     "throughput": throughput,
-    "operations": lambda records: rows_of(records, "operations"),
+    "operations": operations,
 }
 
 

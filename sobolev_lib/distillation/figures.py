@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from .games import GAMES
 from .results import Cell, Runs
 
 METHODS = ("values", "sobolev")
-SHADES = {"memory": style.COLOURS["kriging"], "pixels": style.COLOURS["critic"]}
+LOOKS = {"memory": "kriging", "pixels": "critic"}
 NAMES = {
     "kl": "KL(teacher, student)",
     "kl_reverse": "KL(student, teacher)",
@@ -71,9 +72,13 @@ def fig4(cells: Sequence[Cell], metric: str, *, columns: int = 2) -> Figure:
             if mine:
                 updates, found = results.curves(mine, metric)
                 marks.band(ax, updates, over_seeds(found), method)
-        ax.set_ylim(bottom=0)
+        _from_zero(ax)
     marks.key(last, METHODS, "Mean over seeds, band: 95 % interval.", marker=False)
     return fig
+
+
+def _from_zero(ax: Axes) -> None:
+    ax.set_ylim(0, 1.07 * ax.dataLim.y1)
 
 
 def live(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
@@ -86,7 +91,7 @@ def live(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
             )
         ax.set_title(NAMES[metric], fontsize=9)
         ax.set_xlabel("Updates")
-        ax.set_ylim(bottom=0)
+        _from_zero(ax)
     axes[0].legend(loc="lower left")
     return fig
 
@@ -127,7 +132,7 @@ def learning(records: Sequence[Record]) -> Figure:
         Of the experiment ``teacher``; of one training the one with the most decisions is drawn.
     """
     fig, axes, last = marks.panels(
-        [game.title for game in GAMES.values()], "Decisions", "Return", 4.4,
+        [game.title for game in GAMES.values()], "Decisions, millions", "Return", 4.4,
         columns=2, width="text",
     )  # fmt: skip
     for ax, game in zip(axes, GAMES, strict=True):
@@ -138,9 +143,8 @@ def learning(records: Sequence[Record]) -> Figure:
                 Interval(c, c - h, c + h, n)
                 for c, h, n in zip(centre, half, curve["episodes"], strict=True)
             ]
-            marks.band(ax, curve["steps"], found, SHADES[kind])
-        ax.ticklabel_format(axis="x", style="sci", scilimits=(3, 6), useMathText=True)
-    texts = {SHADES["memory"]: "Expert on memory", SHADES["pixels"]: "Teacher on pixels"}
+            marks.band(ax, numpy.array(curve["steps"]) / 1e6, found, LOOKS[kind])
+    texts = {LOOKS["memory"]: "Expert on memory", LOOKS["pixels"]: "Teacher on pixels"}
     marks.key(last, texts, "Games of each stretch of training,\nband: 95 % interval.", marker=False)
     return fig
 

@@ -18,9 +18,11 @@ from .games import FRAME, GAMES
 from .looking import saliency
 from .networks import Student, Teacher, scaled
 from .students import Settings, Training
+from .targets import Targets
 
 COLUMNS = 12  # of a sprite sheet
 LEVELS = 15  # of a saliency: it is noise below
+Sets = tuple[Targets, Targets, Targets]
 
 
 @dataclass(frozen=True)
@@ -91,24 +93,31 @@ def policy(start: Beginning) -> NDArray[numpy.float32]:
     return torch.cat(said).numpy()
 
 
-def teach(start: Beginning, settings: Settings, seed: int = 0) -> Training:
-    """Train one student on a beginning, in seconds: its first part, tested on its other games.
+def small_sets(start: Beginning) -> Sets:
+    """Training, validation and test states of a beginning, for :func:`teach`."""
+    parts = data.split(start.frames.starts, SMALL["fraction"])
+    return arms.answers(start.teacher, start.frames, parts)
+
+
+def teach(sets: Sets, settings: Settings, seed: int = 0) -> Training:
+    """Train one student on a beginning, in seconds.
 
     Parameters
     ----------
-    start : Beginning
+    sets : tuple of Targets
+        Of :func:`small_sets`.
     settings : Settings
-        ``fraction`` is that of the beginning.
+        Such as :data:`SMALL`.
     seed : int
     """
-    parts = data.split(start.frames.starts, settings.fraction)
-    training = Training(settings, seed, *arms.answers(start.teacher, start.frames, parts))
+    training = Training(settings, seed, *sets)
     training.run(lambda step: False)
     return training
 
 
 SMALL: dict[str, Any] = {
-    "fraction": 0.3, "learning_rate": 1e-3, "updates": 80, "batch": 100, "points": 8, "games": 0,
+    "fraction": 0.3, "alpha": 4.0, "learning_rate": 1e-3, "updates": 200, "batch": 40, "points": 6,
+    "games": 0,
 }  # fmt: skip
 """Settings of :func:`teach` for a page."""
 

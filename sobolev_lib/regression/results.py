@@ -95,6 +95,17 @@ class Results:
         pairs = {name: self.paired(name, n, baseline, other, metric, at) for name in FUNCTIONS}
         return {name: found for name, found in pairs.items() if found}
 
+    def grown(
+        self, function: str, n: int, larger: int, line: Line, metric: str = "test_mse"
+    ) -> Interval | None:
+        """Decades by which the error at ``larger`` exceeds that at ``n``, paired by seed.
+
+        The points of the smaller size are among those of the larger one.
+        """
+        return difference(
+            self.errors(function, larger, line, metric), self.errors(function, n, line, metric)
+        )
+
     def normalised(self, function: str, n: int, line: Line, at: str = "last") -> Interval | None:
         """Error over the variance of the target: 1 for the best constant."""
         found = self.error(function, n, line, at=at)

@@ -241,7 +241,8 @@ function render({ model, el }) {
     s[key] = value;
     if (TARGETS[s.target].d !== d) s.n = POINTS[TARGETS[s.target].d - 1].usual;
     if (key === "target") s.drawing = value === "own";
-    if (["target", "n", "seed"].includes(key)) resample();
+    const kept = value === "free" && d === 1; // the curve goes, its points stay
+    if (["target", "n", "seed"].includes(key) && !kept) resample();
     rebuild("New setting.");
     share.address();
   };
@@ -273,7 +274,8 @@ function render({ model, el }) {
     s.n = s.points.length;
     retrain();
     showAll();
-    refresh();
+    if (running) plot.paint(); // the next frame compares
+    else refresh();
     if (!wanted) say("The points have changed.");
     else if (!running) go();
     share.publish();

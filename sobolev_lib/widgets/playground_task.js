@@ -143,7 +143,7 @@ function sketched(knots, [x0, y0], [x1, y1]) {
   });
 }
 
-const MAP = 41; // points along each side of a map
+const MAP = 33; // points along each side of a map
 const ARROWS = 9; // and of its field
 const line = (count) => Array.from({ length: count }, (_, i) => (2 * i) / (count - 1) - 1);
 const cells = (count) => Array.from({ length: count }, (_, i) => (2 * i + 1) / count - 1);
