@@ -259,7 +259,7 @@ class MLPStack(nn.Module):
                     spread[chosen], batches[chosen] = own[0] + change, own[1] + usable
                 width = width * spread[chosen]
             a = rule.value(z)
-            return a, slope_(a.clone()), kinks.kernel(z, width).mul_(rule.jump)
+            return a, slope_(a.clone()), kinks.logistic_(z, width, rule.jump)
 
         return signals
 

@@ -33,7 +33,7 @@ from book_files import DESKTOP, ROOT
 SITE = ROOT / "_build" / "html"
 # ms: only a hang takes that long, even on a machine with much else to do
 PATIENCE = 1000 * nbcache.time_limit() // 3
-PAGE_FIXTURES = {"site", "server", "browser", "built_page"}
+PAGE_FIXTURES = {"site", "server", "built_page"}
 FLAGS = [
     "--disable-gpu",
     "--disable-quic",
@@ -111,7 +111,7 @@ def _chromium() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def browser(site):
+def browser():
     """Chromium, headless; the test is skipped where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     executable = _chromium()

@@ -15,6 +15,8 @@ import status
 from book_files import ROOT
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+from sobolev_lib.records.ledger import Ledger
+
 
 @pytest.mark.parametrize(
     ("written", "read"),
@@ -79,6 +81,13 @@ def test_the_status_table_tells_commit_and_versions():
     assert rows["torch"] == torch.__version__.partition("+")[0]  # 2.13.0+cu130 on Linux
     assert rows["Commit"]
     assert status.table(list(rows.items())).astext().count("torch") >= 1
+
+
+def test_the_status_page_counts_the_records_that_no_commit_can_make_again():
+    rows = dict(status.records())
+    own = Ledger("regression").read()
+    assert rows["regression"].startswith(f"{len(own)} records")
+    assert ("uncommitted" in rows["regression"]) == any(r.commit.endswith("+") for r in own)
 
 
 @pytest.mark.parametrize("path", [None, "nowhere"], ids=["no checkout", "no git"])

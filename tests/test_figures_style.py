@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import rgb_to_hsv, to_rgb
+from matplotlib.ticker import LogFormatterSciNotation
 
 from sobolev_lib.figures import COLOURS, LABELS, TEXT_COLOURS, style
 
@@ -41,22 +42,21 @@ def test_methods_that_share_figures_differ_in_colour_and_mark(together):
 
 
 @pytest.mark.parametrize("limits", [(1e-7, 1e5), (0.3, 4.0), (2e-3, 3e-3), (1.0, 200.0)])
-def test_a_logarithmic_axis_has_matplotlibs_labels_without_mathtext(limits):
-    def labels(ax):
-        ax.set_xlim(limits)
-        ticks = ax.xaxis.get_major_ticks() + ax.xaxis.get_minor_ticks()
-        ax.figure.canvas.draw()
-        return [tick.label1.get_text() for tick in ticks]
-
-    with style.use_style():
-        _, (ours, theirs) = plt.subplots(1, 2)
-        style.log_scale(ours, "x")
-        theirs.set_xscale("log")
-        found, expected = labels(ours), labels(theirs)
-    assert any(found) and "$" not in "".join(found)
-    lowered = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹×\u2009", "-0123456789  ")
-    plain = [re.sub(r"\$|\\mathdefault|\\times|[{}^]", "", text) for text in expected]
-    assert [text.translate(lowered).replace(" ", "") for text in found] == plain
+def test_labels_of_a_logarithmic_axis_are_matplotlibs_without_mathtext(limits):
+    _, ax = plt.subplots()
+    ax.set(xscale="log", xlim=limits)
+    ticks = [factor * 10.0**k for k in range(-8, 7) for factor in range(1, 10)]
+    for options in ({}, {"labelOnlyBase": False}):
+        labels = []
+        for formatter in (style.PowersOfTen(**options), LogFormatterSciNotation(**options)):
+            formatter.set_axis(ax.xaxis)
+            formatter.set_locs(ticks)
+            labels.append([formatter(tick) for tick in ticks])
+        found, expected = labels
+        assert any(found) and "$" not in "".join(found)
+        lowered = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789", "×\u2009")
+        plain = [re.sub(r"\$|\\mathdefault|\\times|[{}^]", "", text) for text in expected]
+        assert [text.translate(lowered) for text in found] == plain
 
 
 def test_ticks_between_powers_can_be_left_out():

@@ -74,6 +74,19 @@ def test_any_points_that_hypothesis_finds(points, shift, seed):
     assert max(found.values, found.gradients) < 1e-9
 
 
+@given(
+    st.integers(1, 15), st.integers(1, 4), st.integers(0, 10**6),
+    st.floats(-0.9, 0.9), st.sampled_from(METHODS),
+)  # fmt: skip
+@SLOW
+def test_random_points_by_every_method_and_with_leaky_units(n, d, seed, slope, method):
+    x, y, dy = data(normal(n, d, seed=seed), seed + 1)
+    net = relu_interpolant(x, y, dy, method=method, seed=seed)
+    for plain in (net, leaky(net.sequential(), slope)):
+        found = errors(plain, x, y, dy)
+        assert max(found.values, found.gradients) < 1e-11 * (1 + net.lipschitz)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_output_is_what_the_loss_expects(method):
     x, y, dy = data(SETS["random"])

@@ -227,11 +227,27 @@ def test_the_keyboard_moves_points_and_slopes(explorer):
 
 
 def test_a_finger_drags_without_scrolling(explorer):
-    _, section = explorer(width=360, height=800)
+    page, section = explorer(width=360, height=800)
+    section.get_by_label("Slopes are known, too").check()
     point = section.get_by_role("slider", name="Point 3", exact=True)
     assert point.evaluate("node => getComputedStyle(node).touchAction") == "none"
     box = point.bounding_box()
     assert min(box["width"], box["height"]) >= 36
+    point.scroll_into_view_if_needed()
+    scrolled = page.evaluate("window.scrollY")
+    per_unit = (section.locator("canvas").bounding_box()["width"] - 46) / 3
+    x, y = centre(point)
+    finger = page.context.new_cdp_session(page)
+    finger.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    path = [(x - share * per_unit, y + 150 * share) for share in (0.0, 0.3, 0.6, 0.9)]
+    for kind, places in zip(
+        ["touchStart", *["touchMove"] * 3, "touchEnd"], [*path, None], strict=True
+    ):
+        points = [] if places is None else [{"x": places[0], "y": places[1]}]
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert place(point)[0] == pytest.approx(1.6, abs=0.021)  # from 2.5 by 0.9, beside point 2
+    assert state(section)[:5] == ["6", "6", "4", "2", "infinitely many"]  # two on one piece
+    assert page.evaluate("window.scrollY") == scrolled
 
 
 def test_a_screen_reader_hears_one_sentence_for_a_drag(explorer):

@@ -75,7 +75,7 @@ def intervals(
     at = np.array([place for place, _ in kept])
     ends = np.array([[i.low, i.high, np.nan] for _, i in kept])  # the line breaks at a NaN
     for values, where, how in (
-        (ends.ravel(), np.repeat(at, 3), {**shown, "marker": "", "linestyle": "-"}),
+        (ends.ravel()[:-1], np.repeat(at, 3)[:-1], {**shown, "marker": "", "linestyle": "-"}),
         (np.array([i.centre for _, i in kept]), at, {**shown, "linestyle": "none", **options}),
     ):
         ax.plot(*((values, where) if horizontal else (where, values)), **how)

@@ -256,7 +256,8 @@ def _svg_in_notebooks() -> None:
         from sobolev_lib.figures import widths
 
         set_matplotlib_formats("svg")
-        shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, widths.drawing)
+        formatters: Any = shell.display_formatter.formatters  # type: ignore[union-attr]
+        formatters["image/svg+xml"].for_type(Figure, widths.drawing)
 
 
 def figure(

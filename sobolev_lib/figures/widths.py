@@ -11,10 +11,10 @@ Examples
 >>> from sobolev_lib.figures import style, widths
 >>> fig, axes = style.figure(1, 3, width="wide")
 >>> with widths.narrow(fig):
-...     print(fig.get_figwidth() == widths.NARROW)
-True
->>> fig.get_figwidth() == style.WIDTHS["wide"]
-True
+...     print(float(fig.get_figwidth()))
+3.56
+>>> float(fig.get_figwidth())
+8.6
 >>> style.close(fig)
 """
 
@@ -26,6 +26,7 @@ import textwrap
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -34,6 +35,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.legend import Legend
+from matplotlib.text import Text
 
 from sobolev_lib.figures import style
 
@@ -43,14 +45,16 @@ __all__ = ["MARK", "NARROW", "drawing", "narrow", "smallest_text"]
 NARROW = 3.56
 #: Words in the comment that carries the narrow drawing; before it the size of its smallest text.
 MARK = "narrow:"
-#: Panels from which two stand in a row.
-MANY = 5
+#: Panels from which two stand in a row, and names of a list from which three do.
+MANY, LONG = 5, 11
 #: Inches: the most a panel of numbers is high, alone in its row and beside another.
 TALL, TALL_OF_TWO = 2.45, 1.75
 #: Inches below a panel for its ticks, and above for its title.
 ROOM = 0.35
-#: Inches for the names along an ordinate.
-LIST = 1.25
+#: Inches for the names along an ordinate, and for those at the ends of lines.
+LIST, ENDS = 1.5, 1.15
+#: Points of both, and of them between two lines.
+SMALL, LINE = 8.0, 11.0
 #: Points: titles are not larger; inches a letter is wide for each point of its size, on average.
 TITLE, LETTER = 10.0, 0.0082
 
@@ -67,7 +71,7 @@ class _Changes:
             before = getattr(artist, f"get_{name}")()
             setter = getattr(artist, f"set_{name}")
             setter(value)
-            self.after(lambda setter=setter, before=before: setter(before))
+            self.after(partial(setter, before))
 
     def after(self, undo: Callable[[], object]) -> None:
         """Remember how to undo something."""
@@ -130,22 +134,19 @@ def drawing(fig: Figure, **options: Any) -> str:
 
 def _svg(fig: Figure, **options: Any) -> str:
     buffer = BytesIO()
-    how = {"bbox_inches": "tight", "pad_inches": 0.03, "metadata": {"Date": None}}
+    how: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.03, "metadata": {"Date": None}}
     fig.savefig(buffer, format="svg", **(how | options))
     return buffer.getvalue().decode()
 
 
 def smallest_text(fig: Figure) -> float:
     """Points of the smallest text that a figure shows."""
-    return min((text.get_fontsize() for text in _texts(fig)), default=10.0)
+    shown = [t for t in fig.findobj(Text) if isinstance(t, Text) and t.get_visible()]
+    return min((_points(text) for text in shown if text.get_text().strip()), default=10.0)
 
 
-def _texts(fig: Figure) -> list[Any]:
-    return [
-        text
-        for text in fig.findobj(lambda a: hasattr(a, "get_fontsize") and hasattr(a, "get_text"))
-        if text.get_visible() and text.get_text().strip()
-    ]
+def _points(text: Text) -> float:
+    return float(text.get_fontsize())
 
 
 # --- panels --------------------------------------------------------------------------------------
@@ -164,7 +165,8 @@ def _panels(fig: Figure) -> list[list[Axes]]:
 def _stack(fig: Figure, rows: Sequence[Sequence[Axes]], changes: _Changes) -> None:
     """Lay the panels out anew: as their maker asked, or below one another, or two in a row."""
     panels = [ax for row in rows for ax in row]
-    columns = 2 if len(panels) >= MANY else 1
+    long = len(panels) > 2 and any(len(_names_listed(ax)) >= LONG for ax in panels)
+    columns = 2 if len(panels) >= MANY or long else 1
     grid = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     grid = style.NARROW_ROWS.get(fig, grid)
     columns = max(map(len, grid))
@@ -177,7 +179,7 @@ def _stack(fig: Figure, rows: Sequence[Sequence[Axes]], changes: _Changes) -> No
             before = ax.get_subplotspec()
             assert before is not None
             ax.set_subplotspec(spec[i, j])
-            changes.after(lambda ax=ax, before=before: ax.set_subplotspec(before))
+            changes.after(partial(ax.set_subplotspec, before))
     if len(panels) > 1:
         _names(rows, grid, changes)
 
@@ -197,17 +199,27 @@ def _height(ax: Axes, old: float, columns: int) -> float:
         return wide + (0.0 if columns > 1 else -ROOM)
     names = _names_listed(ax)
     if names and ax.axison:
-        lines = sum(0.06 + 0.14 * (1 + _break(n, LIST, 9).count("\n")) for n in names)
+        broken = [_break(name.get_text(), LIST, SMALL) for name in names]
+        lines = sum(0.06 + 0.125 * (1 + name.count("\n")) for name in broken)
         return max(lines + ROOM + 0.25, min(old, 0.6 + 0.3 * len(names)))
-    return min(old, TALL if columns == 1 else TALL_OF_TWO)
+    gap, notes = _ends(ax)
+    return max(min(old, TALL if columns == 1 else TALL_OF_TWO), gap / 72 * notes + 2 * ROOM)
 
 
-def _names_listed(ax: Axes) -> list[str]:
+def _ends(ax: Axes) -> tuple[float, int]:
+    """Points between labels at the ends of lines, once they are broken, and their number."""
+    notes = style.END_LABELS.get(ax, [])
+    lines = [_break(note.get_text(), ENDS, SMALL).count("\n") + 1 for note in notes]
+    return LINE * max(lines, default=1) + 1.0, len(notes)
+
+
+def _names_listed(ax: Axes) -> list[Text]:
     """Names along the ordinate, its own or those of the panel that it shares it with."""
     for one in [ax, *ax.get_shared_y_axes().get_siblings(ax)]:
-        labels = [label.get_text() for label in one.get_yticklabels()]
-        if sum(any(c.isalpha() for c in t.split("mathdefault")[-1]) for t in labels) > 1:
-            return labels
+        labels = one.get_yticklabels()
+        words = [label.get_text().split("mathdefault")[-1] for label in labels]
+        if sum(any(c.isalpha() for c in word) for word in words) > 1:
+            return list(labels)
     return []
 
 
@@ -299,21 +311,20 @@ def _break_texts(fig: Figure, changes: _Changes) -> None:
         rows, columns = spec.get_gridspec().nrows, spec.get_gridspec().ncols
         wide, high = NARROW / columns, fig.get_figheight() / rows
         for title in (ax.title, ax._left_title, ax._right_title):  # type: ignore[attr-defined]
-            size = min(title.get_fontsize(), TITLE)
+            size = min(_points(title), TITLE)
             changes.set(title, text=_break(title.get_text(), wide - 0.45, size), fontsize=size)
         if not ax.axison:  # a key: what it says must not make the others narrower
             for text in ax.texts:
-                room = wide - 0.3 if text.get_position()[0] > 0.1 else wide - 0.1
-                broken = _break(text.get_text(), room, text.get_fontsize())
+                broken = _break(text.get_text(), wide - 0.6, _points(text))
                 changes.set(text, text=broken, in_layout=False)
             continue
         for label, room in ((ax.xaxis.label, wide - 0.3), (ax.yaxis.label, high - 0.2)):
-            changes.set(label, text=_break(label.get_text(), room, label.get_fontsize()))
+            changes.set(label, text=_break(label.get_text(), room, _points(label)))
         if _names_listed(ax):
             _break_list(ax, changes)
     for text in (fig._supxlabel, fig._suptitle):  # type: ignore[attr-defined]
         if text is not None:
-            broken = _break(text.get_text(), NARROW - 0.2, text.get_fontsize())
+            broken = _break(text.get_text(), NARROW - 0.2, _points(text))
             changes.set(text, text=broken)
     for legend in _legends(fig):
         _relay(fig, legend, changes)
@@ -321,19 +332,20 @@ def _break_texts(fig: Figure, changes: _Changes) -> None:
 
 def _break_list(ax: Axes, changes: _Changes) -> None:
     """Break the names along the ordinate, so that they leave room to what they name."""
-    places, labels = list(ax.get_yticks()), [t.get_text() for t in ax.get_yticklabels()]
-    colours = [t.get_color() for t in ax.get_yticklabels()]
-    broken = [_break(label, LIST, 9) for label in labels]
-    if broken == labels:
-        return
+    ticks = ax.get_yticklabels()
+    places, colours = list(ax.get_yticks()), [tick.get_color() for tick in ticks]
+    labels, size = [tick.get_text() for tick in ticks], max(map(_points, ticks), default=SMALL)
+    broken = [_break(label, LIST, SMALL) for label in labels]
 
-    def put(texts: Sequence[str]) -> None:
+    def put(texts: Sequence[str], points: float) -> None:
         ax.set_yticks(places, labels=list(texts))
+        ax.tick_params(axis="y", labelsize=points)
         for tick, colour in zip(ax.get_yticklabels(), colours, strict=True):
             tick.set_color(colour)
 
-    put(broken)
-    changes.after(lambda: put(labels))
+    if any(labels):
+        put(broken, SMALL)
+        changes.after(partial(put, labels, size))
 
 
 def _relay(fig: Figure, legend: Legend, changes: _Changes) -> None:
@@ -355,9 +367,8 @@ def _relay(fig: Figure, legend: Legend, changes: _Changes) -> None:
 def _refit_ends(fig: Figure, changes: _Changes) -> None:
     """Place the labels at the ends of lines again: their distances were for another height."""
     for ax in [ax for ax in fig.axes if ax in style.END_LABELS]:
-        notes = style.END_LABELS[ax]
-        for note in notes:
-            changes.set(note, text=_break(note.get_text(), 1.0, note.get_fontsize()))
-            changes.after(lambda note=note, at=note.xyann: setattr(note, "xyann", at))
-        lines = max(note.get_text().count("\n") for note in notes) + 1 if notes else 1
-        style.spread_ends(ax, 13.0 * lines)
+        gap, _ = _ends(ax)
+        for note in style.END_LABELS[ax]:
+            changes.set(note, text=_break(note.get_text(), ENDS, SMALL), fontsize=SMALL)
+            changes.after(partial(setattr, note, "xyann", note.xyann))
+        style.spread_ends(ax, gap)

@@ -25,7 +25,7 @@ BOND = 2.4
 PAIRS = list(itertools.combinations(range(ATOMS), 2))
 
 
-def frames(count: int, generator: torch.Generator, size: float = 0.2) -> Tensor:
+def frames(count: int, generator: torch.Generator, size: float = 0.1) -> Tensor:
     """Positions (count, 12) in angstrom: a tetrahedron with normal displacements.
 
     Parameters

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import FEWEST, Interval
 
@@ -50,32 +48,6 @@ def verdict(found: Interval | None, threshold: float = 0.0, scale: str = "paper"
 def at_all_budgets(verdicts: Sequence[str]) -> str:
     """One verdict from those at several budgets: theirs if they agree, else :data:`OPEN`."""
     return verdicts[0] if len(set(verdicts)) == 1 else OPEN
-
-
-def benjamini_hochberg(p: Sequence[float], rate: float = 0.05) -> list[bool]:
-    """Which of several tests survive when false discoveries are kept to a share.
-
-    With m p-values in rising order, all up to the last with p_(k) <= k rate / m do (Benjamini and
-    Hochberg 1995; independent or positively dependent tests).
-
-    Parameters
-    ----------
-    p : sequence of float
-        One p-value a test.
-    rate : float
-        Expected share of false ones among those that survive.
-
-    Raises
-    ------
-    ValueError
-        If a p-value is outside [0, 1].
-    """
-    values = np.asarray(p, dtype=float)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"p has {values}; every p-value must be from 0 to 1")
-    order = np.sort(values)
-    passed = order[order <= rate * np.arange(1, len(order) + 1) / max(len(order), 1)]
-    return [bool(len(passed)) and bool(value <= passed[-1]) for value in values]
 
 
 @dataclass(frozen=True)

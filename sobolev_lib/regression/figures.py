@@ -274,16 +274,21 @@ def equal_time(
     n : int
         Number of training points.
     prices : mapping
-        Label to the price p of a Sobolev step, in steps on values: it gets 1/p of the steps.
+        Label to the price p of a Sobolev step, in steps on values: it gets 1/p of the steps.  At
+        most four.
     arm : str
         Arm of the experiment.
     """
     results = load(book)
     fig, ax = style.figure(width="text", height=3.4)
     marks.line_at_zero(ax)
-    looks = (("#E8A679", "o"), ("#B85100", "s"), ("#5E2A00", "D"))
+    looks = (("#E8A679", "o"), ("#D17A3C", "s"), ("#9C4400", "D"), ("#4A2000", "^"))
+    if len(prices) > len(looks):
+        raise ValueError(
+            f"prices has {len(prices)} entries; at most {len(looks)} can be told apart"
+        )
     for k, ((label, price), (shade, marker)) in enumerate(zip(prices.items(), looks, strict=False)):
-        shift = 0.22 * (k - (len(prices) - 1) / 2)
+        shift = 0.66 / max(len(prices) - 1, 1) * (k - (len(prices) - 1) / 2)
         for place, name in enumerate(FUNCTIONS):
             found = results.gain_at_price(name, n, price, arm)
             marks.interval(ax, place + shift, found, shade, marker=marker)

@@ -142,7 +142,7 @@ def draw_balance(signals: dict[str, Signal]) -> Figure:
     note = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center", "fontsize": 9}
     ax.annotate("raw, per unit$^2$ of x", (first.raw, 0), **note | {"ha": "left"})
     ax.annotate("normalised", (first.normalised, 0), **note | {"ha": "left"})
-    ax.set_ylim(-0.9, len(order) - 0.4)
+    ax.set_ylim(-1.3, len(order) - 0.4)
     return fig
 
 

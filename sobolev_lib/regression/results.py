@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.records.claims import benjamini_hochberg
 from sobolev_lib.records.ledger import Ledger, LedgerError, Record
 from sobolev_lib.records.summary import Interval, difference, interval, log_errors
 from sobolev_lib.regression import arms, kriging
@@ -94,6 +94,17 @@ class Results:
         """Decades gained by function; functions without two seeds are left out."""
         pairs = {name: self.paired(name, n, baseline, other, metric, at) for name in FUNCTIONS}
         return {name: found for name, found in pairs.items() if found}
+
+    def grown(
+        self, function: str, n: int, larger: int, line: Line, metric: str = "test_mse"
+    ) -> Interval | None:
+        """Decades by which the error at ``larger`` exceeds that at ``n``, paired by seed.
+
+        The points of the smaller size are among those of the larger one.
+        """
+        return difference(
+            self.errors(function, larger, line, metric), self.errors(function, n, line, metric)
+        )
 
     def normalised(self, function: str, n: int, line: Line, at: str = "last") -> Interval | None:
         """Error over the variance of the target: 1 for the best constant."""
@@ -254,11 +265,14 @@ class Comparisons:
 
 
 def compared(found: Mapping[str, Interval]) -> Comparisons:
-    """Count comparisons, by name, with :func:`.claims.benjamini_hochberg`."""
-    kept = benjamini_hochberg([i.p for i in found.values()])
+    """Count comparisons, by name, and those lost when 5 per cent may be false discoveries.
+
+    Benjamini and Hochberg 1995; independent or positively dependent tests.
+    """
+    adjusted = stats.false_discovery_control([i.p for i in found.values()])
     decided = [name for name, i in found.items() if i.sign]
-    survivors = {name for name, keep in zip(found, kept, strict=True) if keep}
-    return Comparisons(len(found), len(decided), [k for k in decided if k not in survivors])
+    lost = {name for name, p in zip(found, adjusted, strict=True) if p > 0.05}
+    return Comparisons(len(found), len(decided), [name for name in decided if name in lost])
 
 
 def power(value: float) -> float:

@@ -192,7 +192,7 @@ def accuracy_enlarged(
         "width_ratios": (2, 3),
     }
     fig, axes = style.figure(1, 2, sharey=True, **shape)
-    for ax, title in zip(axes, ("All rows", "Enlarged"), strict=True):
+    for ax, title in zip(axes, ("All schemes", "Enlarged"), strict=True):
         _ours(ax, found, rows)
         ax.set_title(title)
     values = [v for row in rows if found and (v := list(found.values(row).values()))]

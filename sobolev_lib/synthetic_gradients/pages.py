@@ -61,7 +61,7 @@ def table(block: str, records: Sequence[Record] | None = None) -> str:
         setting = arms.settings(first, ["sobolev"])[0]
         bodies.append(_body(part, describe(arms.config(setting)), None))
     label = f"Table 1 beside ours: {part.title}"
-    columns = {"Row": 32, "Paper": 24, "Ours": 44}
+    columns = {"Scheme": 32, "Paper": 24, "Ours": 44}
     return "".join(_html(columns, [body], label) for body in bodies)
 
 

@@ -121,7 +121,7 @@ def draw_practice(
         ax.axhline(level, color=style.COLOURS[method], ls=dash, lw=1.4, label=label)
     style.log_scale(ax, "xy")
     ax.set(xlabel="hidden units", ylabel="rms error of the gradient")
-    ax.legend()
+    ax.legend(loc="lower left")
     return fig
 
 

@@ -46,7 +46,7 @@ class SurfaceExplorer(anywidget.AnyWidget):
     the test errors of each record.
     """
 
-    _esm = _assets.script("explorer")
+    _esm = _assets.script("maps", "explorer")
     _css = _assets.styles()
 
     functions = traitlets.List(traitlets.Dict()).tag(sync=True)
