@@ -394,9 +394,12 @@ def label_ends(ax: Axes, lines: Sequence[Line2D], *, gap: float = 13.0, pad: flo
         Distance from the line's end, in points.
     """
     shown = [line for line in lines if np.isfinite(_end(line)).all()]
-    # fixes the layout, hence the distances in points
-    ax.figure.draw_without_rendering()  # type: ignore[union-attr]
-    dpi = ax.figure.dpi  # type: ignore[union-attr]
+    whole = ax.get_figure(root=True)
+    assert whole is not None
+    ax.get_ylim()  # settles the limits, as drawing would
+    if engine := whole.get_layout_engine():
+        engine.execute(whole)  # fixes the distances in points, without drawing
+    dpi = whole.dpi
     ends = [ax.transData.transform(_end(line))[1] * 72.0 / dpi for line in shown]
     for line, end, place in zip(shown, ends, _spread(ends, gap), strict=True):
         ax.annotate(
