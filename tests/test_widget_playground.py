@@ -711,6 +711,7 @@ def test_the_address_restores_the_settings(opened):
     assert "&a=kernel&h=4&" in page.url
     page.reload()
     page.wait_for_function("window.end !== undefined")
+    settled(page)
     assert section.get_by_label("Activation").input_value() == "kernel"
     assert trait(page, "width") == 4
     np.testing.assert_allclose(trait(page, "points"), points, atol=1e-3)
