@@ -74,7 +74,7 @@ def solid():
     return fig
 
 
-MADE = [panels, many, listing, ends, solid]
+MADE = [panels, many, listing, line_ends, solid]
 
 
 def picture(fig):
