@@ -113,8 +113,8 @@ def cost(cells: Sequence[Cell]) -> str:
     share = max(f["share"] for f in found)
     times = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
     return (
-        f"A Sobolev step took {times} times the processor time of a step on values; the teacher's "
-        f"gradient is {share:.2f} of that at most."
+        f"A Sobolev step took {times} times the processor time of a step on values. The teacher's "
+        f"gradient is {share:.2f} of a step on values, at most."
     )
 
 
