@@ -63,14 +63,16 @@ def test_plumbing_is_in_hidden_cells(page):
 
 @pytest.mark.parametrize("page", notebooks())
 def test_exercises_are_open_and_solutions_are_folded_and_end_in_a_sentence(page):
+    after_code = ""
     for cell in notebooks()[page].cells:
         if cell.cell_type == "code":
+            after_code = ""
             continue
-        for kind, options in re.findall(
-            r"\{(exercise|solution|solution-start)\}[^\n]*\n((?::[^\n]*\n)*)", cell.source
-        ):
+        directives = r"\{(exercise|solution|solution-start)\}[^\n]*\n((?::[^\n]*\n)*)"
+        for kind, options in re.findall(directives, cell.source):
             assert ("dropdown" in options) == (kind != "exercise"), (kind, options)
-        for part in cell.source.split("{solution-end}")[:-1]:
+        after_code += f"\n\n{cell.source}"
+        for part in after_code.split("{solution-end}")[:-1]:
             last = part.strip("`: \n").rsplit("\n\n", 1)[-1]
             assert re.search(r"\w.*[.!?)$]\W*$", last, re.DOTALL), f"{cell.id}: {last!r}"
 
