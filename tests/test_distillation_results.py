@@ -74,7 +74,7 @@ def trained(game, fraction, plain, sobolev, seeds=3, arm="paper"):
 
 def test_pilots_choose_the_rate_first_and_alpha_at_that_rate():
     made = piloted("pong")
-    assert len(made) == len(arms.RATES) * 2 + len(arms.ALPHAS) - 1
+    assert len(made) == len(arms.RATES) * 2 + len(arms.ALPHAS)
     chosen = results.chosen(made, "pong")
     assert {row: s.learning_rate for row, s in chosen.items()} == {
         "values": 3e-4,
@@ -109,8 +109,9 @@ def test_without_records_every_page_says_so():
     cells = results.cells([])
     assert cells == []
     assert pages.fig4(cells, "kl") is pages.play(cells) is pages.agreement(cells) is None
-    said = {f(cells) for f in (pages.gains, pages.settled, pages.cost)}
-    assert said == {pages.NOTHING}
+    assert pages.gains(cells) == pages.NOTHING
+    assert pages.settled(cells) == ""
+    assert "will stand here" in pages.cost(cells)
     assert set(claims.findings([]).values()) == {None}
     assert "not run yet" in claims.table([])
     assert pages.teachers([]) is None

@@ -223,7 +223,8 @@ def looks(frames: NDArray[numpy.uint8], gradients: Mapping[str, NDArray[numpy.fl
             name: heat(each[row]) for name, each in gradients.items()
         }
         for ax, (name, picture) in zip(grid[row], pictures.items(), strict=True):
-            ax.imshow(picture, cmap="gray" if name == "What is seen" else "inferno", vmin=0, vmax=1)
+            shades = "gray" if name == "What is seen" else "inferno"
+            ax.imshow(picture, cmap=shades, vmin=0, vmax=1, interpolation="none")  # 84 x 84 pixels
             ax.set_axis_off()
             if row == 0:
                 ax.set_title(name, fontsize=9)

@@ -93,11 +93,11 @@ def gains(cells: Sequence[Cell]) -> str:
 
 
 def settled(cells: Sequence[Cell]) -> str:
-    """Sentence: in how many runs validation had turned or was flat when training ended."""
+    """Sentence: in how many runs validation had turned or was flat at the end; empty without."""
     found = [each for cell in cells for mine in (cell.values, cell.sobolev)
              for each in results.settled(mine).values()]  # fmt: skip
     if not found:
-        return NOTHING
+        return ""
     return (
         f"In {sum(found)} of {len(found)} runs the validation divergence had turned, or was flat, "
         "when training ended."
@@ -108,13 +108,13 @@ def cost(cells: Sequence[Cell]) -> str:
     """Sentence: what a Sobolev step costs."""
     found = [each for cell in cells if (each := results.cost(cell))]
     if not found:
-        return NOTHING
+        return "What a step costs will stand here when both methods have records."
     low, high = min(f["ratio"] for f in found), max(f["ratio"] for f in found)
     share = max(f["share"] for f in found)
     times = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
     return (
-        f"A Sobolev step took {times} times the processor time of a step on values; the teacher's "
-        f"gradient is {share:.2f} of that at most."
+        f"A Sobolev step took {times} times the processor time of a step on values. The teacher's "
+        f"gradient is {share:.2f} of a step on values, at most."
     )
 
 
