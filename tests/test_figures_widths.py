@@ -13,7 +13,7 @@ import pytest
 from book_files import ROOT
 from matplotlib.text import Text
 
-from sobolev_lib.figures import style, widths
+from sobolev_lib.figures import ends, style, widths
 
 sys.path.insert(0, str(ROOT / "tools"))
 import pictures
@@ -57,7 +57,7 @@ def listing():
     return fig
 
 
-def ends():
+def line_ends():
     """Eight lines that end at one point, with their names there."""
     fig, ax = style.figure(width="text")
     lines = [ax.plot([0, 1], [k, 0], label=f"the method number {k} of the eight") for k in range(8)]
@@ -74,7 +74,7 @@ def solid():
     return fig
 
 
-MADE = [panels, many, listing, ends, solid]
+MADE = [panels, many, listing, line_ends, solid]
 
 
 def picture(fig):
@@ -131,7 +131,7 @@ def test_many_panels_stand_two_in_a_row():
 def test_a_figure_may_say_in_which_rows():
     fig = many()
     top, *others = fig.axes
-    style.NARROW_ROWS[fig] = [[top], others[:3], others[3:6], others[6:]]
+    ends.NARROW_ROWS[fig] = [[top], others[:3], others[3:6], others[6:]]
     with widths.narrow(fig):
         fig.draw_without_rendering()
         assert len({round(ax.get_window_extent().y0) for ax in fig.axes[:-1]}) == 3
