@@ -6,8 +6,8 @@ a row where there are many, breaks long titles and legends into lines, and puts 
 `drawing` returns both in one SVG file, the narrow one packed into a comment: a notebook shows the
 wide one, and the build of the book serves each where it belongs.
 
-Examples
---------
+.. rubric:: Examples
+
 >>> from sobolev_lib.figures import style, widths
 >>> fig, axes = style.figure(1, 3, width="wide")
 >>> with widths.narrow(fig):
