@@ -119,23 +119,11 @@ def escaped(text: str) -> str:
     return SIGN.sub(lambda found: found["kept"] or "\\" + found[0], text)
 
 
-def escape_signs(_app: Any, what: str, _name: str, _obj: Any, _opts: Any, lines: list[str]) -> None:
-    """Let docstrings write (B, *in) and |x|: docutils sees the start of other things there.
-
-    A module's *Examples*, which numpydoc leaves as a section, become a rubric: all modules are on
-    one page, where a name can stand for one section only.
-    """
-    text = escaped("\n".join(lines))
-    if what == "module":
-        text = re.sub(r"^Examples\n-{8}$", ".. rubric:: Examples\n", text, flags=re.MULTILINE)
-    lines[:] = text.split("\n")
-
-
-def skip_requests(
-    _app: Any, _what: str, name: str, _obj: Any, _skip: bool, _opts: Any
-) -> bool | None:
-    """Leave out what scikit-learn adds to an estimator's class: it refers to its own glossary."""
-    return True if re.fullmatch(r"set_\w+_request", name) else None
+def escape_signs(
+    _app: Any, _what: str, _name: str, _obj: Any, _opts: Any, lines: list[str]
+) -> None:
+    """Let docstrings write (B, *in) and |x|: docutils sees the start of other things there."""
+    lines[:] = escaped("\n".join(lines)).split("\n")
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -146,6 +134,5 @@ def setup(app: Any) -> dict[str, Any]:
             source[0] = source[0].replace(PLACE, body())
 
     app.connect("source-read", fill)
-    app.connect("autodoc-skip-member", skip_requests)
     app.connect("autodoc-process-docstring", escape_signs, priority=900)  # after numpydoc
     return {"parallel_read_safe": True, "version": "1"}
