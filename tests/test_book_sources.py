@@ -63,6 +63,8 @@ def test_plumbing_is_in_hidden_cells(page):
 
 @pytest.mark.parametrize("page", notebooks())
 def test_exercises_are_open_and_solutions_are_folded_and_end_in_a_sentence(page):
+    words = "\n".join(c.source for c in notebooks()[page].cells if c.cell_type == "markdown")
+    assert words.count("{solution-start}") == words.count("{solution-end}")
     after_code = ""
     for cell in notebooks()[page].cells:
         if cell.cell_type == "code":

@@ -18,7 +18,7 @@ from sphinx.writers.html5 import HTML5Translator
 #: What a phone is, here and in book.css.
 PHONE = "(max-width: 600px)"
 #: Background of the theme's dark pages.
-DARK = "#14181e"
+DARK = "#121212"
 PACKED = re.compile(r"<!--narrow:([\d.]+):([A-Za-z0-9+/=]+)-->")
 SIZE = re.compile(r'<svg[^>]*?\bwidth="([\d.]+)pt"[^>]*?\bheight="([\d.]+)pt"|'
                   r'<svg[^>]*?\bheight="([\d.]+)pt"[^>]*?\bwidth="([\d.]+)pt"')  # fmt: skip

@@ -11,29 +11,38 @@ const scrolls = (box) => box.scrollWidth > box.clientWidth + 1
   && ["auto", "scroll"].includes(getComputedStyle(box).overflowX);
 const reach = (box) => {
   if (scrolls(box)) box.tabIndex = 0;
-  else if (!box.matches(".claims")) box.removeAttribute("tabindex");
+  else box.removeAttribute("tabindex");
 };
 const watched = new ResizeObserver((entries) => entries.forEach((entry) => reach(entry.target)));
 const watch = () => document.querySelectorAll(BOXES).forEach((box) => watched.observe(box));
 
-// Rows that a phone shows as cards are still a table to a screen reader.
-const ROLES = { table: "table", thead: "rowgroup", tbody: "rowgroup", tr: "row", td: "cell" };
+// Rows that a phone shows as cards are still a table to a screen reader; the box around it need not
+// be a landmark of the page.
+const ROLES = {
+  table: "table", thead: "rowgroup", tbody: "rowgroup", tr: "row", td: "cell",
+  th: "columnheader",
+};
 const keepTables = () => {
   for (const [tag, role] of Object.entries(ROLES)) {
     document.querySelectorAll(`.claims.verdicts ${tag}`).forEach((e) => e.setAttribute("role", role));
   }
-  document.querySelectorAll(".claims.verdicts th").forEach((e) => e.setAttribute("role", "columnheader"));
+  document.querySelectorAll(".claims").forEach((e) => e.setAttribute("role", "group"));
 };
 
-// The theme names some controls by other words than those that they show.
-const nameControls = () => {
+// What the theme and docutils say to a screen reader, where it is not so: the name of a control has
+// the words that it shows, and a list has items.
+const correctRoles = () => {
   document.querySelectorAll("summary[aria-label]").forEach((e) => e.removeAttribute("aria-label"));
+  document.querySelectorAll(".theme-switch-button").forEach((e) => {
+    e.setAttribute("aria-label", `Color mode ${e.innerText}`.trim());
+  });
+  document.querySelectorAll(".citation-list > .citation").forEach((e) => e.setAttribute("role", "listitem"));
 };
 
 document.addEventListener("DOMContentLoaded", () => {
   watch();
   keepTables();
-  nameControls();
+  correctRoles();
 });
 // Formulae become boxes only once they are set.
 window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(watch));
