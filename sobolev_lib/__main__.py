@@ -142,6 +142,13 @@ def _throughput(options: argparse.Namespace) -> str:
     return _entered(book.append(records), book)
 
 
+def _operations(options: argparse.Namespace) -> str:
+    changes = given.changes(options, training.Setting, SKIPPED)
+    chosen = training.settings(options.arm or "imagenet_3", options.rows, **changes)
+    book = given.Places.of(options, throughput.OPERATIONS).book
+    return _entered(book.append(throughput.count(chosen)), book)
+
+
 def _watch(options: argparse.Namespace) -> str:
     places = given.Places.of(options, options.experiment)
     chosen = training.settings(options.arm or "digits", options.rows)
@@ -256,6 +263,11 @@ def _add_throughput(parser: argparse.ArgumentParser) -> None:
     given.add_ledger(parser)
 
 
+def _add_operations(parser: argparse.ArgumentParser) -> None:
+    _add_rows(parser)
+    given.add_ledger(parser)
+
+
 def _add_watch(parser: argparse.ArgumentParser, modules: Sequence[str]) -> None:
     parser.add_argument("--arm", choices=list(training.ARMS), metavar="ARM", help="default: digits")
     rows = [row for row, changes in training.ROWS.items() if changes["module"] in modules]
@@ -282,6 +294,7 @@ COMMANDS: dict[str, tuple[Act, Add, str]] = {
     benchmark.EXPERIMENT: (_cost, _add_cost, "time of a training step"),
     training.EXPERIMENT: (_synthetic_gradients, _add_synthetic_gradients, "section 4.3"),
     throughput.EXPERIMENT: (_throughput, _add_throughput, "images per second, 4.3"),
+    throughput.OPERATIONS: (_operations, _add_operations, "floating-point operations, 4.3"),
     probing.EXPERIMENT: (
         _watch,
         partial(_add_watch, modules=probing.PROBED),

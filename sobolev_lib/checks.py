@@ -219,6 +219,14 @@ def shape_error(name: str, got: Any, needed: Any, more: str = "") -> ValueError:
     return ValueError(f"{name} has shape {got}, needed is {needed}{more}")
 
 
+def check_errors(j: int, errors: Any, prediction: Tensor) -> None:
+    """Raise unless a loss gave one number for each component, or one for each sample."""
+    got = errors.shape if isinstance(errors, Tensor) else type(errors).__name__
+    if got not in (prediction.shape, prediction.shape[:1]):
+        more = f" or {(len(prediction),)}; use reduction='none' inside it"
+        raise shape_error(f"the value of loss for order {j}", got, prediction.shape, more)
+
+
 def check_broadcast(j: int, weight: Tensor, errors: Tensor) -> None:
     """Raise unless the weight broadcasts to the errors."""
     try:

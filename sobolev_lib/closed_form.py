@@ -36,13 +36,14 @@ signal
 .. math:: \delta_l = s_l \odot (W_{l+1}^\top \delta_{l+1})
                     + \phi''(z_l) \odot (W_{l+1}^\top g_{l+1}) \odot (W_l t_{l-1})
 
-adds :math:`\delta_l^\top a_{l-1}` to :math:`\partial W_l`: six products.
+adds :math:`\delta_l^\top a_{l-1}` to :math:`\partial W_l`: six products.  Here, too, the output
+weights of the last hidden layer go into :math:`W_{L-1}`, which saves no product but memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,7 @@ class Activation:
     slope_: Callable[[Tensor], Tensor] | None = None
 
 
+SIGNAL, ROWS = 2**18, 256  # entries of a signal that fits the cache; fewer rows cost more than that
 SLOPE = 0.01  # negative slope of the leaky ReLU: PyTorch's default
 aten = torch.ops.aten
 
@@ -195,39 +197,69 @@ class Group:
         return value, derivative, [*slopes, last.unsqueeze(1), *offsets, e.sum(dim=1)]
 
     def moving_slopes(
-        self, signals: Signals, dy: Tensor, weight: Tensor
+        self, signals: Signals, dy: Tensor, weight: Tensor, whole: bool = False
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Networks whose phi'' is not zero: six large products a layer.
 
-        The gradients are g_l^T t_{l-1} + delta_l^T a_{l-1}, with the value's residual in delta.
+        The gradients are g_l^T t_{l-1} + delta_l^T a_{l-1}, with the value's residual in delta. On
+        the CPU a large batch is taken some rows at a time, so that the signals stay in the cache;
+        `whole` where the activation looks at the whole batch.
         """
-        weights = self.weights
+        members, points = self.x.shape[:2]
+        rows = max(ROWS, SIGNAL // (members * max(w.shape[1] for w in self.weights)))
+        if whole or self.x.is_cuda or rows >= points:
+            return self._moving_slopes(signals, dy, weight)
+        found: list[Tensor] = []
+        for start in range(0, points, rows):
+            part = slice(start, start + rows)
+            few = replace(self, x=self.x[:, part], y=self.y[:, part])
+            *losses, gradients = few._moving_slopes(signals, dy[:, part], weight)
+            share = few.x.shape[1] / points  # all of them are means over points
+            new = [t.mul_(share) for t in (*losses, *gradients)]
+            found = [a.add_(b) for a, b in zip(found, new, strict=True)] if found else new
+        return found[0], found[1], found[2:]
+
+    def _moving_slopes(
+        self, signals: Signals, dy: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        weights, biases = self.weights, self.biases
         a, s, c = [self.x], list[Tensor](), list[Tensor]()  # a_l, phi'(z_l), phi''(z_l)
-        for layer in range(len(weights) - 1):
-            z = affine(a[-1], weights[layer], self.biases[layer])
-            for signal, new in zip((a, s, c), signals(layer, z), strict=True):
+        for layer, (w, b) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
+            for signal, new in zip((a, s, c), signals(layer, affine(a[-1], w, b)), strict=True):
                 signal.append(new)
         value, e = self._error(a)
-        arriving = [weights[-1].expand(-1, self.x.shape[1], -1)]  # W_{l+1}^T g_{l+1}
+        # g_{L-1} is s_{L-1} times the output weights, which go into the matrix below them: nothing
+        # of the last hidden layer is multiplied sample by sample. Fresh memory costs more than
+        # arithmetic, so each signal overwrites what is no longer needed.
+        below = weights[-1].mT * weights[-2]
+        arriving = torch.bmm(s[-1], below)  # W_{l+1}^T g_{l+1}
         g: list[Tensor] = []
-        for layer in reversed(range(len(s))):
-            g.insert(0, arriving[0] * s[layer])
-            arriving.insert(0, torch.bmm(g[0], weights[layer]))
-        derivative, r = self._misfit(arriving.pop(0), dy, weight)
+        for layer in reversed(range(len(s) - 1)):
+            c[layer].mul_(arriving)
+            g.insert(0, arriving.mul_(s[layer]))
+            arriving = torch.bmm(g[0], weights[layer])
+        derivative, r = self._misfit(arriving, dy, weight)
         if not self.train:
             return value, derivative, []
         t = [r]
-        for layer in range(len(s)):
+        for layer, s_l in enumerate(s):
             q = torch.bmm(t[-1], weights[layer].mT)
-            c[layer] = c[layer].mul_(arriving[layer]).mul_(q)
-            t.append(q.mul_(s[layer]))
-        slopes = [torch.baddbmm(t[-1].sum(dim=1, keepdim=True), e.mT, a[-1])]
-        offsets, delta = [e.sum(dim=1)], e
+            c[layer].mul_(q)
+            t.append(q.mul_(s_l))
+        output = torch.baddbmm(t.pop().sum(dim=1, keepdim=True), e.mT, a.pop())
+        bent, s_l, below_a = c.pop(), s.pop(), a.pop()
+        slopes = [torch.bmm(s_l.mT, t.pop().addcmul_(e, below_a)).baddbmm_(bent.mT, below_a)]
+        slopes[0].mul_(weights[-1].mT)
+        offsets = [(torch.bmm(e.mT, s_l)[:, 0] + bent.sum(dim=1)).mul_(weights[-1][:, 0])]
+        delta = bent
         for layer in reversed(range(len(s))):
-            delta = c[layer].addcmul_(torch.bmm(delta, weights[layer + 1]), s[layer])
-            slopes.insert(0, torch.bmm(g[layer].mT, t[layer]).baddbmm_(delta.mT, a[layer]))
+            delta = c.pop().addcmul_(torch.bmm(delta, below), s.pop())
+            if layer == len(weights) - 3:
+                delta.addcmul_(g[layer], e)  # the residual of the value, from the last hidden layer
+            slopes.insert(0, torch.bmm(g.pop().mT, t.pop()).baddbmm_(delta.mT, a.pop()))
             offsets.insert(0, delta.sum(dim=1))
-        return value, derivative, slopes + offsets
+            below = weights[layer]
+        return value, derivative, [*slopes, output, *offsets, e.sum(dim=1)]
 
     def _ahead(self) -> tuple[list[Tensor], list[Tensor]]:
         """z_1 .. and a_0 ..; piecewise-linear activations overwrite z, whose sign is theirs."""

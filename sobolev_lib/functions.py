@@ -66,6 +66,22 @@ class BenchmarkFunction:
         u = torch.rand(n, 2, generator=generator, dtype=torch.float64)
         return (low + (high - low) * u).to(dtype)
 
+    def grid(self, points: int, centres: bool = False) -> Tensor:
+        """Points on a regular grid of the domain (points, points, 2) in float64.
+
+        The first index is y, the second x. It includes the edges of the domain, or holds the
+        centres of equal cells.
+        """
+        if points < 1 + (not centres):
+            raise ValueError(f"points is {points}; at least {1 + (not centres)} are needed")
+        places = (
+            (torch.arange(points, dtype=torch.float64) + 0.5) / points
+            if centres
+            else torch.linspace(0, 1, points, dtype=torch.float64)
+        )
+        x, y = (low + (high - low) * places for low, high in self.domain)
+        return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+
     def _check(self, x: Tensor) -> None:
         if x.ndim < 1 or x.shape[-1] != 2:
             raise ValueError(f"x has shape {tuple(x.shape)}; {self.name} needs (B, 2)")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,32 +25,12 @@ Reduction = Literal["mean", "sum", "none"]
 __all__ = ["ELEMENT_LOSSES", "SobolevLoss", "unit_vectors"]
 
 
-def _l2(prediction: Tensor, target: Tensor) -> Tensor:
-    return (prediction - target).square()
-
-
-def _l1(prediction: Tensor, target: Tensor) -> Tensor:
-    return (prediction - target).abs()
-
-
-def _huber(prediction: Tensor, target: Tensor) -> Tensor:
-    return F.huber_loss(prediction, target, reduction="none", delta=1.0)
-
-
 #: Element losses known by name; "huber" has delta = 1 in the units of the target.
-ELEMENT_LOSSES: dict[str, ElementLoss] = {"l2": _l2, "l1": _l1, "huber": _huber}
-
-
-def _element_losses(loss: Any, order: int) -> list[ElementLoss]:
-    given = list(loss) if isinstance(loss, (tuple, list)) else [loss] * (order + 1)
-    if len(given) != order + 1:
-        raise ValueError(f"loss must have order + 1 = {order + 1} entries, got {len(given)}")
-    for entry in given:
-        if entry not in ELEMENT_LOSSES and not callable(entry):
-            raise ValueError(
-                f"loss must be one of {sorted(ELEMENT_LOSSES)} or callable, got {entry!r}"
-            )
-    return [ELEMENT_LOSSES.get(entry, entry) for entry in given]
+ELEMENT_LOSSES: dict[str, ElementLoss] = {
+    "l2": partial(F.mse_loss, reduction="none"),
+    "l1": partial(F.l1_loss, reduction="none"),
+    "huber": partial(F.huber_loss, reduction="none"),
+}
 
 
 class SobolevLoss(nn.Module):
@@ -70,8 +51,8 @@ class SobolevLoss(nn.Module):
         K + 1 weights :math:`w_j`, order 0 first; all 1 by default. Each is a number, or a tensor
         that broadcasts to the derivative it weights, (B, out, *in, ...): one weight for each
         partial derivative; with `projections`, to (B, *in). A weight of 0 skips the term: its
-        derivative is not computed and its target may be None. Tensors are looked at in each call;
-        assign to the attribute `weights` or change them in place to follow a schedule.
+        derivative is not computed and its target may be None. For a schedule assign to the
+        attribute `weights`, or change a tensor in place.
     projections : int, optional
         None compares whole derivatives. k replaces each by its products with k directions drawn
         for each sample anew: v uniform on the unit sphere of the output space and, for orders
@@ -82,12 +63,12 @@ class SobolevLoss(nn.Module):
         number for each sample. Missing targets do not change the divisor B of "mean".
     loss : str, callable, or sequence of K + 1 of them
         "l2" (squared difference), "l1", "huber" (delta 1), or a callable of (prediction, target)
-        that returns either one number for each component (the shape of the prediction) or one for
-        each sample, (B,). With `sobolev_lib.kinks` use "l2" for the derivatives: the kernel
-        averages the residual on both sides of a kink, which is exact for squares only.
+        that returns one number for each component (the shape of the prediction) or for each
+        sample, (B,). With `sobolev_lib.kinks` use "l2" for the derivatives: the kernel averages
+        the residual on both sides of a kink, which is exact for squares only.
     rescale : bool
-        For a unit vector of R^d, :math:`E\langle g, v\rangle^2 = |g|^2 / d`. So a projected L2
-        term of order j is, in the mean, the whole one divided by out * prod(in)**(j - 1). True
+        For a unit vector of R^d, :math:`E\langle g, v\rangle^2 = |g|^2 / d`: a projected L2 term
+        of order j is, in the mean, the whole one divided by out * prod(in)**(j - 1). True
         multiplies by that number: an unbiased estimate of Eq. 1. L2 only.
     generator : torch.Generator, optional
         Source of the directions.
@@ -103,12 +84,9 @@ class SobolevLoss(nn.Module):
     -----
     A NaN in a target means *not measured*: the component leaves value and gradient. A sample of
     which no derivative was measured is not differentiated at all (another one stands in for it), so
-    it may lie where the model has no derivative.
-
-    With `projections` an entry of the projected derivative sums over outputs (and over input
-    directions for orders above 1). Where none of these summands was measured the entry is masked.
-    Where some were, the sum runs over the measured ones on both sides; such a batch costs what
-    ``projections=None`` costs.
+    it may lie where the model has no derivative. With `projections` an entry of the projected
+    derivative is a sum; where some of its summands were measured, it runs over these on both sides,
+    and such a batch costs what ``projections=None`` costs.
 
     float16 and bfloat16 are compared and summed in float32, and so is the result. Inside
     `torch.compile` and the transforms of `torch.func` the checks that look at data are not made.
@@ -148,7 +126,7 @@ class SobolevLoss(nn.Module):
         self.generator = generator
         self.batch_coupled: BatchCoupled = batch_coupled
         self.backend: Backend | None = backend
-        if rescale and any(element is not _l2 for element in self.losses[1:]):
+        if rescale and any(loss is not ELEMENT_LOSSES["l2"] for loss in self.losses[1:]):
             raise ValueError('rescale=True needs loss="l2" for the derivatives')
         self.weights = weights if weights is not None else (1.0,) * (self.order + 1)
 
@@ -203,72 +181,40 @@ class SobolevLoss(nn.Module):
         checks.check_input(x)
         targets = self._targets(x, y, dy)
         watched = _Watched(model)
-        way = self._projected if self.projections and max(targets) else self._whole
-        errors = way(watched, x, targets, directions)
-        terms = {f"order_{j}": self._reduce(error) for j, error in errors.items()}
+        errors: dict[int, list[Tensor]] = {j: [] for j in targets}
+        chains: Any = self._chains(directions) if self.projections and max(targets) else [None]
+        for chain in chains:  # one draw of Eq. 2, or None: Eq. 1
+            levels = self._levels(watched, x, targets, chain)
+            for j, (mine, goal) in self._pairs(watched, x, targets, chain, levels).items():
+                if j or not errors[0]:  # the values are the same in each draw
+                    errors[j].append(self._error(j, mine, goal))
+        scale = self._scales(levels[0].shape[1], x)
+        terms = {
+            f"order_{j}": self._reduce(torch.stack(found).mean(0) * scale[j])
+            for j, found in errors.items()
+        }
         total = torch.stack(list(terms.values())).sum(0)
         checks.check_trained(model, total, max(targets) > 0)
         return total, {name: term.detach() for name, term in terms.items()}
 
-    def _whole(
-        self, model: _Watched, x: Tensor, targets: dict[int, Any], _: Any
-    ) -> dict[int, Tensor]:
-        """Eq. 1: the errors (B,) of m, D m, ..., D^K m, weights included."""
-        levels = self._levels(model, x, targets)
-        return {
-            j: self._error(j, levels[j], model.fit(self._name(j), target, levels[j].shape))
-            for j, target in targets.items()
-        }
-
-    def _projected(
-        self, model: _Watched, x: Tensor, targets: dict[int, Any], given: Any
-    ) -> dict[int, Tensor]:
-        """Eq. 2: the same of <D m, v>, <D^2 m, v (x) u>, ..., averaged over the draws."""
-        chains = [list(chain) for chain in given] if given is not None else []
-        if given is not None and not chains:
-            raise ValueError("directions is empty; give at least one chain")
-        whole: list[Tensor] = []
-        errors: dict[int, Tensor] = {}
-        for i in range(len(chains) or self.projections or 0):
-
-            def directed(m: Tensor, i: int = i) -> list[Tensor]:
-                if not chains:
-                    chains.extend(self.draw(x, m.shape[1]))
-                checks.check_chain(chains[i], m, x, max(targets))
-                return chains[i]
-
-            levels = self._levels(model, x, targets, directed)
-            out, inputs = levels[0].shape[1], x.shape[1:]
-            for j, target in targets.items():
-                prediction, chain, name = levels[j], chains[i][:j], self._name(j)
-                if j == 0:
-                    if i == 0:
-                        goal = model.fit(name, target, prediction.shape)
-                        errors[0] = self._error(0, prediction, goal)
-                    continue
-                if not isinstance(target, Tensor):
-                    goal = self._constant(f"the tensor that {name} returned", target(*chain), x)
-                    model.fit(f"the tensor that {name} returned", goal, x.shape)
-                else:
-                    target = model.fit(name, target, (len(x), out, *inputs * j))
-                    if _mixed(target, x):
-                        whole = whole or self._levels(model, x, targets)
-                        prediction = _contract(whole[j].masked_fill(target.isnan(), 0.0), chain)
-                    goal = _projected_target(target, chain, x)
-                factor = out * math.prod(inputs) ** (j - 1) if self.rescale else 1
-                error = self._error(j, prediction, goal) * (factor / len(chains))
-                errors[j] = errors[j] + error if j in errors else error
-        return errors
-
     def _levels(
-        self, model: _Watched, x: Tensor, targets: dict[int, Any], directed: Any = None
+        self, model: _Watched, x: Tensor, targets: dict[int, Any], chain: list[Tensor] | None
     ) -> list[Tensor]:
-        """m, D m, ... (whole or projected) up to the highest order that is wanted."""
+        """m, D m, ..., or m, <D m, v>, ... along a chain, up to the highest order wanted."""
         top = max(targets)
         if top >= 2:
             _refuse_kinks(model.model)
+
+        def along(m: Tensor) -> list[Tensor]:
+            assert chain is not None
+            if not chain:
+                chain.extend(self._chain(x, m.shape[1], top))
+            checks.check_chain(chain, m, x, top)
+            return chain
+
         given = [target for j, target in targets.items() if j] or [targets[0]]
         points = self._stand_in(x, given)
+        directed = None if chain is None else along
         levels = list(tower(model, points, top, directed, self.batch_coupled, self.backend))
         if points is not x and top and 0 in targets:
             (levels[0],) = tower(model, self._stand_in(x, [targets[0]]), 0)
@@ -276,6 +222,36 @@ class SobolevLoss(nn.Module):
             if j in targets and checks.readable(levels[j]) and not bool(levels[j].any()):
                 refuse_flat(model.model, x, j)
         return levels
+
+    def _pairs(
+        self,
+        model: _Watched,
+        x: Tensor,
+        targets: dict[int, Any],
+        chain: list[Tensor] | None,
+        levels: list[Tensor],
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        """What is compared: D^j m with D^j f, or both along the chain."""
+        pairs, out, inputs = {}, levels[0].shape[1], x.shape[1:]
+        for j, target in targets.items():
+            mine, name, along = levels[j], self._name(j), (chain or [])[:j]
+            if not isinstance(target, Tensor):
+                name = f"the tensor that {name} returned"
+                goal = model.fit(name, self._constant(name, target(*along), x), x.shape)
+            else:
+                goal = model.fit(name, target, (len(x), out, *inputs * j))
+                if along and _mixed(goal, x):
+                    model.whole = model.whole or self._levels(model, x, targets, None)
+                    mine = _contract(model.whole[j].masked_fill(goal.isnan(), 0.0), along)
+                goal = _projected_target(goal, along, x) if along else goal
+            pairs[j] = mine, goal
+        return pairs
+
+    def _scales(self, out: int, x: Tensor) -> list[int]:
+        """What makes the projected loss of each order an estimate of the whole one."""
+        if not (self.rescale and self.projections):
+            return [1] * (self.order + 1)
+        return [1, *(out * math.prod(x.shape[1:]) ** (j - 1) for j in range(1, self.order + 1))]
 
     def _stand_in(self, x: Tensor, targets: Sequence[Any]) -> Tensor:
         """`x` with another sample in place of each of which nothing was measured.
@@ -304,23 +280,15 @@ class SobolevLoss(nn.Module):
             errors = element(
                 torch.where(missing, 0.0, prediction), torch.where(missing, 0.0, target)
             )
-        got = errors.shape if isinstance(errors, Tensor) else type(errors).__name__
-        if got not in (prediction.shape, prediction.shape[:1]):
-            raise checks.shape_error(
-                f"the value of loss for order {j}",
-                got,
-                prediction.shape,
-                f" or {(len(prediction),)}; use reduction='none' inside it",
-            )
+        checks.check_errors(j, errors, prediction)
         if isinstance(weight, Tensor):
             weight = weight.to(errors)
-        if got != prediction.shape:
+        if errors.shape != prediction.shape:
             checks.check_per_sample(j, name, missing, weight)
             return errors * weight
         if isinstance(weight, Tensor):
             checks.check_broadcast(j, weight, errors)
-        errors = torch.where(missing, 0.0, errors)
-        return (errors * weight).reshape(len(errors), -1).sum(1)
+        return (torch.where(missing, 0.0, errors) * weight).reshape(len(errors), -1).sum(1)
 
     def _reduce(self, error: Tensor) -> Tensor:
         if self.reduction == "mean":
@@ -345,11 +313,18 @@ class SobolevLoss(nn.Module):
             `projections` chains, each with v (B, out) and, for orders above 1, u (B, *in).
         """
         top = max((j for j in range(self.order + 1) if self._wanted(j)), default=0)
-        shapes = [(out,), *[tuple(x.shape[1:])] * (top - 1)]
-        return [
-            [unit_vectors(len(x), shape, x, self.generator) for shape in shapes]
-            for _ in range(self.projections or 0)
-        ]
+        return [self._chain(x, out, top) for _ in range(self.projections or 0)]
+
+    def _chains(self, given: Any) -> list[list[Tensor]]:
+        """The given chains, or empty ones: they are drawn when the number of outputs is known."""
+        chains = [list(chain) for chain in given or []]
+        if given is not None and not all(chains or [[]]):
+            raise ValueError("directions is empty; give at least one chain")
+        return chains or [[] for _ in range(self.projections or 0)]
+
+    def _chain(self, x: Tensor, out: int, top: int) -> list[Tensor]:
+        shapes = [(out,), *[x.shape[1:]] * (top - 1)]
+        return [unit_vectors(len(x), shape, x, self.generator) for shape in shapes]
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -359,11 +334,9 @@ class SobolevLoss(nn.Module):
     @weights.setter
     def weights(self, weights: Sequence[Weight]) -> None:
         if isinstance(weights, Tensor) or len(weights) != self.order + 1:
-            got = tuple(weights.shape) if isinstance(weights, Tensor) else len(weights)
-            raise ValueError(
-                f"weights must be a sequence of order + 1 = {self.order + 1} entries, order 0 "
-                f"first, got {got}"
-            )
+            got = "a tensor" if isinstance(weights, Tensor) else len(weights)
+            needed = f"a sequence of order + 1 = {self.order + 1} entries, order 0 first"
+            raise ValueError(f"weights must be {needed}, got {got}")
         self._weights = [checks.check_weight(j, weight) for j, weight in enumerate(weights)]
 
     def extra_repr(self) -> str:
@@ -389,32 +362,32 @@ class SobolevLoss(nn.Module):
     def _targets(self, x: Tensor, y: Any, dy: Any) -> dict[int, Any]:
         """The targets of the orders whose weight is not 0, checked except for their shapes."""
         dy = [dy] if isinstance(dy, Tensor) or callable(dy) else dy
-        if dy is None:
-            dy = [None] * self.order
+        dy = [None] * self.order if dy is None else dy
         if not isinstance(dy, (tuple, list)):
-            raise TypeError(
-                f"dy must be a tensor or a sequence of tensors, got {type(dy).__name__}"
-            )
+            kind = type(dy).__name__
+            raise TypeError(f"dy must be a tensor or a sequence of tensors, got {kind}")
         if len(dy) != self.order:
-            raise ValueError(
-                f"dy must have one entry for each order from 1 to {self.order}, got {len(dy)}"
-            )
-        targets = {j: t for j, t in enumerate((y, *dy)) if self._wanted(j)}
-        if not targets:
+            needed = f"one entry for each order from 1 to {self.order}"
+            raise ValueError(f"dy must have {needed}, got {len(dy)}")
+        wanted = {j: target for j, target in enumerate((y, *dy)) if self._wanted(j)}
+        if not wanted:
             raise ValueError(f"weights are all zero: {self.weights}; nothing is left to minimise")
-        for j, target in targets.items():
-            name = self._name(j)
-            if target is None:
-                raise ValueError(
-                    f"{name} is missing but the weight of order {j} is not 0; give the target "
-                    "(NaN where it was not measured) or set the weight to 0"
-                )
-            if j and callable(target) and not isinstance(target, Tensor):
-                if self.projections is None:
-                    raise ValueError(f"{name} is a callable of directions: set projections")
-            elif not (isinstance(target, Tensor) and self._labels(j, target)):
-                targets[j] = self._constant(name, target, x)
-        return targets
+        return {j: self._target(j, target, x) for j, target in wanted.items()}
+
+    def _target(self, j: int, target: Any, x: Tensor) -> Any:
+        name = self._name(j)
+        if target is None:
+            raise ValueError(
+                f"{name} is missing but the weight of order {j} is not 0; give the target (NaN "
+                "where it was not measured) or set the weight to 0"
+            )
+        if isinstance(target, Tensor) and self._labels(j, target):
+            return target
+        if j and callable(target) and not isinstance(target, Tensor):
+            if self.projections is None:
+                raise ValueError(f"{name} is a callable of directions: set projections")
+            return target
+        return self._constant(name, target, x)
 
     def _constant(self, name: str, target: Any, x: Tensor) -> Tensor:
         checks.check_like(name, target, x)
@@ -424,10 +397,14 @@ class SobolevLoss(nn.Module):
 
 
 class _Watched:
-    """The model, and whether it returns (B,): then targets may lack the axis `out` as well."""
+    """The model in one call of the loss.
+
+    If it returns (B,) targets may lack the axis `out` as well.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model, self.flat = model, False
+        self.whole: list[Tensor] = []  # its derivatives, once they have been needed
 
     def __call__(self, x: Tensor) -> Tensor:
         m = self.model(x)
@@ -444,6 +421,18 @@ class _Watched:
         if tuple(target.shape) != tuple(shape):
             raise checks.shape_error(name, target.shape, shape)
         return target
+
+
+def _element_losses(loss: Any, order: int) -> list[ElementLoss]:
+    """One element loss for each order."""
+    given = list(loss) if isinstance(loss, (tuple, list)) else [loss] * (order + 1)
+    if len(given) != order + 1:
+        raise ValueError(f"loss must have order + 1 = {order + 1} entries, got {len(given)}")
+    for entry in given:
+        if entry not in ELEMENT_LOSSES and not callable(entry):
+            names = sorted(ELEMENT_LOSSES)
+            raise ValueError(f"loss must be one of {names} or callable, got {entry!r}")
+    return [ELEMENT_LOSSES.get(entry, entry) for entry in given]
 
 
 # --- projections ----------------------------------------------------------------------------------

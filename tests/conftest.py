@@ -33,7 +33,7 @@ from book_files import DESKTOP, ROOT
 SITE = ROOT / "_build" / "html"
 # ms: only a hang takes that long, even on a machine with much else to do
 PATIENCE = 1000 * nbcache.time_limit() // 3
-PAGE_FIXTURES = {"site", "server", "browser", "built_page"}
+PAGE_FIXTURES = {"site", "server", "built_page"}
 FLAGS = [
     "--disable-gpu",
     "--disable-quic",
@@ -50,6 +50,9 @@ SETTLED = """async () => {
   return views.every(script => script.previousElementSibling?.matches('.widget-subarea')
     && script.previousElementSibling.childElementCount > 0);
 }"""
+# A figure's drawing for the other colour scheme is not shown, hence not loaded.
+IMAGES_LOADED = """() => [...document.images]
+  .every(image => image.complete || !image.getClientRects().length)"""
 BROKEN_IMAGES = """() => [...document.images]
   .filter(image => image.complete && image.naturalWidth === 0).map(image => image.src)"""
 OVERFLOW = """() => {
@@ -108,7 +111,7 @@ def _chromium() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def browser(site):
+def browser():
     """Chromium, headless; the test is skipped where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     executable = _chromium()
@@ -203,7 +206,7 @@ def built_page(site, server, browser):
         page.wait_for_function(SETTLED)
         # Lazy images load when they are scrolled to; then back to where a reader starts.
         page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
-        page.wait_for_function("() => [...document.images].every(image => image.complete)")
+        page.wait_for_function(IMAGES_LOADED)
         page.evaluate("() => window.scrollTo(0, 0)")
         return page
 

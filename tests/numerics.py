@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
 F64 = torch.float64
+NAN = math.nan
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -30,3 +33,39 @@ def batch(out: int = 2, size: int = 5) -> tuple[torch.Tensor, ...]:
     """x with three inputs, y, dy and d2y."""
     shapes = [(size, 3), (size, out), (size, out, 3), (size, out, 3, 3)]
     return tuple(normal(*shape, seed=seed) for seed, shape in enumerate(shapes))
+
+
+def by_hand(net: nn.Module, x: torch.Tensor, order: int) -> list[torch.Tensor]:
+    """Value and derivatives one component at a time, one sample at a time."""
+    levels: list[list] = [[], [], []]
+    for point in x:
+        z = point.clone().requires_grad_()
+        y = net(z[None])[0]
+        first = [torch.autograd.grad(y_k, z, create_graph=True)[0] for y_k in y]
+        levels[0].append(y)
+        levels[1].append(torch.stack(first))
+        if order == 2:
+            second = [
+                torch.stack([torch.autograd.grad(g_i, z, create_graph=True)[0] for g_i in g])
+                for g in first
+            ]
+            levels[2].append(torch.stack(second))
+    return [torch.stack(level) for level in levels[: order + 1]]
+
+
+def same_gradients(net: nn.Module, a: torch.Tensor, b: torch.Tensor) -> None:
+    parameters = list(net.parameters())
+    grads = [
+        torch.autograd.grad(t, parameters, retain_graph=True, allow_unused=True) for t in (a, b)
+    ]
+    for one, other in zip(*grads, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            close(one, other)
+
+
+ELEMENT = {
+    "l2": lambda r: r**2,
+    "l1": lambda r: r.abs(),
+    "huber": lambda r: torch.where(r.abs() < 1, r**2 / 2, r.abs() - 0.5),
+}

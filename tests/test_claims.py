@@ -1,8 +1,6 @@
-"""Verdicts, and how many survive many comparisons."""
+"""Verdicts by whole intervals."""
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from sobolev_lib.records import claims
 from sobolev_lib.records.claims import FAILS, HOLDS, NOT_HERE, NOT_RUN, OPEN, verdict
@@ -33,25 +31,3 @@ def test_without_records_there_is_no_verdict():
 def test_what_holds_at_one_budget_only_is_not_settled():
     assert claims.at_all_budgets([HOLDS, HOLDS]) == HOLDS
     assert claims.at_all_budgets([HOLDS, OPEN]) == claims.at_all_budgets([FAILS, HOLDS]) == OPEN
-
-
-def test_benjamini_hochberg_on_its_papers_example():
-    # Benjamini and Hochberg 1995, section 3.2: of 15 tests the first four survive at 5 per cent
-    p = [
-        *(0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240),
-        *(0.4262, 0.5719, 0.6528, 0.7590, 1.0000),
-    ]
-    assert claims.benjamini_hochberg(p) == [True] * 4 + [False] * 11
-    assert claims.benjamini_hochberg(p[::-1]) == [False] * 11 + [True] * 4
-    assert claims.benjamini_hochberg([]) == []
-
-
-def test_benjamini_hochberg_agrees_with_scipys_adjusted_values():
-    p = np.random.default_rng(3).beta(0.3, 1.0, size=40)
-    adjusted = stats.false_discovery_control(p)
-    assert claims.benjamini_hochberg(p) == (adjusted <= 0.05).tolist()
-
-
-def test_a_p_value_is_a_probability():
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        claims.benjamini_hochberg([0.5, 1.5])

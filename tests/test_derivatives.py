@@ -251,11 +251,9 @@ THETA = torch.ones(3, dtype=F64, requires_grad=True)
     [
         ([[1.0]], TypeError, "x must be a torch.Tensor, got list"),
         (torch.ones(2, 3, dtype=torch.long), TypeError, "floating-point.*int64.*x.to"),
-        (torch.ones(2, 3, dtype=torch.complex64), TypeError, "floating-point.*complex64"),
         (torch.tensor(1.0), ValueError, "batch axis"),
         (torch.ones(0, 3), ValueError, r"x is an empty batch: shape \(0, 3\)"),
         (torch.tensor([[1.0, math.nan]]), ValueError, "x holds NaN or infinity in 1 of 1 samples"),
-        (torch.tensor([1.0, math.inf]), ValueError, "x holds NaN or infinity"),
     ],
 )
 def test_bad_x(x: object, error: type[Exception], words: str) -> None:
@@ -272,11 +270,9 @@ def test_bad_x(x: object, error: type[Exception], words: str) -> None:
     ("model", "error", "words"),
     [
         (lambda x: x.sum(), ValueError, r"\(B,\) or \(B, out\) with B = 4.*\(4, 3\).*got \(\)"),
-        (lambda x: x[:2], ValueError, r"got \(2, 3\)"),
         (lambda x: x[:, None], ValueError, r"got \(4, 1, 3\); flatten"),
         (lambda x: (x, x), TypeError, "model must return a torch.Tensor, got tuple"),
         (lambda x: x.detach(), ValueError, "does not depend on x.*finite_differences"),
-        (torch.no_grad()(lambda x: 2 * x), ValueError, "model has no gradient"),
         (lambda x: x.detach() * THETA, ValueError, "model has no gradient"),
         (lambda x: x * 1j, TypeError, "model must return real numbers, got torch.complex128"),
     ],

@@ -5,15 +5,18 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
+import shutil
 
 import numpy
 import pytest
+import torch
 
 pytest.importorskip("ale_py", reason="the Atari emulator is an optional extra")
 
-from sobolev_lib.distillation import data, games
+from sobolev_lib.distillation import commands, data, games, weights
 from sobolev_lib.distillation.consoles import Consoles, shrink
 from sobolev_lib.distillation.games import GAMES
+from sobolev_lib.distillation.networks import Teacher
 
 # The same on two processors (with and without AVX-512), ale-py 0.12.1: a recording is portable.
 PORTABLE = {
@@ -199,7 +202,7 @@ def recording():
         seen.append(stack.copy())
         return next(actions)
 
-    made = data.record("breakout", choose, 11, {"weights": "none"}, 300, 3, quiet=True)
+    made = data.record("breakout", choose, 11, {"weights": "none"}, 900, 3, quiet=True)
     return made, numpy.stack(seen, 1).reshape(-1, 4, 84, 84)
 
 
@@ -212,6 +215,41 @@ def test_replay_brings_back_what_the_policy_saw(recording, tmp_path):
     numpy.testing.assert_array_equal(frames.stacks(numpy.arange(len(frames))), seen)
     shuffled = numpy.random.default_rng(0).permutation(len(frames))[:50]
     numpy.testing.assert_array_equal(frames.stacks(shuffled), seen[shuffled])
+
+
+def test_the_beginning_is_played_again_without_a_cache(recording):
+    made, seen = recording
+    numpy.testing.assert_array_equal(
+        data.beginning(made).frames, seen[numpy.arange(900) % 300 < 250, -1]
+    )
+    changed = data.Recording(made.actions[::-1], made.notes)
+    with pytest.raises(data.RecordingError, match="other frames"):
+        data.beginning(changed)
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_a_teacher_is_recorded_and_replayed_by_commands(game, tmp_path, monkeypatch, capsys):
+    """What the recording kept beside the cache brings the same cache back."""
+    monkeypatch.setenv("SOBOLEV_DATA", str(tmp_path))
+    torch.manual_seed(0)
+    notes = {"route": "ppo", "steps": 1, "return_mean": 0.0}
+    teacher = Teacher(len(GAMES[game].actions))
+    weights.save(weights.folder() / f"teacher-{game}.safetensors", teacher, notes)
+    words = ["record", "--game", game, "--states", "88", "--streams", "3", "--seed", "5", "--quiet"]
+    assert commands.main(words) == 0
+    assert "90 states" in capsys.readouterr().out
+    path = data.folder() / f"{game}.npz"
+    played = data.Recording.load(path)
+    (kept,) = data.cache_folder().iterdir()
+    before = [numpy.load(kept / name) for name in ("frames.npy", "starts.npy")]
+    shutil.rmtree(kept)
+    assert commands.main(["replay", "--game", game, "--quiet"]) == 0
+    assert "90 states" in capsys.readouterr().out
+    for name, array in zip(("frames.npy", "starts.npy"), before, strict=True):
+        numpy.testing.assert_array_equal(numpy.load(kept / name), array)
+    data.Recording(played.actions, played.notes | {"frames": "0" * 64}).save(path)
+    assert commands.main(["replay", "--game", game, "--quiet"]) == 2
+    assert "other frames than were recorded" in capsys.readouterr().err
 
 
 def test_a_replay_that_differs_says_so_and_leaves_nothing(recording, tmp_path):
@@ -245,7 +283,7 @@ def test_a_damaged_recording_is_refused(recording, tmp_path, damage):
 def test_a_policy_that_never_serves_is_noticed(monkeypatch):
     monkeypatch.setattr(data, "STUCK", 60)
     with pytest.raises(data.RecordingError, match="FIRE"):
-        data.record("breakout", lambda s: numpy.zeros(len(s), int), 0, {}, 600, 1, quiet=True)
+        data.record("breakout", lambda s: numpy.zeros(len(s), int), 0, {}, 600, 1, True)
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.05, 0.25, 0.9])

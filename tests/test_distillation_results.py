@@ -1,48 +1,268 @@
-"""Distillation: from records to what Fig. 4 shows."""
+"""Distillation: from records to what Fig. 4, its tables and its sentences show."""
 
-from dataclasses import asdict
+from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy
 import pytest
 
-from sobolev_lib.distillation import results
+pytest.importorskip("ale_py", reason="the Atari emulator is an optional extra")
+
+from sobolev_lib.distillation import arms, claims, data, figures, pages, results
 from sobolev_lib.distillation.students import Settings
+from sobolev_lib.figures.style import close
+from sobolev_lib.records.claims import HOLDS, NOT_HERE, OPEN
 from sobolev_lib.records.ledger import Record
 
+MADE_FROM = {"teacher": "abc", "recording": "def"}
+RATES = {"values": 3e-4, "sobolev": 1e-3, "squared": 1e-3}
 
-def made(seed, rate, validation, kl, **changes):
-    settings = Settings("pong", learning_rate=rate, **changes)
-    metrics = {
-        "kl": kl,
-        "validation_kl": validation,
-        "curve": {"update": [1.0, 2.0], "kl": [2 * kl, kl]},
+
+@pytest.fixture(autouse=True)
+def committed(monkeypatch):
+    """Recordings of two games, of one teacher each."""
+    monkeypatch.setattr(arms, "sources", lambda game: MADE_FROM)
+    monkeypatch.setattr(data.Recording, "there", staticmethod(lambda game: game in GAMES))
+
+
+GAMES = ("pong", "breakout")
+
+
+def record(settings, seed, kl, **metrics):
+    curve = {
+        "update": [250, 500, 1000],
+        "kl": [4 * kl, 0.9 * kl, kl],
+        "kl_reverse": [kl, kl, kl],
+        "action_error": [4 * kl, kl, kl],
+        "validation_kl": [3.0, 1.0, 1.1],
     }
-    config = asdict(settings) | {"teacher": "abc"}
-    return Record("distillation", config, seed, metrics, "paper")
+    more = {
+        "kl": kl, "kl_reverse": kl, "action_error": kl, "validation_kl": kl, "best_kl": 0.9 * kl,
+        "best_action_error": kl, "step_seconds": 0.1, "teacher_seconds": 0.0, "curve": curve,
+        "return_mean": 10 * kl, "teacher_uniform": 0.7, "gradient_cosine": 0.5,
+        "gradient_cosine_other": 0.1, "gradient_overlap": 0.3, "gradient_size": 0.8,
+    }  # fmt: skip
+    config = arms.config(settings, MADE_FROM)
+    return Record(arms.EXPERIMENT, config, seed, more | metrics, "paper")
 
 
-def test_validation_chooses_the_rate_and_not_the_test():
-    records = [made(s, 1e-3, 0.5, 0.1) for s in (0, 1, 2)]
-    records += [made(s, 1e-4, 0.4, 0.2) for s in (0, 1)]
-    records += [made(2, 1e-3, 0.0, 0.0, method="values")]  # another arm
-    chosen = results.arm(records, Settings("pong"), "abc", [1e-3, 1e-4])
-    assert results.values(chosen, "kl") == {0: 0.2, 1: 0.2}
-    assert results.arm(records, Settings("pong"), "abc", [1e-3, 3e-4]) == {}
-    assert results.arm(records, Settings("pong"), "another", [1e-3]) == {}
+def piloted(game):
+    """Pilots of a game: for each row one rate is best, and alpha 10 where there is one."""
+    made = []
+    for row in ("values", "sobolev"):
+        while (found := arms.pilots(game, row, made, MADE_FROM))[0]:
+            for settings in found[0]:
+                far = abs(numpy.log(settings.learning_rate / RATES[row]))
+                made.append(record(settings, arms.PILOT_SEED, 2 + far - 0.01 * settings.alpha))
+    return made
 
 
-def test_gains_are_paired_by_seed():
-    sobolev = {s: made(s, 1e-3, 1, kl) for s, kl in enumerate([0.1, 0.2, 0.3])}
-    plain = {s: made(s, 1e-3, 1, kl + 0.5, method="values") for s, kl in enumerate([0.1, 0.2, 0.3])}
-    found = results.gain(plain, sobolev, "kl")
-    assert found.centre == pytest.approx(0.5)
-    assert found.count == 3
-    assert found.high - found.low < 1e-9
-    assert results.gain(plain, {7: sobolev[0]}, "kl") is None
+def trained(game, fraction, plain, sobolev, seeds=3, arm="paper"):
+    """Records whose divergences are these, a little more for each seed."""
+    chosen = results.chosen(piloted(game), game)
+    levels = {"values": plain, "sobolev": sobolev}
+    return [
+        record(
+            settings, seed, levels[settings.method] * (1 + 0.01 * seed**2),
+            step_seconds=0.1 if settings.method == "values" else 0.21, teacher_seconds=0.01,
+        )
+        for settings in arms.students(arm, game, fraction, chosen)
+        for seed in range(seeds)
+    ]  # fmt: skip
+
+
+def test_pilots_choose_the_rate_first_and_alpha_at_that_rate():
+    made = piloted("pong")
+    assert len(made) == len(arms.RATES) * 2 + len(arms.ALPHAS) - 1
+    chosen = results.chosen(made, "pong")
+    assert {row: s.learning_rate for row, s in chosen.items()} == {
+        "values": 3e-4,
+        "sobolev": 1e-3,
+    }
+    assert (chosen["values"].alpha, chosen["sobolev"].alpha) == (0.0, 10.0)
+    assert "sobolev" not in results.chosen(made[:-1], "pong"), "one is missing"
+    [values, sobolev] = arms.students("paper", "pong", 0.01, chosen)
+    assert (values.method, values.learning_rate) == ("values", 3e-4)
+    assert (sobolev.alpha, sobolev.learning_rate, sobolev.fraction) == (10.0, 1e-3, 0.01)
+
+
+def test_controls_change_one_thing_each():
+    chosen = results.chosen(piloted("breakout"), "breakout")
+    _, paper = arms.students("paper", "breakout", 0.05, chosen)
+
+    def only(name):
+        return arms.students(name, "breakout", 0.05, chosen)
+
+    assert only("null") == [replace(paper, derivatives="another")]
+    assert [s.alpha for s in only("alpha")] == [1.0, 100.0]
+    assert only("jacobian") == [replace(paper, projections=0, alpha=2.5)]  # a sum over four rows
+    [longer] = only("equal_cost")
+    assert longer.updates == round(arms.EQUAL_COST * paper.updates)
+    assert [s.method for s in only("silu")] == ["values", "sobolev"]
+    assert arms.rows(["squared", "null"]) == ["squared", "sobolev"]
+    with pytest.raises(ValueError, match="paper, equal_cost"):
+        only("papers")
+
+
+def test_without_records_every_page_says_so():
+    cells = results.cells([])
+    assert cells == []
+    assert pages.fig4(cells, "kl") is pages.play(cells) is pages.agreement(cells) is None
+    said = {f(cells) for f in (pages.gains, pages.settled, pages.cost)}
+    assert said == {pages.NOTHING}
+    assert set(claims.findings([]).values()) == {None}
+    assert "not run yet" in claims.table([])
+    assert pages.teachers([]) is None
+    assert "No teacher" in pages.uniform({})
+    with pytest.raises(ValueError, match="nothing can be drawn"):
+        figures.fig4(cells, "kl")
+
+
+def test_of_one_seed_there_is_a_number_and_no_interval():
+    made = piloted("pong") + trained("pong", 0.01, 0.4, 0.2, seeds=1)
+    [cell] = results.cells(made)
+    assert cell.title == "Pong, 1 %"
+    table = pages.fig4([cell], "kl").rows["Pong, 1 %"]
+    assert table["values only"] == "0.400 (1 seed)"
+    assert table["less by"] == "\u2014"
+    assert "no two seeds in common" in pages.gains([cell])
+    assert claims.findings(made)["fig4-closer"] is None
+    close(figures.fig4([cell], "kl"))
+
+
+def test_half_of_a_comparison_is_shown_as_it_is():
+    values = [r for r in trained("pong", 0.01, 0.4, 0.2) if r.config["method"] == "values"]
+    [cell] = results.cells(piloted("pong") + values)
+    assert not cell.sobolev
+    row = pages.fig4([cell], "kl").rows["Pong, 1 %"]
+    assert (row["seeds"], row["Sobolev"]) == (0, "\u2014")
+    assert results.cost(cell) is None
+    close(figures.fig4([cell], "action_error"))
+
+
+def test_what_is_closer_everywhere_holds():
+    made = [*piloted("pong"), *piloted("breakout")]
+    for game, fraction, plain, sobolev in (
+        ("pong", 0.01, 0.2, 0.15), ("pong", 0.05, 0.15, 0.14),
+        ("breakout", 0.01, 0.4, 0.1), ("breakout", 0.05, 0.3, 0.2),
+    ):  # fmt: skip
+        made += trained(game, fraction, plain, sobolev)
+    cells = results.cells(made)
+    assert [c.title for c in cells] == [
+        "Pong, 1 %", "Pong, 5 %", "Breakout, 1 %", "Breakout, 5 %",
+    ]  # fmt: skip
+    found = claims.findings(made)
+    assert {key: f.verdict for key, f in found.items()} == {
+        "fig4-closer": HOLDS,
+        "fig4-less-data": HOLDS,
+        "fig4-pong": HOLDS,
+        "fig4-overfitting": HOLDS,
+        "fig4-uniform": HOLDS,
+    }
+    assert found["fig4-closer"].seeds == 3
+    assert "closer in 8 of 8" in found["fig4-closer"].ours
+    said = pages.gains(cells)
+    assert "smaller with derivatives in Pong at 1 %, Pong at 5 %" in said
+    assert "larger" not in said and "not settled" not in said
+    assert pages.settled(cells).startswith("In 24 of 24 runs")  # validation turns in `record`
+    assert "2.10 times" in pages.cost(cells) and "0.10" in pages.cost(cells)
+    assert pages.play(cells).rows["Pong, 1 %"].keys() == {"values only", "Sobolev"}
+    assert len(pages.agreement(cells).rows) == 8
+    for fig in (figures.fig4(cells, "kl"), figures.agreement(cells)):
+        close(fig)
+
+
+def test_what_is_further_away_somewhere_does_not_hold_at_this_scale():
+    made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.1)]
+    made += trained("breakout", 0.05, 0.2, 0.3)
+    found = claims.findings(made)
+    assert found["fig4-closer"].verdict == NOT_HERE
+    assert "Breakout, 5 % (divergence)" in found["fig4-closer"].ours
+    assert found["fig4-less-data"].verdict == HOLDS
+    assert found["fig4-pong"] is None
+    assert "larger in Breakout at 5 %" in pages.gains(results.cells(made))
+    two = [r for r in made if r.seed in (0, 1, arms.PILOT_SEED)]
+    assert claims.findings(two)["fig4-closer"].verdict == OPEN, "two seeds settle nothing"
+
+
+def test_overfitting_is_the_rise_of_the_test_divergence():
+    made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.1)]
+    [cell] = results.cells(made)
+    rise = claims.overfitting(cell)
+    assert rise["sobolev"].centre == pytest.approx(numpy.log10(1 / 0.9))
+    assert rise["apart"].centre == pytest.approx(0)
+
+
+def test_records_of_another_recording_are_not_shown(monkeypatch):
+    made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.1)]
+    monkeypatch.setattr(arms, "sources", lambda game: MADE_FROM | {"recording": "new"})
+    assert results.cells(made) == []
+
+
+def test_a_flat_or_turned_validation_is_settled_and_a_falling_one_is_not():
+    made = trained("pong", 0.01, 0.4, 0.2, seeds=1)
+    settings = Settings("pong")
+    for curve, expected in (([3.0, 1.0, 1.1], True), ([3, 1, 0.99], True), ([3, 1, 0.9], False)):
+        metrics = made[0].metrics | {"curve": made[0].metrics["curve"] | {"validation_kl": curve}}
+        one = Record(arms.EXPERIMENT, arms.config(settings, MADE_FROM), 0, metrics, "paper")
+        assert results.settled({0: one}) == {0: expected}
+
+
+def test_controls_are_drawn_once_there_are_some():
+    made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.1)]
+    assert figures.controls(made, "breakout", 0.01) is None
+    made += trained("breakout", 0.01, 0.4, 0.3, arm="null")
+    made += trained("breakout", 0.01, 0.4, 0.3, arm="alpha")
+    fig = figures.controls(made, "breakout", 0.01)
+    labels = [text.get_text() for text in fig.axes[0].get_yticklabels()]
+    assert labels == [
+        "Sobolev, alpha x 10", "Sobolev, alpha x 0.1", "Sobolev, another state's gradients",
+        "Sobolev", "Values only",
+    ]  # fmt: skip
+    close(fig)
 
 
 def test_curves_have_a_row_for_each_seed():
-    updates, kl = results.curves({1: made(1, 1e-3, 1, 0.4), 0: made(0, 1e-3, 1, 0.3)}, "kl")
-    assert updates.tolist() == [1, 2]
-    assert kl.tolist() == [[0.6, 0.3], [0.8, 0.4]]
+    made = trained("pong", 0.01, 0.4, 0.2)
+    mine = {r.seed: r for r in made if r.config["method"] == "values"}
+    updates, kl = results.curves(mine, "kl")
+    assert updates.tolist() == [250, 500, 1000]
+    assert kl.shape == (3, 3)
     with pytest.raises(ValueError, match="distill first"):
         results.curves({}, "kl")
+
+
+def test_teachers_and_experts_are_shown_by_their_last_milestone():
+    def milestone(route, steps, episodes=20):
+        curve = {
+            "steps": [1, steps], "return_mean": [0.0, 5.0], "return_interval": [1.0, 2.0],
+            "episodes": [3, episodes],
+        }  # fmt: skip
+        metrics = {"curve": curve, "return_mean": 5.0, "return_interval": 2.0}
+        config = {"game": "breakout", "route": route, "steps": steps}
+        return Record("teacher", config, 0, metrics | {"episodes": episodes}, "paper")
+
+    made = [milestone("memory", 10), milestone("kickstart", 7), milestone("kickstart", 9, 1)]
+    assert figures.latest(made, "breakout")["pixels"].config["steps"] == 9
+    rows = pages.teachers(made).rows
+    assert rows["Breakout, expert"]["return"] == "5.0 \u00b1 2.0"
+    assert rows["Breakout, teacher"]["return"] == "5.0"
+    assert rows["Breakout, teacher"]["way"] == "PPO beside an expert"
+    close(figures.learning(made))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        ({}, "No teacher has been trained yet."),
+        ({"pong": True}, "Replayed from the committed recording: Pong."),
+        (
+            {"pong": True, "breakout": True, "space_invaders": False},
+            "Replayed from the committed recording: Pong and Breakout. "
+            "Played by the teacher while this page was built: Space Invaders.",
+        ),
+    ],
+)
+def test_where_clips_come_from(recorded, said):
+    assert pages.origin(recorded) == said

@@ -14,18 +14,22 @@ import torch
 
 pytest.importorskip("ale_py", reason="the Atari emulator is an optional extra")
 
-from sobolev_lib import derivatives
+from sobolev_lib import SobolevLoss, derivatives
 from sobolev_lib.distillation import (
+    arms,
     commands,
     data,
     experts,
+    looking,
     milestones,
     ppo,
+    results,
     students,
     teachers,
     weights,
 )
-from sobolev_lib.distillation.networks import Student, Teacher, scaled
+from sobolev_lib.distillation.closed_form import differentiate
+from sobolev_lib.distillation.networks import Student, Teacher, blocks, images, scaled
 from sobolev_lib.distillation.targets import Targets
 from sobolev_lib.records import ledger, sweep
 
@@ -43,6 +47,12 @@ def test_networks_are_those_of_sm_3():
     seen = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
     torch.testing.assert_close(Student(3)(seen).exp().sum(1), torch.ones(5))
     torch.testing.assert_close(teacher(seen)[0], teacher(seen / 255.0)[0])
+    torch.testing.assert_close(teacher(seen)[0], teacher(scaled(seen))[0])
+    plain = torch.nn.functional.conv2d(
+        seen / 255.0, teacher.body[0].weight, teacher.body[0].bias, stride=4
+    )
+    torch.testing.assert_close(teacher.body[0](scaled(seen)), plain)
+    assert torch.equal(images(blocks(seen)), seen)
     with pytest.raises(ValueError, match="84, 84"):
         scaled(seen[:, :3])
     with pytest.raises(ValueError, match="relu, kinks, silu"):
@@ -214,30 +224,30 @@ def test_a_wrong_game_is_refused_by_the_command_line(capsys):
 def home(tmp_path, monkeypatch):
     """Data of a reader's own, with a teacher and a short recording of it."""
     monkeypatch.setenv("SOBOLEV_DATA", str(tmp_path))
-    students.sets.cache_clear()
+    arms.sets.cache_clear()
     torch.manual_seed(0)
     teacher = Teacher(4)
     teacher.policy.weight.data *= 100
     notes = {"route": "ppo", "steps": 1, "return_mean": 0.0}
     weights.save(weights.folder() / "teacher-breakout.safetensors", teacher, notes)
-    _, notes = students.load_teacher("breakout")
+    _, notes = arms.load_teacher("breakout")
     actions = iter(numpy.random.default_rng(0).integers(0, 4, (300, 2)))
     made = data.record(
-        "breakout", lambda s: next(actions), 1, {"weights": notes["weights"]}, 300, 2, quiet=True
+        "breakout", lambda s: next(actions), 1, {"weights": notes["weights"]}, 600, 2, quiet=True
     )
     made.save(data.folder() / "breakout.npz")
     return tmp_path
 
 
 def test_weights_come_back_and_others_are_refused(home):
-    _, notes = students.load_teacher("breakout")
+    _, notes = arms.load_teacher("breakout")
     assert notes["route"] == "ppo"
     path = weights.folder() / "teacher-breakout.safetensors"
     assert path.stat().st_size < 3.5e6
     with pytest.raises(ValueError, match=r"policy\.bias is \(4,\), but must be \(6,\)"):
         weights.load(path, Teacher(6))
     with pytest.raises(ValueError, match="train them first"):
-        students.load_teacher("pong")
+        arms.load_teacher("pong")
     path.write_bytes(path.read_bytes()[:999])
     with pytest.raises(ValueError, match="restore the file"):
         weights.load(path, Teacher(4))
@@ -246,18 +256,16 @@ def test_weights_come_back_and_others_are_refused(home):
 @pytest.mark.parametrize("memory", [0, 1 << 30])
 def test_gradients_are_those_of_autograd(home, memory):
     """From masks, and from Jacobians kept in half precision."""
-    teacher, _ = students.load_teacher("breakout")
+    teacher, _ = arms.load_teacher("breakout")
     frames = data.replay(data.Recording.load(data.folder() / "breakout.npz"), quiet=True)
     index = numpy.arange(3, 400, 7)
     targets = Targets(teacher, frames, index, memory=memory)
     assert bool(targets.kept) == bool(memory)
     chosen = torch.tensor([0, 5, 21, 5])
-    x = torch.from_numpy(frames.stacks(index[chosen.numpy()])) / 255.0
+    x = blocks(torch.from_numpy(frames.stacks(index[chosen.numpy()])) / 255.0)
+    assert torch.equal(targets.frames(chosen), x)
     v = torch.randn(4, 4)
-
-    def logs(seen):
-        return teacher(seen)[0].log_softmax(-1)
-
+    logs = targets.policy
     torch.testing.assert_close(targets.logs[chosen], logs(x))
     exact = derivatives.project(logs, x, v)
     size = exact.abs().max().item()
@@ -269,7 +277,7 @@ def test_gradients_are_those_of_autograd(home, memory):
 
 def test_the_loss_is_that_of_section_4_2(home):
     """Written out for one batch: KL(student, teacher) + alpha |difference of gradients|."""
-    train, validation, test = students.sets("breakout", 0.2)
+    train, validation, test = arms.sets("breakout", 0.2)
     settings = students.Settings("breakout", 0.2, alpha=2.5, batch=6)
     student = students.Training(settings, 3, train, validation, test)
     chosen = torch.arange(6)
@@ -286,6 +294,39 @@ def test_the_loss_is_that_of_section_4_2(home):
     assert total.item() == pytest.approx((kl + 2.5 * far).mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("element", ["norm", "squared"])
+@pytest.mark.parametrize("draws", [0, 1, 3])
+def test_the_closed_form_is_sobolev_loss(element, draws):
+    """Value and every parameter's gradient, in double precision; 0 draws: the whole Jacobian."""
+    random = torch.Generator().manual_seed(draws)
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=random, dtype=torch.float64)
+
+    torch.manual_seed(1)
+    net = Student(4).double()
+    x, goals = blocks(uniform(5, 4, 84, 84)), uniform(5, 4).log_softmax(-1)
+    goal = uniform(5, 4, 64, 21, 21) - 0.5
+    loss = SobolevLoss(
+        weights=(1.0, 0.3),
+        projections=draws or None,
+        loss=(students.divergence, getattr(students, element)),
+        generator=random,
+    )
+    chains = loss.draw(x, 4) if draws else [[unit.expand_as(goals)] for unit in torch.eye(4)]
+    total, terms = loss(net, x, goals, goal, directions=chains if draws else None)
+    total.backward()
+    exact = [p.grad.clone() for p in net.parameters()]
+    found = differentiate(
+        net, x, goals, lambda v: torch.einsum("bk,bkchw->bchw", v.double(), goal),
+        [v.double() for [v] in chains], 0.3 / (draws or 1), element == "squared",
+    )  # fmt: skip
+    assert sum(found).item() == pytest.approx(total.item(), rel=1e-12)
+    assert found[0].item() == pytest.approx(terms["order_0"].item(), rel=1e-12)
+    for mine, p in zip(exact, net.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, mine, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -299,22 +340,66 @@ def test_the_loss_is_that_of_section_4_2(home):
     ],
 )
 def test_every_student_trains_and_is_entered(home, changes):
-    settings = students.Settings("breakout", 0.2, updates=4, points=2, batch=8, **changes)
-    notes = {"breakout": students.load_teacher("breakout")[1]}
-    book = ledger.Ledger(students.EXPERIMENT)
-    jobs = students.jobs([settings], [0], notes)
-    assert sweep.sweep(students.EXPERIMENT, jobs, book, quiet=True) == 1
-    assert sweep.sweep(students.EXPERIMENT, jobs, book, quiet=True) == 0
+    settings = students.Settings("breakout", 0.2, updates=4, points=2, batch=8, games=0, **changes)
+    book = ledger.Ledger(arms.EXPERIMENT)
+    jobs = arms.jobs([settings], [0])
+    assert sweep.sweep(arms.EXPERIMENT, jobs, book, quiet=True) == 1
+    assert sweep.sweep(arms.EXPERIMENT, jobs, book, quiet=True) == 0
     (record,) = book.read()
-    assert record.metrics["curve"]["update"] == [2, 4]
+    assert record.metrics["curve"]["update"] == [1, 4]
     assert 0 <= record.metrics["action_error"] <= 1
     assert record.metrics["kl"] > 0
-    assert "ppo for 1 decisions" in record.deviations[0]
+    assert record.config["teacher"] == arms.load_teacher("breakout")[1]["weights"][:12]
+    assert "PPO on pixels for 1 decisions" in record.deviations[0]
     assert ("activation" in str(record.deviations)) == ("activation" in changes)
 
 
+def test_the_sweep_chooses_rates_then_trains(home, monkeypatch, capsys):
+    """By validation alone; asked again it trains nothing; every control is one more arm."""
+    monkeypatch.setattr(arms, "PILOT", {"fraction": 0.3, "updates": 2, "points": 1, "games": 0})
+    monkeypatch.setattr(arms, "KEPT", 0.2)
+    monkeypatch.setattr(milestones, "returns", lambda *_, **__: {"returns": [1.0, 3.0]})
+    words = ["distill", "--game", "breakout", "--fractions", "0.2", "--seeds", "2", "--book"]
+    words += ["--updates", "2", "--points", "1", "--states", str(home), "--quiet", "--keep"]
+    assert commands.main([*words, "--seconds", "0"]) == 0
+    assert "out of time" in capsys.readouterr().out
+    assert commands.main(words) == 0
+    said = capsys.readouterr().out
+    assert "12 records entered" in said  # 3 + 5 pilots, 2 methods x 2 seeds
+    records = ledger.Ledger(arms.EXPERIMENT).read()
+    best = results.chosen(records, "breakout")
+    tried = [r for r in records if r.seed == arms.PILOT_SEED and r.config["method"] == "sobolev"]
+    lowest = min(r.metrics["validation_kl"] for r in tried)
+    [mine] = results.runs(tried, best["sobolev"]).values()
+    assert mine.metrics["validation_kl"] == lowest
+    assert f"sobolev: learning rate {best['sobolev'].learning_rate:g}" in said
+    cell_ = results.arm(records, "paper", "breakout", 0.2, updates=2, points=1)
+    assert [sorted(found) for _, found in cell_] == [[0, 1], [0, 1]]
+    assert mine.metrics["teacher_seconds"] <= mine.metrics["step_seconds"]
+    for _, found in cell_:
+        assert found[0].metrics["return_mean"] == 2
+        assert -1 <= found[0].metrics["gradient_cosine"] <= 1
+    arms.load_student("breakout", "sobolev", 0.2)
+    with pytest.raises(ValueError, match="no weights at"):
+        weights.load(arms.kept(students.Settings("breakout", 0.3)), Student(4))
+    assert commands.main(words) == 0
+    assert "0 records entered" in capsys.readouterr().out
+    assert commands.main([*words, "--seeds", "1", "--arms", "null", "alpha", "jacobian"]) == 0
+    assert "4 records entered" in capsys.readouterr().out
+
+
+def test_a_teacher_agrees_with_itself(home):
+    _, _, test = arms.sets("breakout", 0.2)
+    found = looking.agreement(test.policy, test, 20)
+    assert found["gradient_cosine"] == pytest.approx(1, abs=1e-5)
+    assert found["gradient_size"] == pytest.approx(1, abs=1e-5)
+    assert found["gradient_cosine_other"] < 0.9
+    other = looking.agreement(Student(4), test, 20)
+    assert found["gradient_overlap"] > other["gradient_overlap"] > looking.SHARE / 5
+
+
 def test_a_student_learns_its_training_states(home):
-    train, validation, test = students.sets("breakout", 0.2)
+    train, validation, test = arms.sets("breakout", 0.2)
     for method in ("values", "sobolev"):
         settings = students.Settings("breakout", 0.2, method, alpha=0.1, learning_rate=1e-3)
         student = students.Training(replace(settings, batch=50), 0, train, validation, test)
@@ -325,7 +410,7 @@ def test_a_student_learns_its_training_states(home):
 
 
 def test_a_stopped_student_goes_on_to_the_last_bit(home, tmp_path):
-    sets = students.sets("breakout", 0.2)
+    sets = arms.sets("breakout", 0.2)
     settings = students.Settings("breakout", 0.2, updates=6, points=3, batch=8)
     whole, first, second = (students.Training(settings, 1, *sets) for _ in range(3))
     path = tmp_path / "student.safetensors"
@@ -361,7 +446,7 @@ def test_another_teachers_recording_is_refused(home):
     made = data.Recording.load(path)
     data.Recording(made.actions, made.notes | {"weights": "of another"}).save(path)
     with pytest.raises(data.RecordingError, match="record again"):
-        students.sets("breakout", 0.2)
+        arms.sets("breakout", 0.2)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +456,8 @@ def test_another_teachers_recording_is_refused(home):
         ({"method": "kl"}, "values, sobolev"),
         ({"norm": "l1"}, "norm, squared"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"alpha": -1.0}, "alpha -1.0"),
+        ({"alpha": -1.0}, "alpha is -1.0"),
+        ({"games": 1}, "at least 2"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes, said):
@@ -385,5 +471,5 @@ def test_a_values_student_is_one_whatever_the_derivatives_are_set_to():
 
 
 def test_notes_of_weights_are_json(home):
-    _, notes = students.load_teacher("breakout")
+    _, notes = arms.load_teacher("breakout")
     assert json.loads(json.dumps(notes)) == notes

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import rgb_to_hsv, to_rgb
+from matplotlib.ticker import LogFormatterSciNotation
 
-from sobolev_lib.figures import COLOURS, LABELS, TEXT_COLOURS, style
+from sobolev_lib.figures import COLOURS, LABELS, TEXT_COLOURS, ends, style
 
 mpl.use("Agg")
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,32 @@ def test_each_method_has_every_attribute():
 def test_methods_that_share_figures_differ_in_colour_and_mark(together):
     assert len({COLOURS[method] for method in together}) == len(together)
     assert len({style.MARKERS[method] for method in together}) == len(together)
+
+
+@pytest.mark.parametrize("limits", [(1e-7, 1e5), (0.3, 4.0), (2e-3, 3e-3), (1.0, 200.0)])
+def test_labels_of_a_logarithmic_axis_are_matplotlibs_without_mathtext(limits):
+    _, ax = plt.subplots()
+    ax.set(xscale="log", xlim=limits)
+    ticks = [factor * 10.0**k for k in range(-8, 7) for factor in range(1, 10)]
+    for options in ({}, {"labelOnlyBase": False}):
+        labels = []
+        for formatter in (style.PowersOfTen(**options), LogFormatterSciNotation(**options)):
+            formatter.set_axis(ax.xaxis)
+            formatter.set_locs(ticks)
+            labels.append([formatter(tick) for tick in ticks])
+        found, expected = labels
+        assert any(found) and "$" not in "".join(found)
+        lowered = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789", "×\u2009")
+        plain = [re.sub(r"\$|\\mathdefault|\\times|[{}^]", "", text) for text in expected]
+        assert [text.translate(lowered) for text in found] == plain
+
+
+def test_ticks_between_powers_can_be_left_out():
+    fig, ax = style.figure()
+    style.log_scale(ax, "xy", minor=False)
+    fig.canvas.draw()
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    assert not ax.xaxis.get_minor_ticks() and not ax.yaxis.get_minor_ticks()
 
 
 def test_methods_of_one_colour_have_one_text_colour():
@@ -165,7 +192,7 @@ def test_spread_labels_are_apart_in_order_and_closest(seed):
     """No random feasible placement nearby has a smaller squared shift."""
     rng = np.random.default_rng(seed)
     want = rng.uniform(0, 60, size=7)
-    got = np.array(style._spread(want, 13.0))
+    got = np.array(ends.apart(want, 13.0))
     rank = np.argsort(want)
     assert np.all(np.diff(got[rank]) >= 13.0 - 1e-9)
     cost = np.sum((got - want) ** 2)
@@ -173,7 +200,7 @@ def test_spread_labels_are_apart_in_order_and_closest(seed):
         other = np.sort(got + rng.normal(0, 2.0, size=7))
         other = np.maximum.accumulate(other - 13.0 * np.arange(7)) + 13.0 * np.arange(7)
         assert np.sum((other - want[rank]) ** 2) >= cost - 1e-9
-    assert style._spread([5.0, 100.0], 13.0) == [5.0, 100.0]
+    assert ends.apart([5.0, 100.0], 13.0) == [5.0, 100.0]
 
 
 def test_end_labels_do_not_overlap():

@@ -46,6 +46,17 @@ def test_samples_fill_the_domain_and_repeat(name):
         assert abs(x[:, axis].mean() - (low + high) / 2) < 5 * (high - low) / (12 * 20_000) ** 0.5
 
 
+def test_grids_have_y_first_and_the_edges_or_the_centres():
+    f = FUNCTIONS["bukin"]  # x from -15 to -5, y from -3 to 3
+    edges, centres = f.grid(5), f.grid(2, centres=True)
+    assert edges.shape == (5, 5, 2) and edges.dtype == torch.float64
+    assert edges[1, 2].tolist() == [-10, -1.5] and edges[-1, -1].tolist() == [-5, 3]
+    assert centres.tolist() == [[[-12.5, -1.5], [-7.5, -1.5]], [[-12.5, 1.5], [-7.5, 1.5]]]
+    for points, inside in ((1, False), (0, True)):
+        with pytest.raises(ValueError, match=f"points is {points}"):
+            f.grid(points, inside)
+
+
 def test_singular_points_stay_finite():
     assert torch.isfinite(FUNCTIONS["ackley"].gradient(torch.zeros(1, 2))).all()
     on_the_valley = torch.tensor([[-10.0, 1.0]], dtype=torch.float64)

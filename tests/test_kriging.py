@@ -54,7 +54,9 @@ def test_gradients_help_and_records_hold_what_was_measured(tmp_path):
     assert kriging.sweep(**options, methods=["sobolev"]) == 1
     assert kriging.sweep(**options) == 1, "the run that is there already is not done again"
     assert kriging.sweep(**options) == 0
-    found = {r.config["method"]: r for r in book.find(arm="kriging", library="smt", n=20)}
+    found = {r.config["method"]: r for r in book.read()}
+    told = {(r.config["arm"], r.config["library"], r.config["n"]) for r in found.values()}
+    assert told == {("kriging", "smt", 20)}
     assert found["sobolev"].metrics["test_mse"] < found["values"].metrics["test_mse"]
     assert {"smt", "scipy", "scikit-learn"} <= set(found["sobolev"].versions)
     setting = Setting("mccormick", 20, "values")

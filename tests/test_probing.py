@@ -102,10 +102,21 @@ def test_probes_are_entered_once(tmp_path):
 def test_cost_of_a_run():
     setting = training.settings("cifar10", ["noprop"], epochs=2, train_images=100)[0]
     data = throughput.stand_in(setting, 10, 2)
-    assert throughput.training_flops(setting) == 200 * throughput.flops(setting, data, 2)
+    assert throughput.training_flops(setting, []) == 200 * throughput.flops(setting, data, 2)
+    records = throughput.count([setting])
+    assert throughput.training_flops(setting, records) == throughput.training_flops(setting, [])
+    records[0].metrics["flops_per_image"] = 7.0
+    assert throughput.training_flops(setting, records) == 7.0 * 200
     assert throughput.gpu_hours(3.6e15, teraflops=1.0) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="teraflops is 0"):
         throughput.gpu_hours(1.0, 0)
+
+
+def test_the_ledgers_count_is_what_the_code_does():
+    setting = training.settings("imagenet_1", ["critic"])[0]
+    book = ledger.Ledger(throughput.OPERATIONS).read()
+    assert ledger.select(book, training.config(setting))
+    assert throughput.training_flops(setting, book) == throughput.training_flops(setting, [])
 
 
 def test_sizes_of_the_modules_of_the_supplement():

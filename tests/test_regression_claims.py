@@ -103,7 +103,7 @@ def test_an_other_exception_than_ackley_is_named(tmp_path):
 def test_missing_records_leave_a_claim_open(tmp_path):
     found = verdicts(tmp_path, {20: PAPER})
     assert found["six-100"] is None and found["six-20"] == HOLDS
-    page = claims.table(Ledger("regression", tmp_path))
+    page = claims.table(claims.findings(Ledger("regression", tmp_path)))
     assert page.count("<tr>") == len(claims.CLAIMS) + 1 and "not run yet" in page
 
 

@@ -10,16 +10,6 @@ from sobolev_lib.regression import grids as surfaces
 from sobolev_lib.regression import training as regression
 
 
-def test_grid_covers_the_domain_with_y_first():
-    points = surfaces.grid("bukin", 5)
-    assert points.shape == (5, 5, 2)
-    assert (
-        points[0, 0].tolist() == [-15, -3]
-        and points[0, -1].tolist() == [-5, -3]
-        and points[-1, 0].tolist() == [-15, 3]
-    )
-
-
 def test_truth():
     values, slopes = surfaces.truth("booth")
     assert values.shape == (33, 33) and slopes.shape == (13, 13, 2)

@@ -147,12 +147,14 @@ def test_global_random_state_is_left_alone():
 
 
 def test_sobolev_learns_the_digits_and_noprop_does_not():
-    top = {}
+    top, loss = {}, {}
     for row in ("noprop", "sobolev"):
-        run = Training(settings("digits", [row], epochs=8)[0], 0)
+        run = Training(settings("digits", [row], epochs=5)[0], 0)
         run.run()
-        top[row] = run.tests["top1"][-1]
-    assert top["sobolev"] > 90 > 70 > top["noprop"]
+        top[row], loss[row] = run.tests["top1"][-1], run.tests["loss"]
+    # Three seeds: 86 to 89 % against 31 to 40 %, and a loss of 0.4 after 2.3.
+    assert top["sobolev"] > top["noprop"] + 20
+    assert loss["sobolev"][-1] < 0.5 * loss["sobolev"][0]
 
 
 def test_scores_by_hand():
@@ -299,7 +301,7 @@ def _two_trainings(rank: int, port: int, shared: bool, folder: str) -> None:
     moved = [not torch.equal(v, before[k]) for k, v in run.net.state_dict().items()]
     assert all(moved)
     kept = {k: v.numpy() for k, v in run.net.state_dict().items()}
-    np.savez(f"{folder}/{rank}.npz", top1=run.metrics()["top1"], **kept)
+    np.savez(f"{folder}/{rank}.npz", loss=run.metrics()["curve"]["loss"], **kept)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -313,9 +315,11 @@ def test_two_processes_keep_one_network(tmp_path, shared):
         np.load(tmp_path / "1.npz", allow_pickle=False) as b,
     ):
         assert a.files == b.files
-        for name in a.files:
+        for name in set(a.files) - {"loss"}:  # each process has the loss of its own images
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-        assert a["top1"] > 15  # chance: 10
+        # On these 96 images one process goes from 2.3 to 1.7, within 0.1 from seed to seed.
+        loss = (a["loss"] + b["loss"]) / 2
+        assert loss[-4:].mean() < loss[:4].mean() - 0.2
 
 
 def test_hogwild_refuses_what_it_cannot_share(tmp_path):

@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import traitlets
+from widget_helpers import LISTEN, VIEWS, needs_node, run_js
 
 from sobolev_lib.widgets import HypothesisExplorer
-
-NODE = shutil.which("node")
-needs_node = pytest.mark.skipif(NODE is None, reason="Node.js runs the JavaScript here")
-VIEWS = [
-    pytest.param({}, id="desktop-http"),
-    pytest.param(
-        {"width": 360, "height": 800, "scheme": "dark", "origin": "file"}, id="phone-file"
-    ),
-]
-
-
-def run_js(script, payload, tmp_path):
-    """Run `script` with the widget's module as `w` and the payload as `input`; return `out`."""
-    (tmp_path / "widget.mjs").write_text(HypothesisExplorer._esm, encoding="utf-8")
-    (tmp_path / "main.mjs").write_text(
-        "import * as w from './widget.mjs';\nimport fs from 'fs';\nlet out;\n"
-        f"const input = JSON.parse(fs.readFileSync(0, 'utf8'));\n{script}\n"
-        "console.log(JSON.stringify(out));\n",
-        encoding="utf-8",
-    )
-    done = subprocess.run(
-        [NODE, "main.mjs"], input=json.dumps(payload), capture_output=True, text=True, cwd=tmp_path
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +28,7 @@ CASES = [("pieces", 0), ("joined", 0), *(("polynomial", n) for n in (0, 1, 2, 5)
 def test_slopes_of_the_basis_are_its_derivatives(family, degree, tmp_path):
     x = np.array([0.21, 0.77, 1.4, 2.3, 2.9])
     out = run_js(
+        HypothesisExplorer,
         "out = input.x.map((x) => w.basis(input.family, input.degree, x));",
         {"x": [*x, *(x + 1e-6), *(x - 1e-6)], "family": family, "degree": degree},
         tmp_path,
@@ -74,6 +48,7 @@ def test_counts_and_hypotheses_are_those_of_numpy(family, degree, slopes, tmp_pa
     rng = np.random.default_rng(degree)
     sets = [np.sort(rng.uniform(0, 3, size=k)) for k in (1, 2, 3, 4, 6)] + [np.array([0.2, 0.5])]
     out = run_js(
+        HypothesisExplorer,
         """out = input.sets.map((xs) => {
              const truth = w.truthOf(input.family, input.degree);
              const dot = (a, b) => a.reduce((s, v, i) => s + v * b[i], 0);
@@ -119,7 +94,7 @@ def test_contradictions_are_noticed(tmp_path):
     points = [{"x": 0.2, "y": 1.0, "slope": 1.0}, {"x": 0.7, "y": 1.0, "slope": 1.0}]
     script = "out = input.map((s) => w.verdict(w.solveAll('pieces', 0, s.points, s.slopes)));"
     sets = [{"points": points, "slopes": slopes} for slopes in (False, True)]
-    assert run_js(script, sets, tmp_path) == ["infinitely many", "none"]
+    assert run_js(HypothesisExplorer, script, sets, tmp_path) == ["infinitely many", "none"]
 
 
 # --- in the browser -------------------------------------------------------------------------------
@@ -278,10 +253,7 @@ def test_a_finger_drags_without_scrolling(explorer):
 def test_a_screen_reader_hears_one_sentence_for_a_drag(explorer):
     page, section = explorer()
     section.get_by_role("status").filter(has_text="New setting.").wait_for()
-    section.get_by_role("status").evaluate(
-        "node => { window.said = 0; new MutationObserver(() => window.said++)"
-        ".observe(node, { childList: true, characterData: true, subtree: true }); }"
-    )
+    section.get_by_role("status").evaluate(LISTEN)
     drag(page, section.get_by_role("slider", name="Point 1", exact=True), 60, 0)
     section.get_by_role("status").filter(has_text="Point 1 at").wait_for()
     assert page.evaluate("window.said") == 1

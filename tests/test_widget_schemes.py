@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import traitlets
+from widget_helpers import CONTRAST, LISTEN, VIEWS, needs_node, run_js
 
 from sobolev_lib.synthetic_gradients.schemes import KINDS, PHASES, SCHEMES
 from sobolev_lib.widgets.schemes import SchemeExplorer
 
-NODE = shutil.which("node")
-VIEWS = [
-    pytest.param({}, id="desktop-http"),
-    pytest.param(
-        {"width": 360, "height": 800, "scheme": "dark", "origin": "file"}, id="phone-file"
-    ),
-]
 #: What the drawing shows: kind of every arrow that is on, name of every node that is on.
 LIT = """svg => ({
   arrows: [...svg.querySelectorAll('.sob-arrow[data-on=true]')].map(g => g.dataset.kind).sort(),
@@ -57,22 +49,17 @@ def test_the_page_gets_the_data_of_the_figure():
     assert widget.kinds["synthetic"]["colour"] == KINDS["synthetic"].colour
 
 
-@pytest.mark.skipif(NODE is None, reason="Node.js is not installed: it runs the JavaScript here")
+@needs_node
 def test_an_arrow_ends_where_python_says(tmp_path):
-    (tmp_path / "widget.mjs").write_text(SchemeExplorer._esm, encoding="utf-8")
-    (tmp_path / "main.mjs").write_text(
-        "import * as w from './widget.mjs';\nimport fs from 'fs';\n"
-        "const lines = JSON.parse(fs.readFileSync(0, 'utf8'));\n"
-        "console.log(JSON.stringify(lines.map((line) => ({ ...w.arrowShape(line, 2),"
-        " ends: [w.px(line[0]), w.py(line[1]), w.px(line[2]), w.py(line[3])] }))));\n",
-        encoding="utf-8",
-    )
     lines = [arrow["line"] for arrow in SCHEMES["sobolev"].as_dict()["arrows"]]
-    done = subprocess.run(
-        [NODE, "main.mjs"], input=json.dumps(lines), capture_output=True, text=True, cwd=tmp_path
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for line, got in zip(lines, json.loads(done.stdout), strict=True):
+    out = run_js(
+        SchemeExplorer,
+        "out = input.map((line) => ({ ...w.arrowShape(line, 2),"
+        " ends: [w.px(line[0]), w.py(line[1]), w.px(line[2]), w.py(line[3])] }));",
+        lines,
+        tmp_path,
+    )
+    for line, got in zip(lines, out, strict=True):
         start, end = np.array(got["ends"][:2]), np.array(got["ends"][2:])
         # upwards in the diagram is upwards on the page, where y counts down
         assert np.sign(end[1] - start[1]) == -np.sign(line[3] - line[1])
@@ -162,10 +149,7 @@ def test_it_is_driven_by_keyboard(explorer, view):
 
 def test_a_screen_reader_hears_one_sentence_for_a_step(explorer):
     page, section = explorer()
-    section.get_by_role("status").evaluate(
-        "node => { window.said = 0; new MutationObserver(() => window.said++)"
-        ".observe(node, { childList: true, characterData: true, subtree: true }); }"
-    )
+    section.get_by_role("status").evaluate(LISTEN)
     for _ in range(4):
         section.get_by_role("button", name="Next").click()
     assert page.evaluate("window.said") == 4
@@ -177,17 +161,12 @@ def test_what_is_active_can_be_seen_in_both_themes(explorer, scheme):
     _, section = explorer(width=360, height=800, scheme=scheme)
     section.get_by_role("button", name="4. True signal").click()
     ratios = section.evaluate(
-        """section => {
-          const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-          const light = css => {
-            const [r, g, b] = css.match(/[0-9.]+/g).map(Number);
-            return 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-          };
-          const ground = light(getComputedStyle(section).backgroundColor);
+        f"""section => {{{CONTRAST}
+          const ground = getComputedStyle(section).backgroundColor;
           return [...section.querySelectorAll('[data-on=true] polygon, [data-on=true] rect')]
             .map(e => getComputedStyle(e)[e.tagName === 'rect' ? 'stroke' : 'fill'])
-            .map(light).map(ink => (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05));
-        }"""
+            .map(ink => contrast(ink, ground));
+        }}"""
     )
     assert len(ratios) >= 8
     assert min(ratios) >= 3

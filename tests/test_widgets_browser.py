@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from widget_helpers import CONTRAST, VIEWS
 
 #: Hash of what a canvas shows.
 PIXELS = """canvas => {
@@ -18,26 +19,14 @@ INKED = """canvas => {
   for (let i = 3; i < data.length; i += 4) count += data[i] > 0;
   return count / (data.length / 4);
 }"""
-#: Contrast (WCAG 2) of the widget's text with the nearest ground painted behind it.
-CONTRAST = """section => {
-  const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const luminance = css => {
-    const [r, g, b] = css.match(/[0-9.]+/g).map(Number);
-    return 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  };
+#: Contrast of the widget's text with the ground painted behind it.
+TEXT_CONTRAST = f"""section => {{{CONTRAST}
   const style = getComputedStyle(section);
   if (/rgba\\(.*, 0\\)/.test(style.backgroundColor)) return 0;
-  const [a, b] = [luminance(style.color), luminance(style.backgroundColor)].sort();
-  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-}"""
+  return contrast(style.color, style.backgroundColor);
+}}"""
 #: Whatever waits for the next frame, such as the first picture on a canvas, has been done.
 TWO_FRAMES = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
-VIEWS = [
-    pytest.param({}, id="desktop-http"),
-    pytest.param(
-        {"width": 360, "height": 800, "scheme": "dark", "origin": "file"}, id="phone-file"
-    ),
-]
 
 
 @pytest.fixture
@@ -69,111 +58,22 @@ def wait_for_a_change(page, canvas, before):
     page.wait_for_function(changed, arg=[canvas.element_handle(), before])
 
 
-def finish(page, section):
-    """Wait for the end of the training."""
-    section.get_by_role("status").filter(has_text="Finished").wait_for()
-    assert section.get_by_role("button", name="Start again").is_visible()
-
-
 @pytest.mark.parametrize("view", VIEWS)
-def test_fit_trains_pauses_and_resets(open_widget, view):
-    page, section = open_widget("fit1d.SobolevFit1D", "sob-fit1d", **view)
-    canvas = section.locator("canvas")
-    before, untrained = canvas.evaluate(PIXELS), numbers(section)
-    start = section.get_by_role("button", name="Start", exact=True)
-    page.wait_for_timeout(400)
-    assert canvas.evaluate(PIXELS) == before, "nothing may move before the reader starts it"
-
-    start.focus()
-    page.keyboard.press("Enter")
-    pause = section.get_by_role("button", name="Pause")
-    pause.wait_for()
-    wait_for_a_change(page, canvas, before)
-    page.keyboard.press("Space")  # the focus is still on the same button
-    section.get_by_role("button", name="Continue").wait_for()
-    step = int(re.search(r"Paused\. Step (\d+)", section.get_by_role("status").inner_text())[1])
-    assert step > 0
-    paused = canvas.evaluate(PIXELS)
-    assert paused != before
-    page.wait_for_timeout(300)
-    assert canvas.evaluate(PIXELS) == paused
-
-    page.emulate_media(reduced_motion="reduce")  # the rest as fast as it can
-    page.keyboard.press("Enter")
-    finish(page, section)
-    trained = numbers(section)
-    assert all(float(new) < float(old) for new, old in zip(trained[:2], untrained[:2], strict=True))
-    assert trained[0] in canvas.get_attribute("aria-label")
-    section.get_by_role("button", name="Reset").click()
-    assert numbers(section) == untrained
-    assert canvas.evaluate(PIXELS) == before
-
-
-def test_fit_is_reproducible_and_its_controls_matter(open_widget):
-    page, section = open_widget("fit1d.SobolevFit1D", "sob-fit1d")
-    page.emulate_media(reduced_motion="reduce")  # trains as fast as it can
-    start = section.get_by_role("button", name=re.compile("Start"))
-    start.click()
-    finish(page, section)
-    first = numbers(section)
-    start.click()
-    finish(page, section)
-    assert numbers(section) == first
-
-    weight = section.get_by_role("slider", name="Derivative weight")
-    weight.focus()
-    page.keyboard.press("Home")
-    assert weight.get_attribute("aria-valuetext") == "0"
-    start.click()
-    finish(page, section)
-    values, sobolev = numbers(section)[:2], numbers(section)[2:]
-    assert values == first[:2]  # the same points and start; only the other network changed
-    assert sobolev == values  # weight 0 is training on values only
-
-    for act in (
-        lambda: section.get_by_label("Target function").select_option("bumpy"),
-        lambda: section.get_by_label("Activation").select_option("kernel"),
-        lambda: section.get_by_role("slider", name="Seed").press("ArrowRight"),
-        lambda: section.get_by_role("slider", name="Training points").press("End"),
-    ):
-        pixels = section.locator("canvas").evaluate(PIXELS)
-        act()
-        assert section.get_by_role("status").inner_text().startswith("New setting. Step 0")
-        assert section.locator("canvas").evaluate(PIXELS) != pixels
-        label = section.locator("canvas").get_attribute("aria-label")
-    assert "20 training points" in label
-    assert "Bumpy bowl" in label
-    assert "ReLU with the kink kernel" in label
-
-
-def test_fit_does_not_flood_a_screen_reader(open_widget):
-    page, section = open_widget("fit1d.SobolevFit1D", "sob-fit1d")
-    section.get_by_role("status").evaluate(
-        "node => { window.said = 0; new MutationObserver(() => window.said++)"
-        ".observe(node, { childList: true, characterData: true, subtree: true }); }"
-    )
-    start = page.evaluate("performance.now()")
-    section.get_by_role("button", name="Start", exact=True).click()
-    finish(page, section)
-    seconds = (page.evaluate("performance.now()") - start) / 1000
-    # at the start, at the end, and at most every eight seconds between
-    assert 2 <= page.evaluate("window.said") <= 3 + seconds / 8
-
-
-def test_fit_respects_reduced_motion(open_widget):
-    """Reduced motion: the picture changes about once a second, not sixty times."""
-    page, section = open_widget("fit1d.SobolevFit1D", "sob-fit1d")
-    page.emulate_media(reduced_motion="reduce")
-    page.evaluate(
-        "() => { window.drawn = 0; const clear = CanvasRenderingContext2D.prototype.clearRect;"
-        "CanvasRenderingContext2D.prototype.clearRect = function (...a) {"
-        " window.drawn++; return clear.apply(this, a); }; }"
-    )
-    start = page.evaluate("performance.now()")
-    section.get_by_role("button", name="Start", exact=True).click()
-    finish(page, section)
-    seconds = (page.evaluate("performance.now()") - start) / 1000
-    assert page.evaluate("window.drawn") <= seconds + 3
+def test_playground_trains_and_takes_the_settings_of_a_link(built_page, view):
+    page = built_page("playground", **view)
+    section = page.locator("section.sob-play")
+    section.scroll_into_view_if_needed()
+    finished = section.get_by_role("status").filter(has_text="Finished")
+    finished.wait_for()
+    values, sobolev = (float(numbers(section)[i]) for i in (0, 3))
+    assert values > 10 * sobolev
+    assert "#" not in page.url
+    page.get_by_role("link", name="Twelve points of the same wave.").click()
+    page.wait_for_function("() => document.querySelector('.sob-point').innerText.includes('/12')")
+    top = "section => section.getBoundingClientRect().top"
+    assert 0 <= section.evaluate(top) < page.viewport_size["height"] / 2
+    finished.wait_for()
+    assert "&n=12&" in page.url
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -245,7 +145,7 @@ def test_kink_slider_moves_loss_and_slopes(open_widget, view):
 
 WIDGETS = [
     ("hypotheses.HypothesisExplorer", "sob-hypotheses"),
-    ("fit1d.SobolevFit1D", "sob-fit1d"),
+    ("playground.Playground", "sob-play"),
     ("explorer.SurfaceExplorer", "sob-surfaces"),
     ("kinkdemo.KinkDemo", "sob-kink"),
 ]
@@ -255,19 +155,19 @@ WIDGETS = [
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_widgets_are_legible_and_follow_the_theme(open_widget, name, css, scheme):
     page, section = open_widget(name, css, width=360, height=800, scheme=scheme)
-    assert section.evaluate(CONTRAST) >= 7
+    assert section.evaluate(TEXT_CONTRAST) >= 7
     canvas = section.locator("canvas").first
     before = canvas.evaluate(PIXELS)
     other = {"light": "dark", "dark": "light"}[scheme]
     page.evaluate(f"document.documentElement.dataset.theme = '{other}'")
     wait_for_a_change(page, canvas, before)  # labels are redrawn in the theme's ink
-    assert section.evaluate(CONTRAST) >= 7
+    assert section.evaluate(TEXT_CONTRAST) >= 7
 
 
 @pytest.mark.parametrize(("name", "css"), WIDGETS)
 def test_widgets_are_reached_in_order_by_the_tab_key(open_widget, name, css):
     page, section = open_widget(name, css)
-    inputs = section.locator("select, input, button")
+    inputs = section.locator("select, input, button, [tabindex='0']")
     inputs.first.focus()
     shown = [i for i in range(inputs.count()) if inputs.nth(i).is_visible()]
     for i in shown:

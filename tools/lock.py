@@ -11,11 +11,13 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
-EXTRAS = "figures,widgets,book,test,lint,kriging,scheduler,images,atari,theory"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = ",".join(PROJECT["optional-dependencies"])
 PLATFORM = re.compile(r"^(nvidia[-_].*|cuda[-_].*|triton|appnope|colorama|pywin32.*)$", re.I)
 HEADER = f"""\
 # Exact versions of the extras {EXTRAS} for Python {{python}}; written by `make lock`, do not edit.

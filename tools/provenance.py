@@ -41,7 +41,7 @@ def listed(flag: str, values: Iterable[Any]) -> str:
 def line(words: Sequence[str], records: Sequence[Record], start: str = "python") -> str:
     """A command with what it made: how many records, and how many of a modified library."""
     command = " ".join([start, "-m sobolev_lib", *filter(None, words), "--book"])
-    modified = sum(r.commit.endswith("+") for r in records)
+    modified = sum(r.modified for r in records)
     note = f", {modified} of them by a library with uncommitted changes" if modified else ""
     return f"{command}  # {len(records)} records{note}"
 
@@ -123,6 +123,17 @@ def throughput(records: Sequence[Record]) -> list[str]:
     return lines
 
 
+def operations(records: Sequence[Record]) -> list[str]:
+    """Commands of the operations counted; without seeds, for they do not depend on one."""
+    return [
+        line(
+            [f"operations --arm {arm}", listed("--rows", (row_name(r.config) for r in group))],
+            group,
+        )
+        for arm, group in grouped(records, lambda r: r.config["arm"])
+    ]
+
+
 def cost(records: Sequence[Record]) -> list[str]:
     """Commands of the benchmark."""
     names = ("threads", "clock", "device")
@@ -139,6 +150,7 @@ EXPERIMENTS: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "probes": lambda records: rows_of(records, "probes"),
     "fidelity": lambda records: rows_of(records, "fidelity"),
     "throughput": throughput,
+    "operations": operations,
 }
 
 

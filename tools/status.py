@@ -1,6 +1,7 @@
-"""Sphinx directive ``build-status``: what this copy of the book was built from and on.
+"""Sphinx directives of the status page: what this copy of the book was built from and on.
 
-Read at build time, so the status page cannot be out of step with the pages beside it.
+``build-status`` tells code and machine, ``stored-records`` counts the ledger. Both are read at
+build time, so the page cannot be out of step with the pages beside it.
 """
 
 import datetime
@@ -14,6 +15,8 @@ import nbcache
 import torch
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
+
+from sobolev_lib.records.ledger import Ledger, default_folder
 
 PACKAGES = (
     "torch",
@@ -73,6 +76,17 @@ def rows() -> list[tuple[str, str]]:
     return facts
 
 
+def records() -> list[tuple[str, str]]:
+    """Return how many records an experiment has, and how many no commit can make again."""
+    found = []
+    for path in sorted(default_folder().glob("*.jsonl")):
+        own = Ledger(path.stem).read()
+        dirty = sum(record.modified for record in own)
+        note = f", {dirty} of them by a library with uncommitted changes" if dirty else ""
+        found.append((path.stem, f"{len(own)} records{note}"))
+    return found
+
+
 def table(entries: list[tuple[str, str]]) -> nodes.table:
     """Return a table of two columns."""
     group = nodes.tgroup(cols=2)
@@ -96,7 +110,17 @@ class BuildStatus(SphinxDirective):
         return [table(rows())]
 
 
+class StoredRecords(SphinxDirective):
+    """The table of the records in the ledger."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table; the page is read again at every build."""
+        self.env.note_reread()
+        return [table(records())]
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx entry point."""
     app.add_directive("build-status", BuildStatus)
+    app.add_directive("stored-records", StoredRecords)
     return {"parallel_read_safe": True, "version": "1"}

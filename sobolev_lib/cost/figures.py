@@ -51,7 +51,7 @@ def steps(threads: int = 1, device: str = "cpu", book: Ledger | None = None) -> 
             if name in here:
                 _ratio(ax, place, here[name], WAYS[name][1])
         ax.set_title(f"{size.members} x {size.n:,}".replace(",", "\u2009"))
-        ax.set_xscale("log")
+        style.log_scale(ax, "x")
         ax.set_xlim(0.55, 6.5)
         ax.set_xticks([1, 2, 4], labels=["1", "2", "4"])
         ax.minorticks_off()

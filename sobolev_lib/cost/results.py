@@ -9,14 +9,15 @@ from sobolev_lib.records.ledger import Ledger, Record
 
 
 def records(book: Ledger | None = None, **config: Any) -> list[Record]:
-    """Records of the benchmark with this configuration.
+    """Records of the benchmark whose configuration has these entries.
 
     Raises
     ------
     LookupError
         If there are none; the command that makes them is named.
     """
-    found = (book or Ledger(EXPERIMENT)).find(**config)
+    every = (book or Ledger(EXPERIMENT)).read()
+    found = [r for r in every if all(r.config.get(name) == v for name, v in config.items())]
     if not found:
         wanted = ", ".join(f"{k} = {v}" for k, v in config.items())
         raise LookupError(f"no record of the benchmark with {wanted}: python -m sobolev_lib cost")
@@ -55,4 +56,4 @@ def layers(record: Record) -> float:
 
 def modified(book: Ledger | None = None) -> int:
     """Number of records that a library with uncommitted changes made."""
-    return sum(r.commit.endswith("+") for r in (book or Ledger(EXPERIMENT)).read())
+    return sum(r.modified for r in (book or Ledger(EXPERIMENT)).read())

@@ -7,6 +7,7 @@ import functools
 import itertools
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import MISSING, fields
@@ -17,9 +18,13 @@ from typing import Any
 import torch
 
 from sobolev_lib.records import ledger, sweep
+from sobolev_lib.records import options as given
 
-from . import data, experts, milestones, ppo, students, teachers
+from . import arms, data, experts, milestones, ppo, results, scenes, students, teachers
 from .games import GAMES
+
+LENGTHS = ("updates", "points", "games")
+FIELDS = [entry.name for entry in fields(students.Settings)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +57,8 @@ def add(steps: Any) -> None:
         parser.add_argument(
             "--game", choices=list(GAMES), required=True, **({"nargs": "+"} if several else {})
         )
-        parser.add_argument("--quiet", action="store_true", help="no progress bar")
+        if parser is not student:
+            parser.add_argument("--quiet", action="store_true", help="no progress bar")
     for parser, kind in ((expert, ppo.Settings), (teacher, teachers.PixelSettings)):
         parser.add_argument("--hours", type=float, default=0.5, help="time limit of this call")
         parser.add_argument("--until", type=int, help="decisions in all after which to stop")
@@ -76,6 +82,8 @@ def add(steps: Any) -> None:
         folder = ledger.default_folder().parent / "states"
         parser.add_argument("--states", type=Path, default=folder)
     recorder.add_argument("--seed", type=int, default=0)
+    recorder.add_argument("--states", type=int, default=data.STATES, help="of all streams together")
+    recorder.add_argument("--streams", type=int, default=data.STREAMS, help="games side by side")
     _add_students(student)
     expert.set_defaults(act=_expert)
     teacher.set_defaults(act=_teacher)
@@ -86,14 +94,17 @@ def add(steps: Any) -> None:
 
 def _add_students(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.05])
-    parser.add_argument("--methods", nargs="+", default=["values", "sobolev"])
-    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4])
-    parser.add_argument("--alphas", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--hours", type=float, help="time limit of this call")
-    parser.add_argument("--workers", type=int, default=1)
-    left = ("game", "fraction", "method", "learning_rate", "alpha")
-    _add_fields(parser, students.Settings, left)
+    parser.add_argument(
+        "--arms", nargs="+", default=["paper"], choices=list(arms.ARMS), metavar="ARM",
+        help=f"what is compared: {', '.join(arms.ARMS)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep", action="store_true",
+        help=f"write the weights of seed 0 at fraction {arms.KEPT:g} of the paper's arm",
+    )  # fmt: skip
+    given.add_runs(parser)
+    for name in LENGTHS:
+        parser.add_argument(f"--{name}", type=int)
 
 
 def _add_fields(parser: argparse.ArgumentParser, kind: Any, left: Sequence[str]) -> None:
@@ -129,8 +140,8 @@ def _one_teacher(options: argparse.Namespace, game: str) -> str:
         raise ValueError(
             f"--device is {options.device}, but PyTorch sees no CUDA device; use --device cpu"
         )
-    given = _given(options, teachers.PixelSettings, ("game", "milestone"))
-    settings = teachers.PixelSettings(game, **((teachers.FROM_SCRATCH if gpu else {}) | given))
+    named = _given(options, teachers.PixelSettings, ("game", "milestone"))
+    settings = teachers.PixelSettings(game, **((teachers.FROM_SCRATCH if gpu else {}) | named))
     expert = experts.load(game) if settings.imitation else None
     training = teachers.PixelTrainer(settings, expert, options.device, options.threads)
     return _train(options, training, "teacher")
@@ -157,17 +168,13 @@ def _train(options: argparse.Namespace, training: ppo.Trainer, kind: str) -> str
 
 
 def _record(options: argparse.Namespace) -> str:
-    teacher, notes = students.load_teacher(options.game)
-    generator = torch.Generator().manual_seed(options.seed)
-
-    def choose(stack: Any) -> Any:
-        with torch.no_grad():
-            logs = teacher(torch.from_numpy(stack))[0].log_softmax(-1)
-        return torch.multinomial(logs.exp(), 1, generator=generator)[:, 0].numpy()
-
+    teacher, notes = arms.load_teacher(options.game)
     kept = {"teacher": notes, "weights": notes["weights"]}
     path = data.folder() / f"{options.game}.npz"
-    made = data.record(options.game, choose, options.seed, kept, quiet=options.quiet)
+    made = data.record(
+        options.game, scenes.chooser(teacher, options.seed), options.seed, kept, options.states,
+        options.streams, options.quiet, data.cache_folder(),
+    )  # fmt: skip
     made.save(path)
     return f"{options.game}: {made.actions.size} states in {path}"
 
@@ -183,21 +190,37 @@ def _replay(options: argparse.Namespace) -> str:
 
 
 def _distill(options: argparse.Namespace) -> str:
-    left = ("game", "fraction", "method", "learning_rate", "alpha")
-    given = _given(options, students.Settings, left)
-    grid = itertools.product(
-        options.game, options.fractions, options.methods, options.rates, options.alphas
-    )
-    chosen = dict.fromkeys(  # a values student is the same for each alpha
-        students.Settings(game, fraction, method, learning_rate=rate, alpha=alpha, **given)
-        for game, fraction, method, rate, alpha in grid
-    )
-    teachers_ = {game: students.load_teacher(game)[1] for game in options.game}
-    seconds = None if options.hours is None else 3600 * options.hours
-    todo = students.jobs(list(chosen), range(options.seeds), teachers_, options.states)
-    book = ledger.Ledger(students.EXPERIMENT)
-    with sweep.workers(options.workers) as executor:
-        entered = sweep.sweep(
-            students.EXPERIMENT, todo, book, executor, options.quiet, seconds=seconds
-        )
-    return f"{entered} records entered in {book.path}"
+    changed = _given(options, students.Settings, [n for n in FIELDS if n not in LENGTHS])
+    places = given.Places.of(options, arms.EXPERIMENT)
+    deadline = None if options.seconds is None else time.monotonic() + options.seconds
+
+    def run(todo: list[sweep.Job]) -> int:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        return sweep.sweep(arms.EXPERIMENT, todo, places.book, executor, options.quiet, left)
+
+    entered = 0
+    chosen: dict[str, dict[str, students.Settings]] = {game: {} for game in options.game}
+    with sweep.workers(options.workers, options.scheduler) as executor:
+        for game, row in itertools.product(options.game, arms.rows(options.arms)):
+            while row not in chosen[game]:
+                todo, best = arms.pilots(game, row, places.book.read(), arms.sources(game))
+                if best:
+                    chosen[game][row] = best
+                elif new := run(arms.jobs(todo, [arms.PILOT_SEED], options.states)):
+                    entered += new
+                else:
+                    return f"{entered} records entered; out of time, go on with the same command"
+        jobs = []
+        for game, fraction in itertools.product(options.game, options.fractions):
+            for arm in options.arms:
+                some = arms.students(arm, game, fraction, chosen[game], **changed)
+                keep = options.keep and arm == "paper" and fraction == arms.KEPT
+                jobs += arms.jobs(some, places.seeds, options.states, keep)
+        entered += run(jobs)
+    said = [f"{entered} records entered in {places.book.path}"]
+    for game, rows in chosen.items():
+        said += [
+            f"{game}, {row}: learning rate {best.learning_rate:g}, alpha {best.alpha:g}"
+            for row, best in rows.items()
+        ]
+    return "\n".join([*said, *results.costs(places.book.read())])

@@ -36,6 +36,8 @@ class Consoles:
         Of the random number of idle frames that each game starts with.
     frames : bool
         Also keep the last four frames, 84 x 84 and grey.
+    longest : int
+        Decisions after which a game is cut.
 
     Attributes
     ----------
@@ -47,9 +49,11 @@ class Consoles:
         Score and decisions of the games that are over, since the caller emptied the list.
     """
 
-    def __init__(self, game: str, count: int, seed: int, frames: bool = False) -> None:
+    def __init__(
+        self, game: str, count: int, seed: int, frames: bool = False, longest: int = LONGEST
+    ) -> None:
         self.game = game_named(game)
-        self.frames = frames
+        self.frames, self.longest = frames, longest
         self.rng = numpy.random.default_rng(seed)
         self.emulators = [
             emulator(game, 1 if frames else REPEAT, seed + index) for index in range(count)
@@ -102,7 +106,7 @@ class Consoles:
             self.score[index] += rewards[index]
             self.length[index] += 1
             lives = console.lives()
-            over[index] = console.game_over() or self.length[index] >= LONGEST
+            over[index] = console.game_over() or self.length[index] >= self.longest
             lost[index] = over[index] or lives < self.lives[index]
             self.lives[index] = lives
             if over[index]:

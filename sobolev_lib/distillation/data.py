@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -44,7 +45,8 @@ OPTIONS: dict[str, Any] = {
     "use_fire_reset": True,
 }
 STREAMS = 8
-LENGTH = 12_500
+STATES = 100_000  # as the paper records
+BEGINNING = 250  # decisions of each stream that :func:`beginning` plays again, in seconds
 STUCK = 500  # the same frame so often: the policy waits for ever (Breakout without FIRE)
 
 
@@ -146,12 +148,12 @@ class Recording:
 
     Parameters
     ----------
-    actions : (LENGTH, STREAMS) uint8
+    actions : (decisions, streams) uint8
         Indices into the game's actions, by time and stream.
     notes : dict
         ``game``, ``seed``, ``options``, ``ale_py``, ``frames`` (SHA-256 of the frames in the order
-        of replay), ``actions`` (SHA-256), ``teacher`` (its notes), ``weights`` (SHA-256 of the
-        teacher's file).
+        of replay), ``beginning`` (the same of the first :data:`BEGINNING` decisions), ``actions``
+        (SHA-256), ``teacher`` (its notes), ``weights`` (SHA-256 of the teacher's file).
     """
 
     actions: NDArray[numpy.uint8]
@@ -165,6 +167,11 @@ class Recording:
         with part.open("wb") as file:
             numpy.savez_compressed(file, actions=self.actions, notes=notes)
         os.replace(part, path)
+
+    @staticmethod
+    def there(game: str) -> bool:
+        """Whether a recording of a game is committed."""
+        return (folder() / f"{game}.npz").exists()
 
     @classmethod
     def load(cls, path: Path) -> Recording:
@@ -217,9 +224,10 @@ def record(
     choose: Callable[[NDArray[numpy.uint8]], NDArray[numpy.int64]],
     seed: int,
     notes: dict[str, Any],
-    length: int = LENGTH,
+    states: int = STATES,
     streams: int = STREAMS,
     quiet: bool = False,
+    cache: Path | None = None,
 ) -> Recording:
     """Let a policy play; keep its actions and the hash of what it saw.
 
@@ -231,36 +239,52 @@ def record(
     seed : int
     notes : dict
         Of the teacher.
-    length, streams : int
-        Decisions of each stream; streams.
+    states, streams : int
+        Of all streams together, rounded up to whole decisions of all of them.
     quiet : bool
+    cache : Path, optional
+        Keep the frames there, as :func:`replay` would.
 
     Raises
     ------
+    ValueError
+        If there is no state, or no stream.
     RecordingError
         If a stream shows the same frame :data:`STUCK` times.
     """
     import ale_py
 
+    if states < 1 or streams < 1:
+        raise ValueError(f"states is {states} and streams {streams}; both must be at least 1")
+    length = -(-states // streams)
+
     screens = Screens(game, streams, seed)
     actions = numpy.zeros((length, streams), numpy.uint8)
-    frames = hashlib.sha256()
+    kept = _Cache(cache, length, streams) if cache else None
+    starts = _starts(length, streams)
+    hashed = hashlib.sha256()
     last = numpy.zeros((streams, FRAME, FRAME), numpy.uint8)
     still = numpy.zeros(streams, numpy.int64)
     for t in tqdm(range(length), unit="decision", disable=quiet):
         now = screens.stack[:, -1]
-        frames.update(now.tobytes())
+        hashed.update(now.tobytes())
+        if kept:
+            kept.frames[:, t] = now
+        if t < BEGINNING:
+            first = hashed.hexdigest()
         still = numpy.where((now == last).all((1, 2)), still + 1, 0)
         last = now.copy()
         if still.max() >= STUCK:
+            if kept:
+                kept.drop()
             raise RecordingError(
                 f"{game}: a game has stood still for {STUCK} decisions; the policy never presses "
                 "FIRE, or waits for ever. Train it on, or take another seed"
             )
-        chosen = choose(screens.stack)
-        actions[t] = chosen
-        screens.step(chosen)
-    return Recording(
+        actions[t] = choose(screens.stack)
+        over = screens.step(actions[t].astype(numpy.int64))[2]
+        starts[:, t + 1 : t + 2] = over[:, None]
+    made = Recording(
         actions,
         notes
         | {
@@ -268,10 +292,48 @@ def record(
             "seed": seed,
             "options": OPTIONS,
             "ale_py": ale_py.__version__,
-            "frames": frames.hexdigest(),
+            "frames": hashed.hexdigest(),
+            "beginning": first,
             "actions": digest(actions),
         },
     )
+    if kept:
+        kept.keep(starts, made)
+    return made
+
+
+def _starts(length: int, streams: int) -> NDArray[numpy.bool_]:
+    starts = numpy.zeros((streams, length), bool)
+    starts[:, 0] = True
+    return starts
+
+
+class _Cache:
+    """Frames on their way into the cache: a part that is swapped in when it is whole."""
+
+    def __init__(self, folder: Path, length: int, streams: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.part = Path(tempfile.mkdtemp(suffix=".part", dir=folder))
+        self.frames = numpy.lib.format.open_memmap(
+            self.part / "frames.npy", "w+", numpy.uint8, (streams, length, FRAME, FRAME)
+        )
+
+    def keep(self, starts: NDArray[numpy.bool_], recording: Recording) -> None:
+        self.frames.flush()
+        numpy.save(self.part / "starts.npy", starts)
+        place = _place(self.folder, recording)
+        if place.exists():  # another process was faster
+            self.drop()
+        else:
+            os.replace(self.part, place)
+
+    def drop(self) -> None:
+        shutil.rmtree(self.part)
+
+
+def _place(folder: Path, recording: Recording) -> Path:
+    return folder / f"{recording.notes['game']}-{recording.notes['frames'][:16]}"
 
 
 @dataclass(frozen=True)
@@ -292,14 +354,21 @@ class Frames:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def stacks(self, index: NDArray[numpy.int64]) -> NDArray[numpy.uint8]:
-        """What the policy saw: (n, 4, 84, 84); zero before the start of a game."""
+    def behind(self, index: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
+        """Numbers of the four frames that each state shows, (n, 4); -1 before a game's start."""
         index = numpy.asarray(index)
-        result = numpy.zeros((len(index), STACK, FRAME, FRAME), numpy.uint8)
+        numbers = numpy.full((len(index), STACK), -1)
         alive = numpy.ones(len(index), bool)
         for back in range(STACK):
-            result[alive, STACK - 1 - back] = self.frames[index[alive] - back]
+            numbers[alive, STACK - 1 - back] = index[alive] - back
             alive = alive & ~self.starts[index - back]
+        return numbers
+
+    def stacks(self, index: NDArray[numpy.int64]) -> NDArray[numpy.uint8]:
+        """What the policy saw: (n, 4, 84, 84); zero before the start of a game."""
+        numbers = self.behind(index)
+        result = self.frames[numbers]
+        result[numbers < 0] = 0
         return result
 
 
@@ -319,26 +388,43 @@ def replay(recording: Recording, cache: Path | None = None, quiet: bool = False)
     RecordingError
         If the frames differ from those that were recorded.
     """
-    notes = recording.notes
-    here = (cache or cache_folder()) / f"{notes['game']}-{notes['frames'][:16]}"
+    folder = cache or cache_folder()
+    here = _place(folder, recording)
     if not here.exists():
-        _play(recording, here, quiet)
+        length, streams = recording.actions.shape
+        made = _Cache(folder, length, streams)
+        try:
+            made.keep(_play(recording, made.frames, "frames", quiet), recording)
+        except BaseException:
+            if made.part.exists():
+                made.drop()
+            raise
     frames = numpy.load(here / "frames.npy", mmap_mode="r", allow_pickle=False)
     starts = numpy.load(here / "starts.npy", allow_pickle=False)
     return Frames(frames.reshape(-1, FRAME, FRAME), starts.reshape(-1))
 
 
-def _play(recording: Recording, here: Path, quiet: bool) -> None:
+def beginning(recording: Recording) -> Frames:
+    """Play the first :data:`BEGINNING` decisions of each stream again: seconds, and no cache.
+
+    Raises
+    ------
+    RecordingError
+        If the frames differ from those that were recorded.
+    """
+    length, streams = recording.actions[:BEGINNING].shape
+    frames = numpy.zeros((streams, length, FRAME, FRAME), numpy.uint8)
+    starts = _play(recording, frames, "beginning", quiet=True)
+    return Frames(frames.reshape(-1, FRAME, FRAME), starts.reshape(-1))
+
+
+def _play(
+    recording: Recording, frames: NDArray[numpy.uint8], note: str, quiet: bool
+) -> NDArray[numpy.bool_]:
+    """Fill ``frames`` (streams, decisions, 84, 84), check them; return where games start."""
     notes = recording.notes
-    length, streams = recording.actions.shape
-    part = here.with_name(here.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    frames = numpy.lib.format.open_memmap(
-        part / "frames.npy", "w+", numpy.uint8, (streams, length, FRAME, FRAME)
-    )
-    starts = numpy.zeros((streams, length), bool)
-    starts[:, 0] = True
+    streams, length = frames.shape[:2]
+    starts = _starts(length, streams)
     found = hashlib.sha256()
     screens = Screens(notes["game"], streams, notes["seed"], options=notes["options"])
     title = f"replay of {notes['game']}"
@@ -347,22 +433,18 @@ def _play(recording: Recording, here: Path, quiet: bool) -> None:
         found.update(now.tobytes())
         frames[:, t] = now
         over = screens.step(recording.actions[t].astype(numpy.int64))[2]
-        if t + 1 < length:
-            starts[:, t + 1] = over
-    if found.hexdigest() != notes["frames"]:
+        starts[:, t + 1 : t + 2] = over[:, None]
+    if found.hexdigest() != notes[note]:
         import ale_py
 
-        shutil.rmtree(part)
         raise RecordingError(
             f"the replay of {notes['game']} shows other frames than were recorded "
-            f"(SHA-256 {found.hexdigest()[:12]}, recorded {notes['frames'][:12]}). They were made "
+            f"(SHA-256 {found.hexdigest()[:12]}, recorded {notes[note][:12]}). They were made "
             f"with ale-py {notes['ale_py']}, here is {ale_py.__version__}: install "
             f"ale-py=={notes['ale_py']}, or make a recording of your own with "
             f"python -m sobolev_lib.distillation record --game {notes['game']}"
         )
-    frames.flush()
-    numpy.save(part / "starts.npy", starts)
-    os.replace(part, here)
+    return starts
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,51 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sobolev_lib import kinks
 
 from .games import FRAME, STACK
+
+BLOCK = 4  # stride of the first convolution
+BLOCKED = (STACK * BLOCK**2, FRAME // BLOCK, FRAME // BLOCK)
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "kinks": kinks.ReLU,
     "silu": nn.SiLU,
 }
+
+
+def blocks(images: Tensor) -> Tensor:
+    """Put each square of 4 x 4 pixels into channels: (n, c, h, w) to (n, 16 c, h / 4, w / 4).
+
+    A convolution of 8 x 8 with stride 4 is then one of 2 x 2 with stride 1: the same sums, in less
+    than half of the time, and in a fifth of it backwards (old processor, PyTorch 2.13).
+    """
+    small = functional.pixel_unshuffle(images, BLOCK)
+    return small.contiguous(memory_format=torch.channels_last)
+
+
+def images(blocked: Tensor) -> Tensor:
+    """Undo :func:`blocks`."""
+    return functional.pixel_shuffle(blocked, BLOCK)
+
+
+class First(nn.Conv2d):
+    """The first convolution, 8 x 8 with stride 4, of frames that went through :func:`blocks`.
+
+    Parameters
+    ----------
+    units : int
+    """
+
+    def __init__(self, units: int) -> None:
+        super().__init__(STACK, units, 2 * BLOCK, BLOCK)
+
+    def forward(self, blocked: Tensor) -> Tensor:
+        """Return (N, units, 20, 20) for (N, 64, 21, 21)."""
+        return functional.conv2d(blocked, blocks(self.weight), self.bias)
 
 
 class Teacher(nn.Module):
@@ -30,7 +65,7 @@ class Teacher(nn.Module):
     def __init__(self, actions: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(STACK, 32, 8, 4),
+            First(32),
             nn.ReLU(),
             nn.Conv2d(32, 64, 4, 2),
             nn.ReLU(),
@@ -49,10 +84,7 @@ class Teacher(nn.Module):
         _orthogonal(self.value, 1.0)
 
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, actions) and values (N,) for frames (N, 4, 84, 84).
-
-        Frames of uint8 are divided by 255; those of a floating type are taken as they are.
-        """
+        """Return logits (N, actions) and values (N,) for frames as :func:`scaled` takes them."""
         hidden = self.body(scaled(seen))
         return self.policy(hidden), self.value(hidden)[:, 0]
 
@@ -75,7 +107,7 @@ class Student(nn.Module):
             )
         unit = ACTIVATIONS[activation]
         self.body = nn.Sequential(
-            nn.Conv2d(STACK, 16, 8, 4),
+            First(16),
             unit(),
             nn.Conv2d(16, 32, 4, 2),
             unit(),
@@ -86,26 +118,34 @@ class Student(nn.Module):
         )
 
     def forward(self, seen: Tensor) -> Tensor:
-        """Return log-probabilities (N, actions) for frames (N, 4, 84, 84)."""
+        """Return log-probabilities (N, actions) for frames as :func:`scaled` takes them."""
         logits: Tensor = self.body(scaled(seen))
         return logits.log_softmax(-1)
 
 
 def scaled(seen: Tensor) -> Tensor:
-    """Frames from 0 to 1: uint8 divided by 255, floating types as they are.
+    """Frames from 0 to 1, in blocks: (N, 64, 21, 21).
+
+    Parameters
+    ----------
+    seen : (N, 4, 84, 84) or (N, 64, 21, 21)
+        uint8 is divided by 255, floating types are taken as they are; what is in blocks stays so.
 
     Raises
     ------
     ValueError
-        If the shape is not (N, 4, 84, 84).
+        If the shape is another.
     """
-    if seen.shape[1:] != (STACK, FRAME, FRAME):
+    if seen.shape[1:] not in ((STACK, FRAME, FRAME), BLOCKED):
         raise ValueError(
-            f"frames have shape {tuple(seen.shape)}; they must be (N, {STACK}, {FRAME}, {FRAME})"
+            f"frames have shape {tuple(seen.shape)}; they must be (N, {STACK}, {FRAME}, {FRAME}), "
+            f"or (N, {', '.join(map(str, BLOCKED))}) in blocks"
         )
+    if seen.shape[1:] != BLOCKED:
+        seen = blocks(seen)
     if not seen.is_floating_point():
         seen = seen.to(torch.get_default_dtype()) / 255
-    return seen.contiguous(memory_format=torch.channels_last)
+    return seen
 
 
 def _orthogonal(layer: nn.Conv2d | nn.Linear, gain: float) -> None:

@@ -1,62 +1,104 @@
-"""From records to Fig. 4: which learning rate, what each method reached, how far they are apart."""
+"""From records to Fig. 4: what each method reached, how far they are apart, at what cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
 from sobolev_lib.records.ledger import Record, select
-from sobolev_lib.records.summary import Interval, difference
+from sobolev_lib.records.summary import Interval, difference, interval
 
+from . import arms, data
+from .games import GAMES
 from .students import Settings
 
+Runs = Mapping[int, Record]
+"""Records of one student by seed."""
 
-def arm(
-    records: Sequence[Record], settings: Settings, teacher: str, rates: Sequence[float]
-) -> dict[int, Record]:
-    """Return the records of a student by seed, at the learning rate that validation prefers.
+
+@dataclass(frozen=True)
+class Cell:
+    """A game and a fraction: the paper's two methods.
 
     Parameters
     ----------
-    records : sequence of Record
-        Of the experiment.
-    settings : Settings
-        Of the student; its learning rate does not matter.
-    teacher : str
-        The first twelve digits of the SHA-256 of the teacher's weights.
-    rates : sequence of float
-        To choose from: the one whose mean validation divergence is lowest over the seeds that
-        every rate has.
-
-    Returns
-    -------
-    dict
-        Empty if the rates have no seed in common.
+    game : str
+    fraction : float
+    values, sobolev : mapping
+        From a seed to its record; empty where there is none.
     """
-    found: dict[float, dict[int, Record]] = {}
-    for rate in rates:
-        config = asdict(settings) | {"teacher": teacher, "learning_rate": rate}
-        found[rate] = {record.seed: record for record in select(records, config)}
-    common = set.intersection(*(set(runs) for runs in found.values())) if found else set()
-    if not common:
-        return {}
 
-    def cost(rate: float) -> float:
-        return float(numpy.mean([found[rate][seed].metrics["validation_kl"] for seed in common]))
+    game: str
+    fraction: float
+    values: Runs
+    sobolev: Runs
 
-    return found[min(found, key=cost)]
+    @property
+    def title(self) -> str:
+        """Game and percentage."""
+        return f"{GAMES[self.game].title}, {100 * self.fraction:g} %"
 
-
-def values(runs: Mapping[int, Record], metric: str) -> dict[int, float]:
-    """A metric at the end of training, by seed."""
-    return {seed: float(record.metrics[metric]) for seed, record in runs.items()}
+    def gain(self, metric: str) -> Interval | None:
+        """How much lower the metric is with derivatives, paired by seed."""
+        return difference(values(self.values, metric), values(self.sobolev, metric))
 
 
-def curves(runs: Mapping[int, Record], metric: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def chosen(records: Sequence[Record], game: str) -> dict[str, Settings]:
+    """Best pilots of a game by row of :data:`.arms.PILOTED`, where they are complete."""
+    made_from = arms.sources(game)
+    found = {row: arms.pilots(game, row, records, made_from)[1] for row in arms.PILOTED}
+    return {row: best for row, best in found.items() if best}
+
+
+def runs(records: Sequence[Record], settings: Settings) -> dict[int, Record]:
+    """Records of a student of the committed teacher and recording, by seed."""
+    config = arms.config(settings, arms.sources(settings.game))
+    return {record.seed: record for record in select(records, config)}
+
+
+def arm(
+    records: Sequence[Record], name: str, game: str, fraction: float, **given: Any
+) -> list[tuple[Settings, dict[int, Record]]]:
+    """Students of an arm with their records; empty while a pilot is missing."""
+    known = chosen(records, game)
+    if any(row not in known for row in arms.rows([name])):
+        return []
+    some = arms.students(name, game, fraction, known, **given)
+    return [(settings, runs(records, settings)) for settings in some]
+
+
+def cells(records: Sequence[Record], games: Sequence[str] = tuple(GAMES)) -> list[Cell]:
+    """Games and fractions that have a record of either of the paper's methods."""
+    found = []
+    for game in games:
+        if not data.Recording.there(game):
+            continue
+        fractions = {
+            r.config["fraction"] for r in records
+            if r.config["game"] == game and r.seed != arms.PILOT_SEED
+        }  # fmt: skip
+        for fraction in sorted(fractions):
+            pair = [mine for _, mine in arm(records, "paper", game, fraction)]
+            if any(pair):
+                found.append(Cell(game, fraction, *pair))
+    return found
+
+
+def values(mine: Runs, metric: str) -> dict[int, float]:
+    """A metric by seed."""
+    return {seed: float(record.metrics[metric]) for seed, record in mine.items()}
+
+
+def mean(mine: Runs, metric: str) -> Interval | None:
+    """A metric over seeds; None below two."""
+    return interval(list(values(mine, metric).values())) if len(mine) > 1 else None
+
+
+def curves(mine: Runs, metric: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Updates (points,) and a metric over training (seeds, points), as Fig. 4 draws them.
 
     Raises
@@ -64,14 +106,52 @@ def curves(runs: Mapping[int, Record], metric: str) -> tuple[NDArray[Any], NDArr
     ValueError
         If there is no run.
     """
-    if not runs:
+    if not mine:
         raise ValueError("there is no run; distill first (data/README.md)")
-    ordered = [runs[seed].metrics["curve"] for seed in sorted(runs)]
+    ordered = [mine[seed].metrics["curve"] for seed in sorted(mine)]
     return numpy.array(ordered[0]["update"]), numpy.array([curve[metric] for curve in ordered])
 
 
-def gain(
-    plain: Mapping[int, Record], sobolev: Mapping[int, Record], metric: str
-) -> Interval | None:
-    """How much lower the Sobolev student's metric is, paired by seed; None below two seeds."""
-    return difference(values(plain, metric), values(sobolev, metric))
+def settled(mine: Runs) -> dict[int, bool]:
+    """Whether the validation divergence had turned, or was flat, at the end, by seed.
+
+    Turned: its lowest point lies before the last.  Flat: the last point is less than 2 per cent
+    below the one at half of the updates.
+    """
+    found = {}
+    for seed, record in mine.items():
+        curve = record.metrics["curve"]
+        updates, kl = numpy.array(curve["update"]), numpy.array(curve["validation_kl"])
+        half = kl[numpy.searchsorted(updates, updates[-1] / 2)]
+        found[seed] = bool(kl[-1] > kl.min() or kl[-1] > 0.98 * half)
+    return found
+
+
+def cost(cell: Cell) -> dict[str, float] | None:
+    """Processor time of an update: of values only, of both, of the teacher; their ratios.
+
+    Returns
+    -------
+    dict or None
+        ``values``, ``sobolev``, ``teacher`` in seconds, medians over seeds; ``ratio`` and ``share``
+        in steps of values only.  None if a method has no record.
+    """
+    if not cell.values or not cell.sobolev:
+        return None
+    plain = float(numpy.median(list(values(cell.values, "step_seconds").values())))
+    both = float(numpy.median(list(values(cell.sobolev, "step_seconds").values())))
+    teacher = float(numpy.median(list(values(cell.sobolev, "teacher_seconds").values())))
+    times = {"values": plain, "sobolev": both, "teacher": teacher}
+    return times | {"ratio": both / plain, "share": teacher / plain}
+
+
+def costs(records: Sequence[Record]) -> list[str]:
+    """Return a line on each cell's :func:`cost`."""
+    said = []
+    for cell in cells(records):
+        if found := cost(cell):
+            said.append(
+                f"{cell.title}: a Sobolev step costs {found['ratio']:.2f} steps of values only "
+                f"({1e3 * found['sobolev']:.0f} ms), {found['share']:.2f} of them the teacher's"
+            )
+    return said

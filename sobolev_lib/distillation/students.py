@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
 from sobolev_lib import SobolevLoss
 from sobolev_lib.records import states
-from sobolev_lib.records.sweep import Job, Result, Run, Tick
+from sobolev_lib.records.sweep import Tick
 
-from . import data, weights
+from .closed_form import differentiate
 from .games import game_named
-from .networks import ACTIVATIONS, Student, Teacher
+from .networks import ACTIVATIONS, Student
 from .targets import Targets
 
-EXPERIMENT = "distillation"
-CURVE_STATES = 2_000  # of the test states, for the curves
-TEST_STATES = 10_000  # and for the last point
+SEEN = 500  # states of the training and of the validation part that a point of a curve looks at
 METRICS = ("action_error", "kl", "kl_reverse")
+UPDATES = 1_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,9 @@ class Settings:
         Of Adam.
     updates, batch : int
     points : int
-        Of the curves.
+        Of the curves; closer at their beginning.
+    games : int
+        That the student plays at the end; 0: it does not play, and its gradients are not compared.
     """
 
     game: str
@@ -68,9 +67,10 @@ class Settings:
     derivatives: str = "own"
     temperature: float = 1.0
     learning_rate: float = 3e-4
-    updates: int = 3_000
+    updates: int = UPDATES
     batch: int = 200
-    points: int = 20
+    points: int = 16
+    games: int = 4
 
     def __post_init__(self) -> None:
         game_named(self.game)
@@ -88,10 +88,11 @@ class Settings:
         for name in ("learning_rate", "temperature", "updates", "batch", "points"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        if self.projections < 0 or self.alpha < 0:
-            raise ValueError(
-                f"projections is {self.projections} and alpha {self.alpha}; neither may be negative"
-            )
+        for name in ("projections", "alpha", "games"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.games == 1:
+            raise ValueError("games is 1; it must be 0, or at least 2 for an interval")
         if self.method == "values":  # one value student, however the others are set
             standard = {"alpha": 0.0, "norm": "norm", "projections": 1, "derivatives": "own"}
             for name, value in standard.items():
@@ -105,10 +106,8 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 def norm(mine: Tensor, goal: Tensor) -> Tensor:
     """Euclidean norm of the difference for each state, or the sum of those of a Jacobian's rows."""
-    rows = 1 if mine.ndim == 4 else 2
-    return (
-        torch.linalg.vector_norm((mine - goal).flatten(rows), dim=-1).reshape(len(mine), -1).sum(1)
-    )
+    far = (mine - goal).flatten(1 if mine.ndim == 4 else 2)
+    return torch.linalg.vector_norm(far, dim=-1).reshape(len(mine), -1).sum(1)
 
 
 def squared(mine: Tensor, goal: Tensor) -> Tensor:
@@ -133,7 +132,8 @@ class Training:
     ) -> None:
         self.settings, self.train, self.validation, self.test = settings, train, validation, test
         torch.manual_seed(seed)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)  # batches: the same for each method
+        self.sphere = torch.Generator().manual_seed(1_000_003 + seed)
         self.net = Student(train.logs.shape[1], settings.activation)
         self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.net.parameters(), settings.learning_rate)
@@ -143,74 +143,102 @@ class Training:
             weights=(1.0, settings.alpha),
             projections=settings.projections or None,
             loss=(divergence, element),
-            generator=self.generator,
+            generator=self.sphere,
         )
         self.goals = (train.logs / settings.temperature).log_softmax(-1)
         self.update = 0
-        self.seconds = 0.0
+        self.seconds = 0.0  # of computing, in all updates
+        self.teacher_seconds = 0.0  # of those, for the teacher's gradients
         self.curve: dict[str, list[float]] = {}
+        fast = settings.activation == "relu"
+        self.differentiate = self._closed if fast else self._autograd
 
     def step(self) -> None:
         """One update of Adam."""
-        began = time.perf_counter()
+        began = time.process_time()
         s = self.settings
         chosen = torch.randint(len(self.train), (s.batch,), generator=self.generator)
         source = chosen.roll(1) if s.derivatives == "another" else chosen
+        self.differentiate(chosen, source)
+        self.optimizer.step()
+        self.update += 1
+        self.seconds += time.process_time() - began
+
+    def _closed(self, chosen: Tensor, source: Tensor) -> None:
+        s = self.settings
+        x, goals = self.train.frames(chosen), self.goals[chosen]
+        directions, weight = [], s.alpha
+        if s.alpha and s.projections:
+            directions = [v for [v] in self.loss.draw(x, goals.shape[1])]
+            weight /= s.projections
+        elif s.alpha:
+            directions = [unit.expand_as(goals) for unit in torch.eye(goals.shape[1])]
+        goal = functools.partial(self._goal, source)
+        differentiate(self.net, x, goals, goal, directions, weight, s.norm == "squared")
+
+    def _autograd(self, chosen: Tensor, source: Tensor) -> None:
+        s = self.settings
         goal: Any = None
-        if s.alpha:
-            goal = (
-                functools.partial(self.train.gradient, source)
-                if s.projections
-                else self.train.jacobian(source)
-            )
+        if s.alpha and s.projections:
+            goal = functools.partial(self._goal, source)
+        elif s.alpha:
+            goal = self.train.jacobian(source)
         self.optimizer.zero_grad(set_to_none=True)
         total, _ = self.loss(self.net, self.train.frames(chosen), self.goals[chosen], goal)
         total.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.update += 1
-        self.seconds += time.perf_counter() - began
+
+    def _goal(self, source: Tensor, v: Tensor) -> Tensor:
+        began = time.process_time()
+        gradient = self.train.gradient(source, v)
+        self.teacher_seconds += time.process_time() - began
+        return gradient
 
     def note(self) -> None:
         """Add a point to the curves."""
-        count = len(self.test) if self.update >= self.settings.updates else CURVE_STATES
-        point = {"update": float(self.update), "seconds": round(self.seconds, 2)}
-        point |= compare(self.net, self.test, count)
-        point["validation_kl"] = compare(self.net, self.validation, CURVE_STATES)["kl"]
-        point["train_kl"] = compare(self.net, self.train, CURVE_STATES)["kl"]
+        point = {"update": self.update, "seconds": round(self.seconds, 2)}
+        point |= compare(self.net, self.test, len(self.test))
+        point["validation_kl"] = compare(self.net, self.validation, SEEN)["kl"]
+        point["train_kl"] = compare(self.net, self.train, SEEN)["kl"]
         for name, value in point.items():
             self.curve.setdefault(name, []).append(value)
 
+    def due(self) -> set[int]:
+        """Updates after which there is a point: their square roots are evenly spaced."""
+        s = self.settings
+        return {max(1, round(s.updates * (k / s.points) ** 2)) for k in range(1, s.points + 1)}
+
     def run(self, tick: Tick, path: Path | None = None) -> bool:
         """Train to the end; False if it was asked to stop, its state then written."""
-        every = max(1, self.settings.updates // self.settings.points)
+        due = self.due()
         if path and path.exists():
-            notes = states.load(
-                path,
-                self.net,
-                {"adam": self.optimizer},
-                ("update", "seconds", "curve", "generator"),
-            )
-            self.update, self.seconds, self.curve = (
-                notes["update"],
-                notes["seconds"],
-                notes["curve"],
-            )
-            self.generator.set_state(torch.tensor(notes["generator"], dtype=torch.uint8))
+            self._resume(path)
         while self.update < self.settings.updates:
             self.step()
-            if self.update % every == 0 or self.update == self.settings.updates:
+            if self.update in due:
                 self.note()
             if tick(self.update) and self.update < self.settings.updates:
                 if path:
-                    notes = {
-                        "update": self.update,
-                        "seconds": self.seconds,
-                        "curve": self.curve,
-                        "generator": self.generator.get_state().tolist(),
-                    }
-                    states.save(path, self.net, {"adam": self.optimizer}, notes)
+                    self._save(path)
                 return False
         return True
+
+    def _save(self, path: Path) -> None:
+        notes = {
+            "update": self.update,
+            "seconds": [self.seconds, self.teacher_seconds],
+            "curve": self.curve,
+            "generator": self.generator.get_state().tolist(),
+            "sphere": self.sphere.get_state().tolist(),
+        }
+        states.save(path, self.net, {"adam": self.optimizer}, notes)
+
+    def _resume(self, path: Path) -> None:
+        names = ("update", "seconds", "curve", "generator", "sphere")
+        notes = states.load(path, self.net, {"adam": self.optimizer}, names)
+        self.update, (self.seconds, self.teacher_seconds) = notes["update"], notes["seconds"]
+        self.curve = notes["curve"]
+        for name in ("generator", "sphere"):
+            getattr(self, name).set_state(torch.tensor(notes[name], dtype=torch.uint8))
 
 
 @torch.no_grad()
@@ -232,106 +260,3 @@ def compare(net: Student, targets: Targets, count: int) -> dict[str, float]:
         "kl": float(divergence(goal, mine).mean()),
         "kl_reverse": float(divergence(mine, goal).mean()),
     }
-
-
-def load_teacher(game: str) -> tuple[Teacher, dict[str, Any]]:
-    """Return the committed teacher; its notes have the file's SHA-256 as ``weights``."""
-    path = weights.folder() / f"teacher-{game}.safetensors"
-    net, notes = weights.load(path, Teacher(len(game_named(game).actions)))
-    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return net, notes | {"weights": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-@functools.lru_cache(maxsize=2)
-def sets(game: str, fraction: float) -> tuple[Targets, Targets, Targets]:
-    """Training, validation and test states of a game's recording, with the teacher's answers.
-
-    Raises
-    ------
-    RecordingError
-        If the recording is of another teacher than the committed one.
-    """
-    teacher, notes = load_teacher(game)
-    recording = data.Recording.load(data.folder() / f"{game}.npz")
-    if recording.notes["weights"] != notes["weights"]:
-        raise data.RecordingError(
-            f"the recording of {game} was played by another teacher than the committed weights; "
-            f"record again: python -m sobolev_lib.distillation record --game {game}"
-        )
-    frames = data.replay(recording)
-    parts = data.split(frames.starts, fraction)
-    spread = numpy.linspace(0, len(parts.test) - 1, min(TEST_STATES, len(parts.test)))
-    return (
-        Targets(teacher, frames, parts.train),
-        Targets(teacher, frames, parts.validation, gradients=False),
-        Targets(teacher, frames, parts.test[spread.astype(numpy.int64)], gradients=False),
-    )
-
-
-def work(settings: Settings, seed: int, path: Path | None, tick: Tick) -> list[Result] | None:
-    """Train one student and measure it; see :class:`.sweep.Job`."""
-    training = Training(settings, seed, *sets(settings.game, settings.fraction))
-    if not training.run(tick, path):
-        return None
-    last = {name: values[-1] for name, values in training.curve.items()}
-    metrics: dict[str, Any] = {name: last[name] for name in (*METRICS, "validation_kl", "train_kl")}
-    metrics |= {"curve": training.curve, "train_states": len(training.train)}
-    return [Result(metrics, training.seconds)]
-
-
-def jobs(
-    chosen: Sequence[Settings],
-    seeds: Sequence[int],
-    teachers: Mapping[str, Mapping[str, Any]],
-    folder: Path | None = None,
-) -> list[Job]:
-    """Return one job for each student.
-
-    Parameters
-    ----------
-    chosen : sequence of Settings
-    seeds : sequence of int
-    teachers : mapping
-        From a game to the notes of its teacher (:func:`load_teacher`).
-    folder : Path, optional
-        For states of students that are stopped.
-    """
-    result = []
-    for settings in chosen:
-        teacher = teachers[settings.game]
-        config = asdict(settings) | {"teacher": teacher["weights"][:12]}
-        for seed in seeds:
-            run = Run(config, seed, "paper", deviations(settings, teacher))
-            path = (
-                folder
-                and folder
-                / f"student-{hashlib.sha256(run.key.encode()).hexdigest()[:16]}.safetensors"
-            )
-            result.append(
-                Job(
-                    [run],
-                    functools.partial(work, settings, seed, path),
-                    settings.updates,
-                    libraries=("ale_py",),
-                    states=[path] if path else [],
-                )
-            )
-    return result
-
-
-def deviations(settings: Settings, teacher: Mapping[str, Any]) -> list[str]:
-    """Where a student differs from the paper, and what was decided that it leaves open."""
-    said = [
-        f"The teacher was trained by {teacher['route']} for {teacher['steps']} decisions and "
-        f"returns {teacher['return_mean']:.1f}; the paper's by A3C for 80e6 steps.",
-        f"alpha is {settings.alpha:g} and the number of updates {settings.updates}; "
-        "the paper states neither.",
-        "Frames are scaled from 0 to 1 and the gradient is taken with respect to all four of them; "
-        "one v for each state; KL(student, teacher) is minimised, as printed.",
-        "A validation part is cut from the training states; the paper names none.",
-    ]
-    printed = Settings(settings.game)
-    for name in ("activation", "norm", "projections", "derivatives", "temperature", "batch"):
-        if getattr(settings, name) != getattr(printed, name):
-            said.append(f"{name} is {getattr(settings, name)}, not {getattr(printed, name)}.")
-    return said

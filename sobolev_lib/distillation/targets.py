@@ -1,12 +1,15 @@
 """What a student learns from: the teacher's log-probabilities and their input gradients.
 
-The gradient of <log pi*(s), v> needs the teacher's backward pass only: which ReLUs were on is
-cached, one bit a unit (2.7 KB a state), and so are the probabilities.  Where the whole Jacobians
-fit into :data:`MEMORY` bytes (half precision, scaled; 56 KB a state and action) they are kept
-instead, and a step costs no pass through the teacher at all.
+The gradient of <log pi*(s), v> needs no forward pass of the teacher.  With z its logits it is
+sum_k a_k (dz_k - dz_n)/ds over k < n, a = v - pi sum(v) (the a_k add up to 0).  Where the n - 1
+differences of rows fit into :data:`MEMORY` bytes (half precision, 56 KB a state and row) they are
+kept, and a step adds them up, weighted.  Else which ReLUs were on is kept, one bit a unit (2.7 KB a
+state), and a step goes back through the teacher.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy
 import torch
@@ -16,15 +19,16 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from .data import Frames
-from .games import FRAME, STACK
-from .networks import Teacher, scaled
+from .games import STACK
+from .networks import BLOCK, BLOCKED, First, Teacher, blocks
 
-CHUNK = 500
+CHUNK = 250
 MEMORY = 1 << 30
+SIZE = math.prod(BLOCKED)
 
 
 class Targets:
-    """The teacher's answers on some states of a recording.
+    """The teacher's answers on some states of a recording, and what it saw, in blocks.
 
     Parameters
     ----------
@@ -32,7 +36,7 @@ class Targets:
         Not trained.
     frames : Frames
     index : (n,) int
-        The states.
+        The states; only their frames are read.
     gradients : bool
         Keep what :meth:`gradient` needs.
     memory : int
@@ -57,10 +61,10 @@ class Targets:
     ) -> None:
         self.teacher = teacher.requires_grad_(False)
         self.layers = [m for m in teacher.body if isinstance(m, nn.Conv2d | nn.Linear)]
-        self.source, self.index = frames, numpy.asarray(index)
+        self._copy(frames, index)
         self.shapes: list[torch.Size] = []
         self.masks: list[NDArray[numpy.uint8]] = []
-        self.kept: tuple[Tensor, Tensor] | None = None  # Jacobians from -1 to 1, and their scales
+        self.kept: tuple[Tensor, Tensor] | None = None  # rows from -1 to 1, and their scales
         logs, masks = [], []
         for chunk in tqdm(torch.arange(len(index)).split(CHUNK), "teacher", disable=quiet):
             answer, bits = self._ask(self.frames(chunk))
@@ -71,11 +75,20 @@ class Targets:
         if gradients:
             self.masks = [numpy.concatenate(each) for each in zip(*masks, strict=True)]
             states, actions = self.logs.shape
-            if 2 * states * actions * STACK * FRAME * FRAME <= memory:
+            if 2 * states * (actions - 1) * SIZE <= memory:
                 self._keep()
 
     def __len__(self) -> int:
         return len(self.logs)
+
+    def _copy(self, frames: Frames, index: NDArray[numpy.int64]) -> None:
+        numbers, places = numpy.unique(frames.behind(index), return_inverse=True)
+        pixels = torch.from_numpy(frames.frames[numbers])
+        pixels[torch.from_numpy(numbers < 0)] = 0
+        side = BLOCKED[1]
+        squares = pixels.reshape(-1, side, BLOCK, side, BLOCK).transpose(2, 3)
+        self.pixels = squares.reshape(len(numbers), side**2, BLOCK**2)
+        self.places = torch.from_numpy(places.reshape(-1, STACK))
 
     @torch.no_grad()
     def _ask(self, x: Tensor) -> tuple[Tensor, list[NDArray[numpy.uint8]]]:
@@ -88,18 +101,26 @@ class Targets:
         logits: Tensor = self.teacher.policy(x)
         return logits.log_softmax(-1), bits
 
+    @torch.no_grad()
     def _keep(self) -> None:
-        shape = (*self.logs.shape, STACK, FRAME, FRAME)
-        rows, scales = torch.empty(shape, dtype=torch.float16), torch.empty(self.logs.shape)
-        for chosen in torch.arange(len(self)).split(CHUNK):
-            whole = self.jacobian(chosen)
-            scales[chosen] = whole.abs().amax((2, 3, 4)).clamp(min=1e-30)
-            rows[chosen] = (whole / scales[chosen][..., None, None, None]).half()
-        self.kept = rows, scales
+        states, actions = self.logs.shape
+        rows = torch.empty(states, actions - 1, SIZE, dtype=torch.float16)
+        scales = torch.empty(states)
+        against = torch.eye(actions)[:-1] - torch.eye(actions)[-1]
+        for chosen in torch.arange(states).split(CHUNK):
+            whole = torch.stack(
+                [_flat(self._back(chosen, each.expand(len(chosen), -1))) for each in against], 1
+            )
+            scales[chosen] = whole.abs().amax((1, 2)).clamp(min=1e-30)
+            rows[chosen] = whole.div_(scales[chosen, None, None]).half()
+        self.kept = rows.flatten(0, 1), scales
+        self.masks = []
 
     def frames(self, chosen: Tensor) -> Tensor:
-        """Frames (B, 4, 84, 84) of the chosen states, from 0 to 1."""
-        return scaled(torch.from_numpy(self.source.stacks(self.index[chosen.numpy()])))
+        """Frames of the chosen states, from 0 to 1 and in blocks: (B, 64, 21, 21)."""
+        squares = self.pixels.index_select(0, self.places[chosen].flatten())
+        squares = squares.reshape(len(chosen), STACK, -1, BLOCK**2).transpose(1, 2)
+        return _unflat(squares.contiguous().flatten(1).to(torch.get_default_dtype()).div_(255))
 
     @torch.no_grad()
     def gradient(self, chosen: Tensor, v: Tensor) -> Tensor:
@@ -113,16 +134,24 @@ class Targets:
 
         Returns
         -------
-        (B, 4, 84, 84)
+        (B, 64, 21, 21)
+            In blocks.
         """
-        if self.kept:
-            rows, scales = self.kept
-            weights = (v * scales[chosen])[:, None]
-            flat = rows[chosen].float().flatten(2)
-            return (weights @ flat).reshape(len(chosen), STACK, FRAME, FRAME)
-        probabilities = self.logs[chosen].exp()
         # log pi = z - logsumexp(z), so that <log pi, v> has the gradient v - pi sum(v) in z
-        back = (v - probabilities * v.sum(1, keepdim=True)) @ self.teacher.policy.weight
+        weights = v - self.logs[chosen].exp() * v.sum(1, keepdim=True)
+        if not self.kept:
+            return self._back(chosen, weights)
+        rows, scales = self.kept
+        count = weights.shape[1] - 1
+        which = chosen[:, None] * count + torch.arange(count)
+        added = functional.embedding_bag(
+            which, rows, per_sample_weights=weights[:, :-1].half(), mode="sum"
+        )
+        return _unflat(added.float().mul_(scales[chosen, None]))
+
+    def _back(self, chosen: Tensor, back: Tensor) -> Tensor:
+        """Through the teacher's policy and body, from logits to blocks."""
+        back = back @ self.teacher.policy.weight
         for depth in range(len(self.layers) - 1, -1, -1):
             shape = self.shapes[depth]
             on = numpy.unpackbits(self.masks[depth][chosen.numpy()], axis=1, count=shape.numel())
@@ -130,16 +159,36 @@ class Targets:
             layer = self.layers[depth]
             if isinstance(layer, nn.Linear):
                 back = back @ layer.weight
+                continue
+            back = back.contiguous(memory_format=torch.channels_last)
+            if isinstance(layer, First):
+                back = functional.conv_transpose2d(back, blocks(layer.weight))
             else:
                 stride = layer.stride
                 back = functional.conv_transpose2d(back, layer.weight, stride=stride)  # type: ignore[arg-type]
         return back
 
+    def policy(self, x: Tensor) -> Tensor:
+        """Return the teacher's log-probabilities for frames in blocks."""
+        logits: Tensor = self.teacher(x)[0]
+        return logits.log_softmax(-1)
+
     def jacobian(self, chosen: Tensor) -> Tensor:
-        """Gradients of all log-probabilities, (B, actions, 4, 84, 84)."""
+        """Gradients of all log-probabilities, (B, actions, 64, 21, 21)."""
         actions = self.logs.shape[1]
         rows = [
             self.gradient(chosen, torch.eye(actions)[k].expand(len(chosen), -1))
             for k in range(actions)
         ]
         return torch.stack(rows, 1)
+
+
+def _unflat(pixels: Tensor) -> Tensor:
+    """(B, SIZE), channels last, to (B, 64, 21, 21) without a copy."""
+    channels, side, _ = BLOCKED
+    return pixels.view(-1, side, side, channels).permute(0, 3, 1, 2)
+
+
+def _flat(blocked: Tensor) -> Tensor:
+    """Undo :func:`_unflat`."""
+    return blocked.permute(0, 2, 3, 1).flatten(1)

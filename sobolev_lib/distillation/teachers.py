@@ -42,15 +42,13 @@ class PixelSettings(Settings):
         Weight of the hint's error beside the divergence.
     """
 
-    epochs: int = 2
-    minibatch: int = 256
-    learning_rate: float = 5e-4
-    planned: int = 1_000_000
+    epochs: int = 3
+    minibatch: int = 128
     clip: float = 0.1
-    policy: float = 0.0
+    policy: float = 1.0
     imitation: float = 1.0
-    fade: int = 0
-    lead: int = 40_000
+    fade: int = 2_000_000
+    lead: int = 30_000
     hint: float = 1.0
     milestone: int = 20_000
 

@@ -197,10 +197,10 @@ def convergence(
     looks = ("-", "D"), ("--", "s"), (":", "o")
     for (label, values), (dashes, marker) in zip(bias.items(), looks, strict=False):
         look = {"marker": marker, "color": style.COLOURS["kernel"], "markersize": 4}
-        axes[0].loglog(h, values, dashes, label=label, **look)
+        axes[0].plot(h, values, dashes, label=label, **look)
     firsts = [np.asarray(values)[0] for values in bias.values()]
     for order, height in ((1, 2 * max(firsts)), (2, 0.5 * min(firsts))):
-        axes[0].loglog(h, height * (h / h[0]) ** order, color="#999999", lw=0.8)
+        axes[0].plot(h, height * (h / h[0]) ** order, color="#999999", lw=0.8)
         axes[0].annotate(f"order {order}", (h[0], height), fontsize=8, va="bottom", color="#555555")
     axes[0].legend(loc="lower right", fontsize=8)
     axes[0].set(ylabel="|bias|", title="Bias")
@@ -211,9 +211,10 @@ def convergence(
         axes[2].errorbar(h, error[n], 2 * np.asarray(error[n]) / np.sqrt(2 * count), **look)
     axes[1].axhline(constant, color=style.COLOURS["kernel"], ls="--", label="theory, small h")
     axes[1].set(ylabel="n h × variance", title="Variance is 1 / (n h)", ylim=(0, None))
-    axes[2].set(ylabel="root mean square error", title="Both together", yscale="log")
-    for ax in axes:
-        ax.set(xlabel="width h", xscale="log")
+    axes[2].set(ylabel="root mean square error", title="Both together")
+    for ax, which in zip(axes, ("xy", "x", "xy"), strict=True):
+        style.log_scale(ax, which)
+        ax.set(xlabel="width h")
         _plain_ticks(ax, (0.003, 0.01, 0.03))
     for ax in axes[1:]:
         ax.legend(fontsize=8)
@@ -301,7 +302,8 @@ def training(steps: Sequence[int], derivative: Curves, test: Curves) -> Figure:
                     ax, steps, middle, name, low=low, high=high, marker=False, label=ARMS[name]
                 )
             )
-        ax.set(yscale="log", xlabel="step")
+        style.log_scale(ax)
+        ax.set(xlabel="step")
         style.label_ends(ax, lines)
     axes[0].set(ylabel="derivative part of the training loss")
     axes[1].set(ylabel="test error of the values")
@@ -375,7 +377,8 @@ def bandwidths(
                 color=style.TEXT_COLOURS[name], ha="right", va="bottom",
             )  # fmt: skip
             line.set_label(ARMS[name])
-        ax.set(xscale="log", yscale="log", xlabel="width of the kernel, h", ylabel=title)
+        style.log_scale(ax, "xy")
+        ax.set(xlabel="width of the kernel, h", ylabel=title)
         _plain_ticks(ax, h)
     style.panel_letters(axes)
     return fig

@@ -55,16 +55,30 @@ def interval(
     **options
         For the mark at the centre, such as ``marker`` or ``markersize``.
     """
-    if found is None:
+    intervals(ax, [place], [found], name, horizontal=horizontal, **options)
+
+
+def intervals(
+    ax: Axes,
+    places: ArrayLike,
+    found: Sequence[Interval | None],
+    name: str,
+    *,
+    horizontal: bool = False,
+    **options: Any,
+) -> None:
+    """Draw one method's centres with their intervals as two artists; else as :func:`interval`."""
+    kept = [(at, i) for at, i in zip(np.asarray(places), found, strict=True) if i]
+    if not kept:
         return
     shown = look(name)
-    ends, centre = np.array([found.low, found.high]), np.array([found.centre])
-    for values, how in (
-        (ends, {"color": shown["color"], "marker": "", "linestyle": "-"}),
-        (centre, {**shown, "linestyle": "none", **options}),
+    at = np.array([place for place, _ in kept])
+    ends = np.array([[i.low, i.high, np.nan] for _, i in kept])  # the line breaks at a NaN
+    for values, where, how in (
+        (ends.ravel()[:-1], np.repeat(at, 3)[:-1], {**shown, "marker": "", "linestyle": "-"}),
+        (np.array([i.centre for _, i in kept]), at, {**shown, "linestyle": "none", **options}),
     ):
-        places = np.full(len(values), place)
-        ax.plot(*((values, places) if horizontal else (places, values)), **how)
+        ax.plot(*((values, where) if horizontal else (where, values)), **how)
 
 
 def band(
@@ -95,13 +109,18 @@ def band(
 
 
 def dots(
-    ax: Axes, place: float, values: Sequence[float], name: str, *, horizontal: bool = False
+    ax: Axes,
+    place: ArrayLike,
+    values: Sequence[float] | np.ndarray,
+    name: str,
+    *,
+    horizontal: bool = False,
 ) -> None:
-    """Draw single seeds as pale dots; ``place`` and ``horizontal`` as for :func:`interval`."""
+    """Draw single seeds as pale dots; ``place`` (or one a dot) as for :func:`interval`."""
     if not len(values):
         return
     how = {"color": look(name)["color"], "linestyle": "none", "marker": ".", "markersize": 3}
-    places = np.full(len(values), place)
+    places = np.broadcast_to(np.asarray(place, dtype=float), len(values))
     data = (values, places) if horizontal else (places, values)
     ax.plot(*data, alpha=0.35, **how)
 

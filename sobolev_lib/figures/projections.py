@@ -14,7 +14,15 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
 
-from sobolev_lib.figures.style import COLOURS, TEXT_COLOURS, curve, error_bars, figure, label_ends
+from sobolev_lib.figures.style import (
+    COLOURS,
+    TEXT_COLOURS,
+    curve,
+    error_bars,
+    figure,
+    label_ends,
+    log_scale,
+)
 
 __all__ = [
     "absolute_mean",
@@ -121,7 +129,8 @@ def draw_variance(dimensions: Sequence[int], simulated: Tensor, error: Tensor) -
     ax.axhline(2, color=COLOURS["truth"], linestyle=":", linewidth=1)
     low, high = (simulated - 2 * error).numpy(), (simulated + 2 * error).numpy()
     error_bars(ax, list(dimensions), simulated.numpy(), low, high, "sobolev", label="Simulated")
-    ax.set(xscale="log", xlabel="dimension $d$", ylabel=r"variance of $d\,\langle g, v\rangle^2$")
+    log_scale(ax, "x")
+    ax.set(xlabel="dimension $d$", ylabel=r"variance of $d\,\langle g, v\rangle^2$")
     ax.text(1.1, 2.04, "limit 2", color=TEXT_COLOURS["truth"], fontsize=9)
     ax.text(9, 0.95, r"exact: $2(d-1)/(d+2)$", color=TEXT_COLOURS["truth"], fontsize=9)
     ax.text(9, 0.75, "marks: simulated", color=TEXT_COLOURS["sobolev"], fontsize=9)
@@ -165,7 +174,7 @@ def _draw_cost(ax: Axes, sizes: Sequence[int], milliseconds: Mapping[str, np.nda
             label, (sizes[-1], middle[-1]), xytext=(6, 0), textcoords="offset points",
             va="center", fontsize=9, color=TEXT_COLOURS[method], annotation_clip=False,
         )  # fmt: skip
-    ax.set(xscale="log", yscale="log")
+    log_scale(ax, "xy")
     ax.set_xticks(list(sizes), [str(n) for n in sizes])
     ax.minorticks_off()
 
@@ -199,7 +208,8 @@ def draw_inputs(inputs: Sequence[int], simulated: Mapping[int, Tensor]) -> Figur
             textcoords="offset points", fontsize=9, color=TEXT_COLOURS[method], va="center",
             annotation_clip=False,
         )  # fmt: skip
-    ax.set(xscale="log", yscale="log", xlabel="inputs $n$", ylabel="relative variance")
+    log_scale(ax, "xy")
+    ax.set(xlabel="inputs $n$", ylabel="relative variance")
     return fig
 
 
@@ -227,7 +237,8 @@ def draw_training(steps: Sequence[int], errors: Mapping[str, np.ndarray]) -> Fig
         bounds = {"low": runs.min(0), "high": runs.max(0)}
         middle = np.median(runs, axis=0)
         lines.append(curve(ax, steps, middle, method, label=label, marker=False, **bounds))
-    ax.set(yscale="log", xlabel="step", ylabel="test error of the values")
+    log_scale(ax)
+    ax.set(xlabel="step", ylabel="test error of the values")
     label_ends(ax, lines)
     return fig
 
@@ -265,6 +276,7 @@ def draw_norms(dimensions: Sequence[int], simulated: Mapping[str, Tensor]) -> Fi
         )  # fmt: skip
     ax.axhline(math.sqrt(2 / math.pi), color=COLOURS["truth"], linestyle=":", linewidth=1)
     ax.text(1, math.sqrt(2 / math.pi) - 0.018, r"$\sqrt{2/\pi}$", color=TEXT_COLOURS["truth"])
-    ax.set(xscale="log", xlabel="outputs $d$", ylabel=r"$\sqrt{d}\;\mathbb{E}\,\|E^\top v\|$")
+    log_scale(ax, "x")
+    ax.set(xlabel="outputs $d$", ylabel=r"$\sqrt{d}\;\mathbb{E}\,\|E^\top v\|$")
     ax.set_ylim(0.75, 1.05)
     return fig

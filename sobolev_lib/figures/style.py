@@ -17,6 +17,7 @@ True
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -31,7 +32,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 from numpy.typing import ArrayLike
+
+from sobolev_lib.figures.ends import END_LABELS, spread_ends
 
 __all__ = [
     "COLOURS",
@@ -41,6 +45,7 @@ __all__ = [
     "MARKERS",
     "TEXT_COLOURS",
     "WIDTHS",
+    "PowersOfTen",
     "StyleGuard",
     "Table",
     "close",
@@ -49,7 +54,9 @@ __all__ = [
     "error_bars",
     "figure",
     "label_ends",
+    "log_scale",
     "panel_letters",
+    "ten_to_the",
     "use_style",
 ]
 
@@ -229,15 +236,19 @@ def use_style() -> StyleGuard:
 
 
 def _svg_in_notebooks() -> None:
-    """Ask the inline backend for SVG where there is a notebook; do nothing elsewhere."""
+    """Ask for SVG in two widths where there is a notebook; do nothing elsewhere."""
     try:
         from IPython.core.getipython import get_ipython
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:  # the library without its book extra
         return
-    if get_ipython() is not None:
-        # no date inside: executing a chapter twice gives the same bytes
-        set_matplotlib_formats("svg", metadata={"Date": None})
+    shell = get_ipython()
+    if shell is not None:
+        from sobolev_lib.figures import widths
+
+        set_matplotlib_formats("svg")
+        formatters: Any = shell.display_formatter.formatters  # type: ignore[union-attr]
+        formatters["image/svg+xml"].for_type(Figure, widths.drawing)
 
 
 def figure(
@@ -389,15 +400,51 @@ def label_ends(ax: Axes, lines: Sequence[Line2D], *, gap: float = 13.0, pad: flo
         Distance from the line's end, in points.
     """
     shown = [line for line in lines if np.isfinite(_end(line)).all()]
-    ax.figure.canvas.draw()  # fixes the layout, hence the distances in points
-    dpi = ax.figure.dpi  # type: ignore[union-attr]
-    ends = [ax.transData.transform(_end(line))[1] * 72.0 / dpi for line in shown]
-    for line, end, place in zip(shown, ends, _spread(ends, gap), strict=True):
+    notes = [
         ax.annotate(
-            str(line.get_label()), _end(line), xytext=(pad, place - end),
-            textcoords="offset points", va="center", ha="left", fontsize=9,
-            color=_readable(line.get_color()), annotation_clip=False,
-        )  # fmt: skip
+            str(line.get_label()), _end(line), xytext=(pad, 0), textcoords="offset points",
+            va="center", ha="left", fontsize=9, color=_readable(line.get_color()),
+            annotation_clip=False,
+        )
+        for line in shown
+    ]  # fmt: skip
+    END_LABELS[ax] = notes
+    spread_ends(ax, gap)
+
+
+def ten_to_the(exponent: int, factor: str = "") -> str:
+    """Power of ten as text, 10⁻³ or 2 × 10⁻³: much faster to draw than mathtext."""
+    raised = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return (f"{factor}\u2009×\u2009" if factor else "") + f"10{raised}"
+
+
+class PowersOfTen(LogFormatterSciNotation):
+    """matplotlib's own labels of a logarithmic axis, without mathtext."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Label of the tick at ``x``; empty where matplotlib leaves it out."""
+        label = super().__call__(x, pos)
+        found = re.fullmatch(r"\$\\mathdefault\{(?:(.+)\\times)?10\^\{(-?\d+)\}\}\$", label)
+        return ten_to_the(int(found[2]), found[1] or "") if found else label
+
+
+def log_scale(ax: Axes, which: str = "y", *, minor: bool = True) -> None:
+    """Make axes logarithmic, with labels that are fast to draw.
+
+    Parameters
+    ----------
+    ax : Axes
+    which : str
+        "x", "y" or "xy".
+    minor : bool
+        Draw the ticks between the powers of ten, too; in a small panel they are mostly noise.
+    """
+    for axis in (getattr(ax, f"{name}axis") for name in which):
+        ax.set(**{f"{axis.axis_name}scale": "log"})
+        axis.set_major_formatter(PowersOfTen())
+        axis.set_minor_formatter(PowersOfTen(labelOnlyBase=False))
+        if not minor:
+            axis.set_minor_locator(NullLocator())
 
 
 def panel_letters(axes: ArrayLike) -> None:
@@ -448,18 +495,18 @@ class Table:
 
     def _repr_html_(self) -> str:
         head, *body = self._cells()
-        room = "padding:0.2em 0.7em;text-align:right"
-        top = "".join(f'<th scope="col" style="{room}">{escape(cell)}</th>' for cell in head)
+        top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head[1:])
+        corner = f'<th scope="col">{escape(head[0])}</th>' if head[0] else "<td></td>"
         lines = [
             f'<tr><th scope="row">{escape(name)}</th>'
-            + "".join(f'<td style="{room}">{escape(cell)}</td>' for cell in cells)
+            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             + "</tr>"
             for name, *cells in body
         ]
         # the theme leaves tables of this class in its own colours, light and dark
         return (
-            f'<table class="dataframe"><thead><tr>{top}</tr></thead>'
-            f"<tbody>{''.join(lines)}</tbody></table>"
+            f'<div class="table-box"><table class="dataframe"><thead><tr>{corner}{top}</tr></thead>'
+            f"<tbody>{''.join(lines)}</tbody></table></div>"
         )
 
     def __repr__(self) -> str:
@@ -499,25 +546,3 @@ def _readable(colour: Any) -> Any:
     """The darker twin of a method's colour; any other colour as it is."""
     twins = {COLOURS[method]: TEXT_COLOURS[method] for method in COLOURS}
     return twins.get(colour, colour)
-
-
-def _spread(places: Sequence[float], gap: float) -> list[float]:
-    """Positions closest in least squares to `places` that keep their order and are `gap` apart.
-
-    Pool adjacent violators: labels that touch form a block, centred on the mean of what its members
-    want.
-    """
-    order = np.argsort(places, kind="stable")
-    blocks: list[tuple[float, int]] = []  # (start of the block, members)
-    for i in order:
-        start, size = float(places[i]), 1
-        while blocks and start < blocks[-1][0] + gap * blocks[-1][1]:
-            before, count = blocks.pop()
-            start = (before * count + (start - gap * count) * size) / (count + size)
-            size += count
-        blocks.append((start, size))
-    out = [0.0] * len(places)
-    spots = [start + gap * k for start, size in blocks for k in range(size)]
-    for i, spot in zip(order, spots, strict=True):
-        out[int(i)] = spot
-    return out

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import FEWEST, Interval
 
@@ -52,32 +50,6 @@ def at_all_budgets(verdicts: Sequence[str]) -> str:
     return verdicts[0] if len(set(verdicts)) == 1 else OPEN
 
 
-def benjamini_hochberg(p: Sequence[float], rate: float = 0.05) -> list[bool]:
-    """Which of several tests survive when false discoveries are kept to a share.
-
-    With m p-values in rising order, all up to the last with p_(k) <= k rate / m do (Benjamini and
-    Hochberg 1995; independent or positively dependent tests).
-
-    Parameters
-    ----------
-    p : sequence of float
-        One p-value a test.
-    rate : float
-        Expected share of false ones among those that survive.
-
-    Raises
-    ------
-    ValueError
-        If a p-value is outside [0, 1].
-    """
-    values = np.asarray(p, dtype=float)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"p has {values}; every p-value must be from 0 to 1")
-    order = np.sort(values)
-    passed = order[order <= rate * np.arange(1, len(order) + 1) / max(len(order), 1)]
-    return [bool(len(passed)) and bool(value <= passed[-1]) for value in values]
-
-
 @dataclass(frozen=True)
 class Finding:
     """What was measured for a claim."""
@@ -115,24 +87,52 @@ class Claim:
     deviations: str
 
 
-def table(claims: Sequence[Claim], found: Mapping[str, Finding | None]) -> str:
-    """*Paper versus ours* as an HTML table; how a row was made unfolds in its last cell."""
-    names = ("The paper says", "We measure", "Verdict", "How")
-    head = "".join(f"<th scope='col'>{name}</th>" for name in names)
-    rows = "".join(_row(claim, found[claim.key]) for claim in claims)
+def table(
+    claims: Sequence[Claim],
+    found: Mapping[str, Finding | None],
+    at: str = "at the paper scale",
+) -> str:
+    """*Paper versus ours* as an HTML table; how a row was made unfolds below our number.
+
+    Parameters
+    ----------
+    claims : sequence of Claim
+    found : mapping
+        From a claim's key to what was measured.
+    at : str
+        At what the seeds were run.
+    """
+    rows = "".join(_row(claim, found[claim.key], at) for claim in claims)
+    return verdicts("Paper versus ours", rows)
+
+
+def verdicts(label: str, rows: str) -> str:
+    """Table of claims with their verdicts, around its rows; on a phone each row is a card.
+
+    Parameters
+    ----------
+    label : str
+        Name of the table, for those who do not see it.
+    rows : str
+        HTML of the body: claim, our number, verdict.
+    """
+    widths = {"The paper says": 34, "We measure": 48, "Verdict": 18}
+    head = "".join(f"<th scope='col' style='width:{w}%'>{n}</th>" for n, w in widths.items())
     return (
-        "<div class='claims' tabindex='0' role='region' aria-label='Paper versus ours'>"
+        f"<div class='claims verdicts' tabindex='0' role='region' aria-label='{label}'>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
-def _row(claim: Claim, finding: Finding | None) -> str:
+def _row(claim: Claim, finding: Finding | None, at: str) -> str:
     ours, said = (finding.ours, finding.verdict) if finding else (NOT_RUN, "\u2014")
-    seeds = f"{finding.seeds} seeds at the paper scale" if finding else "no seeds yet"
+    seeds = f"{finding.seeds} seeds {at}" if finding else "no seeds yet"
     how = (
         f"<details><summary>{seeds}</summary>Deviations: {claim.deviations}.<br>"
         f"<code>{claim.command}</code></details>"
     )
+    # several readings of the same runs, one a line
+    lines = ours.replace("; ", "<br>")
     paper = f"{claim.paper} <small>({claim.where})</small>"
-    cells = (paper, ours, f"<strong>{said}</strong>", how)
+    cells = (paper, lines + how, f"<strong>{said}</strong>")
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

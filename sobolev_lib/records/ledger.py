@@ -78,6 +78,11 @@ class Record:
         """Identity of the run: its configuration, scale and seed."""
         return key(self.config, self.scale, self.seed)
 
+    @property
+    def modified(self) -> bool:
+        """Whether the library that made it had uncommitted changes."""
+        return self.commit.endswith("+")
+
     def line(self) -> str:
         """Return the record as one line of JSON; NaN and infinity, not being JSON, are refused."""
         return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
@@ -158,20 +163,6 @@ class Ledger:
                 found[record.key] = record
         return list(found.values())
 
-    def find(
-        self, scale: str | None = None, seed: int | None = None, **config: Any
-    ) -> list[Record]:
-        """Records whose configuration has these entries (a list or tuple: any of them)."""
-
-        def matches(record: Record) -> bool:
-            return (
-                (scale is None or record.scale == scale)
-                and (seed is None or record.seed == seed)
-                and all(_fits(record.config.get(name), wanted) for name, wanted in config.items())
-            )
-
-        return [record for record in self.read() if matches(record)]
-
     def keys(self) -> set[str]:
         """Identities of the runs that are already there."""
         return {record.key for record in self.read()}
@@ -244,10 +235,6 @@ class Ledger:
                 f"Restore the file (git checkout -- {self.path.name}) or delete that line: "
                 "its run will be done again."
             ) from error
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    return value in wanted if isinstance(wanted, (list, tuple, set)) else value == wanted
 
 
 @functools.cache

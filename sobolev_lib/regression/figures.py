@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator
 
-from sobolev_lib.figures import marks, style
+from sobolev_lib.figures import ends, marks, style
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.regression import grids as surfaces
 from sobolev_lib.regression.results import READINGS, SIZES, SOBOLEV, VALUES, Line, load, power
+from sobolev_lib.regression.training import settings, training_points
 
 TITLES = [f.title for f in FUNCTIONS.values()]
 BOTH: dict[str, Line] = {"values": VALUES, "sobolev": SOBOLEV}
@@ -49,7 +49,7 @@ def _log_axis(ax: Axes) -> None:
     """Logarithmic error axis with at least two labelled marks, however short its range."""
     if not ax.has_data():
         return
-    ax.set_yscale("log")
+    style.log_scale(ax, minor=False)
     low, high = ax.get_ylim()
     decades = np.log10(high / low)
     subs: tuple[float, ...] = (
@@ -57,7 +57,6 @@ def _log_axis(ax: Axes) -> None:
     )
     ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
     ax.yaxis.set_major_formatter(FuncFormatter(_power))
-    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _power(value: float, _: object = None) -> str:
@@ -66,7 +65,7 @@ def _power(value: float, _: object = None) -> str:
     factor = round(value / 10.0**exponent, 1)
     if -1 <= exponent <= 1:
         return f"{value:g}"
-    return f"$10^{{{exponent}}}$" if factor == 1 else f"${factor:g}\\!\\cdot\\!10^{{{exponent}}}$"
+    return ("" if factor == 1 else f"{factor:g}·") + style.ten_to_the(exponent)
 
 
 def _mse(metric: str) -> str:
@@ -100,15 +99,19 @@ def error_against_data(
         for shift, (look, line) in zip(
             np.linspace(-0.12, 0.12, len(lines)), lines.items(), strict=True
         ):
-            found = {k: results.error(name, n, line, metric) for k, n in enumerate(sizes)}
-            centres = {k + shift: i.centre for k, i in found.items() if i}
+            found = [results.error(name, n, line, metric) for n in sizes]
+            centres = {k + shift: i.centre for k, i in enumerate(found) if i}
             if centres:
                 how = {**marks.look(look), "marker": "", "linewidth": 1.2}
                 ax.plot(list(centres), list(centres.values()), **how)
-            for k, interval in found.items():
-                marks.interval(ax, k + shift, interval, look)
-                logs = results.errors(name, sizes[k], line, metric).values() if interval else ()
-                marks.dots(ax, k + shift, [power(v) for v in logs], look)
+            marks.intervals(ax, np.arange(len(sizes)) + shift, found, look)
+            seeds = [
+                (k + shift, power(v))
+                for k, n in enumerate(sizes)
+                if found[k]
+                for v in results.errors(name, n, line, metric).values()
+            ]
+            marks.dots(ax, [place for place, _ in seeds], [v for _, v in seeds], look)
         ax.set(xticks=range(len(sizes)), xlim=(-0.5, len(sizes) - 0.5))
         ax.set_xticklabels([f"{n:,}" for n in sizes])
         _log_axis(ax)
@@ -157,10 +160,9 @@ def stopping(sizes: Sequence[int] = SIZES, book: Ledger | None = None) -> Figure
              "best": ("values", {"marker": "o", "markerfacecolor": "white"})}  # fmt: skip
     for ax, n in zip(axes, sizes, strict=True):
         for shift, (at, (look, how)) in zip((-0.22, 0, 0.22), shown.items(), strict=True):
-            for place, found in enumerate(
-                results.paired(name, n, VALUES, SOBOLEV, at=at) for name in FUNCTIONS
-            ):
-                marks.interval(ax, place + shift, found, look, horizontal=True, **how)
+            found = [results.paired(name, n, VALUES, SOBOLEV, at=at) for name in FUNCTIONS]
+            places = np.arange(len(found)) + shift
+            marks.intervals(ax, places, found, look, horizontal=True, **how)
         ax.set_title(f"N = {n:,}", fontsize=10)
     for at, (look, how) in shown.items():
         axes[0].plot([], [], label=READINGS[at], **{**marks.look(look), "linestyle": "-", **how})
@@ -205,7 +207,7 @@ def learning_curves(
     for ax, name in zip(axes, FUNCTIONS, strict=True):
         for look, line in lines.items():
             marks.band(ax, *results.curve(name, n, line, metric), look)
-        ax.set_xscale("log")
+        style.log_scale(ax, "x", minor=False)
         _log_axis(ax)
     marks.key(last, list(lines), f"N = {n:,}. Median,\nmiddle half of the seeds.")
     return fig
@@ -226,15 +228,15 @@ def arms(
     }
     fig, axes, last = marks.panels(TITLES, "", "", 6.4, sharey=True)
     for ax, name in zip(axes, FUNCTIONS, strict=True):
-        for place, arm in enumerate(kept.values()):
-            for look, shift in (("values", -0.13), ("sobolev", 0.13)):
-                found = results.error(name, n, (arm, look), metric)
-                marks.interval(ax, place + shift, found, look, horizontal=True, markersize=4)
-        ax.set(xscale="log", yticks=range(len(kept)))
+        for look, shift in (("values", -0.13), ("sobolev", 0.13)):
+            found = [results.error(name, n, (arm, look), metric) for arm in kept.values()]
+            places = np.arange(len(kept)) + shift
+            marks.intervals(ax, places, found, look, horizontal=True, markersize=4)
+        style.log_scale(ax, "x", minor=False)
+        ax.set(yticks=range(len(kept)))
         ax.set_yticklabels([f"{label} ({results.seeds(n, arm)})" for label, arm in kept.items()])
         ax.tick_params(axis="y", labelsize=8)
         ax.xaxis.set_major_locator(LogLocator(numticks=4))
-        ax.xaxis.set_minor_locator(NullLocator())
     axes[0].invert_yaxis()
     last.set_ylim(axes[0].get_ylim())
     marks.key(last, list(BOTH), f"N = {n:,}. Mark: mean, bar: 95 %\ninterval; in brackets: seeds.")
@@ -256,7 +258,7 @@ def gain_over_steps(
         marks.line_at_zero(ax)
         for n, shade in shades.items():
             marks.band(ax, *results.gain_curve(name, n, arm), shade)
-        ax.set_xscale("log")
+        style.log_scale(ax, "x", minor=False)
     names = {shade: f"N = {n:,}" for n, shade in shades.items()}
     marks.key(last, names, "Above 0: Sobolev better.\nBand: 95 % interval.", marker=False)
     return fig
@@ -272,16 +274,21 @@ def equal_time(
     n : int
         Number of training points.
     prices : mapping
-        Label to the price p of a Sobolev step, in steps on values: it gets 1/p of the steps.
+        Label to the price p of a Sobolev step, in steps on values: it gets 1/p of the steps.  At
+        most four.
     arm : str
         Arm of the experiment.
     """
     results = load(book)
     fig, ax = style.figure(width="text", height=3.4)
     marks.line_at_zero(ax)
-    looks = (("#E8A679", "o"), ("#B85100", "s"), ("#5E2A00", "D"))
+    looks = (("#E8A679", "o"), ("#D17A3C", "s"), ("#9C4400", "D"), ("#4A2000", "^"))
+    if len(prices) > len(looks):
+        raise ValueError(
+            f"prices has {len(prices)} entries; at most {len(looks)} can be told apart"
+        )
     for k, ((label, price), (shade, marker)) in enumerate(zip(prices.items(), looks, strict=False)):
-        shift = 0.22 * (k - (len(prices) - 1) / 2)
+        shift = 0.66 / max(len(prices) - 1, 1) * (k - (len(prices) - 1) / 2)
         for place, name in enumerate(FUNCTIONS):
             found = results.gain_at_price(name, n, price, arm)
             marks.interval(ax, place + shift, found, shade, marker=marker)
@@ -297,60 +304,34 @@ def learned_surfaces(
     function: str, sizes: Sequence[int] = (20, 100), seed: int = 0,
     grids: Mapping[tuple[str, int, str, int], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Figure:  # fmt: skip
-    """Fig. 3 and 5-11: a function and its models as surfaces, the gradient fields beneath.
+    """Fig. 3 and 5-11 as maps: a function and its models with their gradients, one row a size.
 
-    All surfaces share the truth's axes and colours; what lies outside is cut off there.
+    All maps have the truth's colours; what lies outside is cut off there. Dots are the training
+    points.
     """
     grids = surfaces.load() if grids is None else grids
     truth = surfaces.truth(function)
-    panels = [("Truth", truth)] + [
-        (f"N = {n:,}\n{style.LABELS[method]}", grids[function, n, method, seed])
-        for n in sizes
-        for method in ("values", "sobolev")
-    ]
-    fig = plt.figure(figsize=(style.WIDTHS["wide"], 3.9), layout="constrained")
-    limits = (float(truth[0].min()), float(truth[0].max()))
-    for column, (label, (values, slopes)) in enumerate(panels):
-        _surface(
-            fig.add_subplot(2, len(panels), column + 1, projection="3d"),
-            function,
-            values,
-            limits,
-            label,
-        )
-        _field(
-            fig.add_subplot(2, len(panels), len(panels) + column + 1),
-            function,
-            values,
-            slopes,
-            truth,
-            limits,
-        )
+    fig, axes = style.figure(len(sizes), 3, width="wide", height=2.85 * len(sizes) + 0.1)
+    shown = _field(axes[0, 0], function, *truth, truth)
+    axes[0, 0].set_title("Truth")
+    for row, n in zip(axes, sizes, strict=True):
+        found = {s.method: s for s in settings("paper", [n]) if s.function == function}
+        for ax, method in zip(row[1:], ("values", "sobolev"), strict=True):
+            _field(ax, function, *grids[function, n, method, seed], truth)
+            dots = training_points(found[method], seed).T.numpy()
+            ax.plot(*dots, "o", ms=3.2, mfc="white", mec="black", mew=0.7)
+            ax.set_title(f"{style.LABELS[method]}, N\u00a0=\u00a0{n:,}")
+    key, *empty = axes[1:, 0]
+    for ax in (key, *empty):
+        ax.axis("off")
+    fig.colorbar(shown, cax=key.inset_axes((0.05, 0.72, 0.9, 0.07)), orientation="horizontal")
+    words = ("Colour: value.", "Arrow: gradient, length", "with the root of its size.")
+    key.text(
+        0.05, 0.5, "\n".join((*words, "Dot: training point.")), va="top", fontsize=9,
+        transform=key.transAxes,
+    )  # fmt: skip
+    ends.NARROW_ROWS[fig] = [[axes[0, 0], key], *([*row[1:]] for row in axes)]
     return fig
-
-
-def _surface(
-    ax: Any, function: str, values: np.ndarray, limits: tuple[float, float], label: str
-) -> None:
-    points = surfaces.value_grid(function).numpy()
-    shown = np.clip(values, *limits)
-    ax.plot_surface(
-        points[..., 0],
-        points[..., 1],
-        shown,
-        cmap=style.FIELD_CMAP,
-        vmin=limits[0],
-        vmax=limits[1],
-        rstride=1,
-        cstride=1,
-        linewidth=0,
-        antialiased=False,
-        rasterized=True,
-    )
-    ax.set_zlim(*limits)
-    ax.set_title(label, fontsize=9, pad=0)
-    ax.set(xticklabels=[], yticklabels=[], zticklabels=[])
-    ax.tick_params(length=0)
 
 
 def _field(
@@ -359,17 +340,16 @@ def _field(
     values: np.ndarray,
     slopes: np.ndarray,
     truth: tuple[np.ndarray, np.ndarray],
-    limits: tuple[float, float],
-) -> None:
+) -> Any:
     domain = FUNCTIONS[function].domain
-    ax.imshow(
+    image = ax.imshow(
         values,
         origin="lower",
         extent=(*domain[0], *domain[1]),
         aspect="auto",
         cmap=style.FIELD_CMAP,
-        vmin=limits[0],
-        vmax=limits[1],
+        vmin=float(truth[0].min()),
+        vmax=float(truth[0].max()),
         alpha=0.45,
         interpolation="bilinear",
     )
@@ -391,5 +371,5 @@ def _field(
         color="#222222",
     )
     ax.grid(visible=False)
-    ax.set(xticks=list(domain[0]), yticks=list(domain[1]))
-    ax.tick_params(labelsize=7)
+    ax.set(xticks=list(domain[0]), yticks=list(domain[1]), box_aspect=1)
+    return image

@@ -24,29 +24,14 @@ VALUE_POINTS, ARROW_POINTS = 33, 13
 """Points per side of the grid of values and of the grid of gradients."""
 
 
-def grid(name: str, points: int, centres: bool = False) -> Tensor:
-    """Grid of a function's domain (points, points, 2) in float64.
-
-    The first index is y, the second x.  It includes the edges of the domain, or holds the centres
-    of equal cells.
-    """
-    places = (
-        (torch.arange(points, dtype=torch.float64) + 0.5) / points
-        if centres
-        else torch.linspace(0, 1, points, dtype=torch.float64)
-    )
-    x, y = (low + (high - low) * places for low, high in functions.get(name).domain)
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-
-
 def value_grid(name: str) -> Tensor:
     """Points at which surfaces are sampled (33, 33, 2)."""
-    return grid(name, VALUE_POINTS)
+    return functions.get(name).grid(VALUE_POINTS)
 
 
 def arrow_grid(name: str) -> Tensor:
     """Points at which gradient fields are sampled (13, 13, 2)."""
-    return grid(name, ARROW_POINTS, centres=True)
+    return functions.get(name).grid(ARROW_POINTS, centres=True)
 
 
 def truth(name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sobolev_lib.figures import style
 from sobolev_lib.functions import FUNCTIONS, BenchmarkFunction
-from sobolev_lib.regression.signal import BUKIN_TAIL, MINIMA, Signal, grid, running_mean, signal
+from sobolev_lib.regression.signal import BUKIN_TAIL, MINIMA, Signal, running_mean, signal
 
 _DARK = "#222222"
 
@@ -24,15 +24,20 @@ _DARK = "#222222"
 def _field(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Cell centres and arrows (side, side, 2), arrows of length <= 1 in cells; slope sizes."""
     low, high = np.array(f.domain).T
-    steps = (np.arange(side) + 0.5) / side
-    centres = np.stack(np.meshgrid(*(low[k] + (high - low)[k] * steps for k in (0, 1))), -1)
-    slopes = f.gradient(torch.from_numpy(centres)).numpy()
+    centres = f.grid(side, centres=True)
+    slopes = f.gradient(centres).numpy()
     sizes = np.linalg.norm(slopes, axis=-1, keepdims=True)
     # square roots, so that small slopes stay visible beside large ones
     lengths = np.sqrt(sizes / np.quantile(sizes, 0.95)).clip(max=1)
     ahead = slopes / (high - low)
     ahead /= np.linalg.norm(ahead, axis=-1, keepdims=True).clip(min=1e-300)
-    return centres, ahead * lengths, sizes[..., 0]
+    return centres.numpy(), ahead * lengths, sizes[..., 0]
+
+
+def _surface(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], ...]:
+    """Coordinates and values on a grid, each (side, side)."""
+    points = f.grid(side)
+    return points[..., 0].numpy(), points[..., 1].numpy(), f(points)[..., 0].numpy()
 
 
 def draw_surfaces(side: int = 61) -> Figure:
@@ -41,7 +46,7 @@ def draw_surfaces(side: int = 61) -> Figure:
         4, 2, width=5.6, height=9.4, subplot_kw={"projection": "3d", "computed_zorder": False}
     )
     for ax, f in zip(axes.flat, FUNCTIONS.values(), strict=False):
-        x, y, z = grid(f, side)
+        x, y, z = _surface(f, side)
         surface = ax.plot_surface(x, y, z, cmap=style.FIELD_CMAP, rcount=side, ccount=side, lw=0)
         surface.set_rasterized(True)  # thousands of facets: an image inside the drawing
         ax.set_title(f.title, loc="center", pad=-4)
@@ -59,7 +64,7 @@ def draw_fields(side: int = 81, arrows: int = 13) -> Figure:
     """Draw maps of the seven functions with contours, gradient fields and global minima."""
     fig, axes = style.figure(4, 2, width=5.6, height=9.4)
     for ax, f in zip(axes.flat, FUNCTIONS.values(), strict=False):
-        x, y, z = grid(f, side)
+        x, y, z = _surface(f, side)
         mesh = ax.pcolormesh(x, y, z, shading="gouraud", cmap=style.FIELD_CMAP)
         mesh.set_rasterized(True)
         levels = np.unique(np.quantile(z, [0.05, 0.15, 0.3, 0.5, 0.7, 0.9]))
@@ -99,14 +104,14 @@ def draw_scales(signals: dict[str, Signal]) -> Figure:
         ax.plot([deviation, s.high - s.low], [row, row], color="#777777", lw=1.2, zorder=1)
         ax.plot(s.high - s.low, row, "|", color="#333333", ms=11, mew=1.8)
         ax.plot(deviation, row, "o", color=_DARK, ms=6)
-    ax.set_xscale("log")
+    style.log_scale(ax, "x")
     ax.set_yticks(range(len(order)), [FUNCTIONS[name].title for name in order])
     ax.set_xlabel("units of the function (log)")
     top = signals[order[-1]]
-    note = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+    note = {"textcoords": "offset points", "fontsize": 9}
     spot = (math.sqrt(top.variance), len(order) - 1)
-    ax.annotate("standard deviation", spot, **note)
-    ax.annotate("range", (top.high - top.low, len(order) - 1), **note)
+    ax.annotate("standard deviation", spot, xytext=(4, 9), ha="right", **note)
+    ax.annotate("range", (top.high - top.low, len(order) - 1), xytext=(0, 9), ha="center", **note)
     ax.set_ylim(-0.6, len(order) - 0.1)
     return fig
 
@@ -129,15 +134,15 @@ def draw_balance(signals: dict[str, Signal]) -> Figure:
         ax.plot(s.raw, row, "o", color=_DARK, ms=7)
         ax.plot(s.normalised, row, "s", mfc="white", mec=_DARK, mew=1.6, ms=7)
     ax.axvline(1, color="#777777", lw=1, ls=(0, (4, 2)))
-    ax.set_xscale("log")
+    style.log_scale(ax, "x")
     ax.set_xlim(min(s.raw for s in signals.values()) / 3, edge)
     ax.set_yticks(range(len(order)), [FUNCTIONS[name].title for name in order])
     ax.set_xlabel("squared gradient / variance (log)")
     first = signals[order[0]]
     note = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center", "fontsize": 9}
-    ax.annotate("raw, per unit$^2$ of x", (first.raw, 0), **note)
-    ax.annotate("normalised", (first.normalised, 0), **note)
-    ax.set_ylim(-0.9, len(order) - 0.4)
+    ax.annotate("raw, per unit$^2$ of x", (first.raw, 0), **note | {"ha": "left"})
+    ax.annotate("normalised", (first.normalised, 0), **note | {"ha": "left"})
+    ax.set_ylim(-1.3, len(order) - 0.4)
     return fig
 
 
@@ -149,7 +154,7 @@ def draw_running_mean(n: int = 300_000, seeds: int = 8) -> Figure:
         for seed in range(seeds):
             means = running_mean(name, n, seed)[places]
             ax.plot(places + 1, means, lw=1, alpha=0.7, color=style.COLOURS["truth"])
-        ax.set_xscale("log")
+        style.log_scale(ax, "x")
         ax.set_title(FUNCTIONS[name].title)
         ax.set_xlabel("points n (log)")
     axes[0].axhline(signal("booth").gradient, color="black", lw=2, ls=(0, (4, 2)))
@@ -162,7 +167,7 @@ def draw_running_mean(n: int = 300_000, seeds: int = 8) -> Figure:
         "c log n", (places[-1] + 1, typical[-1]), xytext=(0, -12), ha="right",
         textcoords="offset points", fontsize=9,
     )  # fmt: skip
-    axes[1].set_yscale("log")
+    style.log_scale(axes[1])
     return fig
 
 

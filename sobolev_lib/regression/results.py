@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.records.claims import benjamini_hochberg
 from sobolev_lib.records.ledger import Ledger, LedgerError, Record
 from sobolev_lib.records.summary import Interval, difference, interval, log_errors
 from sobolev_lib.regression import arms, kriging
@@ -47,11 +47,11 @@ class Results:
         self.records = list(records)
         self._found: dict[str, list[Record]] = {}
         for record in self.records:
-            self._found.setdefault(_name(_whole(record)), []).append(record)
+            self._found.setdefault(_completed(_name(record.config)), []).append(record)
 
     def select(self, function: str, n: int, line: Line) -> list[Record]:
         """Records of a line, by seed."""
-        found = self._found.get(_name(_configuration(function, n, line)), [])
+        found = self._found.get(_wanted(function, n, line), [])
         return sorted(found, key=lambda r: r.seed)
 
     def has(self, n: int, line: Line) -> bool:
@@ -94,6 +94,17 @@ class Results:
         """Decades gained by function; functions without two seeds are left out."""
         pairs = {name: self.paired(name, n, baseline, other, metric, at) for name in FUNCTIONS}
         return {name: found for name, found in pairs.items() if found}
+
+    def grown(
+        self, function: str, n: int, larger: int, line: Line, metric: str = "test_mse"
+    ) -> Interval | None:
+        """Decades by which the error at ``larger`` exceeds that at ``n``, paired by seed.
+
+        The points of the smaller size are among those of the larger one.
+        """
+        return difference(
+            self.errors(function, larger, line, metric), self.errors(function, n, line, metric)
+        )
 
     def normalised(self, function: str, n: int, line: Line, at: str = "last") -> Interval | None:
         """Error over the variance of the target: 1 for the best constant."""
@@ -189,7 +200,7 @@ class Results:
         """
         seeds: dict[str, dict[str, set[int]]] = {}
         for record in self.records:
-            whole = _whole(record)
+            whole = json.loads(_completed(_name(record.config)))
             if whole["arm"] != record.config["arm"]:
                 raise LedgerError(
                     f"a record of seed {record.seed} is labelled {record.config['arm']!r}, but its "
@@ -254,11 +265,14 @@ class Comparisons:
 
 
 def compared(found: Mapping[str, Interval]) -> Comparisons:
-    """Count comparisons, by name, with :func:`.claims.benjamini_hochberg`."""
-    kept = benjamini_hochberg([i.p for i in found.values()])
+    """Count comparisons, by name, and those lost when 5 per cent may be false discoveries.
+
+    Benjamini and Hochberg 1995; independent or positively dependent tests.
+    """
+    adjusted = stats.false_discovery_control([i.p for i in found.values()])
     decided = [name for name, i in found.items() if i.sign]
-    survivors = {name for name, keep in zip(found, kept, strict=True) if keep}
-    return Comparisons(len(found), len(decided), [k for k in decided if k not in survivors])
+    lost = {name for name, p in zip(found, adjusted, strict=True) if p > 0.05}
+    return Comparisons(len(found), len(decided), [name for name in decided if name in lost])
 
 
 def power(value: float) -> float:
@@ -266,23 +280,26 @@ def power(value: float) -> float:
     return float(10.0**value)
 
 
-def _configuration(function: str, n: int, line: Line) -> dict[str, Any]:
+@functools.cache
+def _wanted(function: str, n: int, line: Line) -> str:
+    """Name of the configuration that a line is."""
     arm, method = line
     if arm == kriging.ARM:
-        return kriging.config(arms.Setting(function, n, method, arm=arm))
+        return _name(kriging.config(arms.Setting(function, n, method, arm=arm)))
     [member] = arms.members(arm)
     setting = arms.Setting(function, n, method, arm=arms.family(member), **arms.ARMS[member])
-    return arms.config(setting)
+    return _name(arms.config(setting))
 
 
-def _whole(record: Record) -> dict[str, Any]:
-    """Configuration with today's entries, at their defaults where the record is older."""
-    if record.config["arm"] == kriging.ARM:
-        return dict(record.config)
-    return arms.config(arms.Setting(**record.config))
+@functools.cache
+def _completed(name: str) -> str:
+    """Name of a record's configuration with today's entries, at their defaults if it is older."""
+    config = json.loads(name)
+    return name if config["arm"] == kriging.ARM else _name(arms.config(arms.Setting(**config)))
 
 
 def _name(config: Mapping[str, Any]) -> str:
+    """Canonical JSON: the cached functions read a configuration from it."""
     return json.dumps(dict(config), sort_keys=True)
 
 

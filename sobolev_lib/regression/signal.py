@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sobolev_lib.functions import FUNCTIONS, BenchmarkFunction
+from sobolev_lib.functions import FUNCTIONS
 
 #: Global minimisers and minima, as collections of test functions for optimisation give them.
 MINIMA: dict[str, tuple[list[tuple[float, float]], float]] = {
@@ -127,7 +125,7 @@ def signal(name: str) -> Signal:
     values = f(points)[:, 0]
     mean = (weights * values).sum()
     variance = float((weights * (values - mean) ** 2).sum())
-    _, _, surface = grid(f, 401)
+    surface = f(f.grid(401))
     widths = torch.tensor([high - low for low, high in f.domain], dtype=torch.float64)
     if name == "bukin":
         square = scaled = math.inf
@@ -150,10 +148,3 @@ def running_mean(name: str, n: int, seed: int, power: float = 2.0) -> Tensor:
     x = FUNCTIONS[name].sample(n, torch.Generator().manual_seed(seed), torch.float64)
     sizes = FUNCTIONS[name].gradient(x).norm(dim=1) ** power
     return sizes.cumsum(0) / torch.arange(1, n + 1, dtype=torch.float64)
-
-
-def grid(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Coordinates and values on a regular grid that includes the edges, each (side, side)."""
-    x, y = np.meshgrid(*(np.linspace(low, high, side) for low, high in f.domain))
-    points = torch.from_numpy(np.stack([x, y], -1))
-    return x, y, f(points)[..., 0].numpy()

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from sobolev_lib.records.claims import (
     FAILS,
@@ -45,6 +45,12 @@ from sobolev_lib.synthetic_gradients.results import (
     spread,
 )
 from sobolev_lib.synthetic_gradients.settings import ARMS
+
+COMPARED = (
+    *("digits", "digits_deep", "cifar10_reduced", "imagenette_reduced_1"),
+    *("imagenette_reduced_3", "imagenet200_reduced_1", "imagenet200_reduced_3"),
+)
+"""Arms over which alignment and accuracy are compared."""
 
 WITHIN = 1.5
 """Points of accuracy within which Sobolev counts as close to backpropagation; our threshold."""
@@ -145,7 +151,7 @@ def deviation_ratio(values: Sequence[float], other: Sequence[float]) -> Interval
     if min(sizes) < 2 or min(np.ptp(values), np.ptp(other)) == 0:
         raise ValueError(f"two different numbers each are needed; given {sizes} numbers")
     ratio = float(np.std(other, ddof=1) / np.std(values, ddof=1))
-    low, high = stats.f.ppf([0.025, 0.975], sizes[1] - 1, sizes[0] - 1)
+    low, high = special.fdtri(sizes[1] - 1, sizes[0] - 1, [0.025, 0.975])
     return Interval(ratio, ratio / float(np.sqrt(high)), ratio / float(np.sqrt(low)), min(sizes))
 
 
@@ -273,6 +279,8 @@ def rank_correlation(found: Group, rows: Sequence[str], metric: str = "cosine") 
     the rows that were run, no others: with five of them, chance alone often makes it large.
     Seeds that lack a row which others have are left out.
     """
+    from scipy import stats  # takes a second to import, and few pages need it
+
     late: dict[int, list[tuple[float, float]]] = {}
     for row in rows:
         for r in found.rows.get(row, []):
@@ -313,6 +321,14 @@ def findings_on_alignment(records: Sequence[Record], arms: Sequence[str]) -> str
     return "\n".join(lines)
 
 
+def settled(
+    records: Sequence[Record], arms: Sequence[str], row: str, other: str
+) -> dict[str, list[str]]:
+    """Names of the experiments by the verdict on ``row`` being ahead of ``other`` in accuracy."""
+    found = [g for g in (group(records, arm) for arm in arms) if g]
+    return _verdicts({g.short: list(g.difference(row, other).values()) for g in found})
+
+
 def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
     """Answer the chapter's three questions from the records, as a Markdown list.
 
@@ -332,7 +348,7 @@ def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
     for metric, name in COSINES.items():
         ranks = {g.short: rank_correlation(g, PREDICTING, metric) for g in found}
         lines.append(
-            f"- **Do rows with a larger {name} train better networks?** The rank correlation is "
+            f"- **Do schemes with a larger {name} train better networks?** The rank correlation is "
             f"{_votes(ranks, SIGNS)}."
         )
     return "\n".join(lines)
@@ -353,9 +369,17 @@ SIGNS = {HOLDS: "positive on", FAILS: "negative on", OPEN: "of no settled sign o
 
 def _votes(differences: dict[str, list[float]], words: dict[str, str] = AHEAD) -> str:
     """Name the experiments where a number is above 0, below 0, or neither is settled."""
-    kinds: dict[str, list[str]] = {word: [] for word in words}
+    said = [
+        f"{words[kind]} {', '.join(f'*{name}*' for name in names)}"
+        for kind, names in _verdicts(differences).items()
+        if names
+    ]
+    return "; ".join(said) or NOT_RUN
+
+
+def _verdicts(differences: dict[str, list[float]]) -> dict[str, list[str]]:
+    kinds: dict[str, list[str]] = {HOLDS: [], FAILS: [], OPEN: []}
     for name, values in differences.items():
         if values:
-            kinds[verdict(spread(values))].append(f"*{name}*")
-    said = [f"{words[kind]} {', '.join(names)}" for kind, names in kinds.items() if names]
-    return "; ".join(said) or NOT_RUN
+            kinds[verdict(spread(values))].append(name)
+    return kinds

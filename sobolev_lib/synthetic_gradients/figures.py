@@ -192,7 +192,7 @@ def accuracy_enlarged(
         "width_ratios": (2, 3),
     }
     fig, axes = style.figure(1, 2, sharey=True, **shape)
-    for ax, title in zip(axes, ("All rows", "Enlarged"), strict=True):
+    for ax, title in zip(axes, ("All schemes", "Enlarged"), strict=True):
         _ours(ax, found, rows)
         ax.set_title(title)
     values = [v for row in rows if found and (v := list(found.values(row).values()))]
@@ -318,7 +318,7 @@ def _by_split(
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.axhline(1 if name == "scale" else 0, color=marks.GREY, linewidth=0.8)
         if name == "scale":
-            ax.set_yscale("log")
+            style.log_scale(ax)
     if name != "scale":  # few seeds have bands that leave the range of a cosine
         low, high = axes[0].get_ylim()
         axes[0].set_ylim(max(low, -0.4), min(high, 1.02))
@@ -366,7 +366,7 @@ def curves(records: Records, arm: str = "digits", rows: Sequence[str] = MAIN_ROW
             if steps[0] and len(set(map(tuple, steps))) == 1:
                 _line(ax, row, steps[0], lines, logarithmic, marker="")
         if logarithmic:
-            ax.set_yscale("log")
+            style.log_scale(ax)
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.set_title(name, fontsize=10)
     for ax in axes[1]:
@@ -387,13 +387,31 @@ def _over_splits(record: Record, name: str) -> tuple[Sequence[int], Sequence[flo
 # --- cosines -------------------------------------------------------------------------------------
 
 
-def _measured(
-    arms: Sequence[str], rows: Sequence[str], records: Records | None, metric: str
-) -> list[Group]:
-    """Experiments in which that cosine was measured for some row."""
+def _panel_per_arm(
+    arms: Sequence[str],
+    rows: Sequence[str],
+    records: Records | None,
+    metric: str,
+    draw: Callable[[Axes, Group, list[str]], None],
+    label: str,
+    *,
+    dots: bool = False,
+    **options: Any,
+) -> Figure:
+    """A panel for each arm in which that cosine was measured; `draw` gets the rows that have it."""
     every = results.read() if records is None else records
     found = [g for g in (results.group(every, arm) for arm in arms) if g]
-    return [g for g in found if any(len(g.cosine(row, metric)) for row in rows)]
+    shown = [(g, [row for row in rows if len(g.cosine(row, metric))]) for g in found]
+    shown = [(g, own) for g, own in shown if own]
+    if not shown:
+        return nothing(arms[0])
+    fig, panels = _grid(len(shown), **options)
+    for ax, (g, own) in zip(panels, shown, strict=True):
+        draw(ax, g, own)
+        ax.set_title(g.short)
+    fig.supylabel(label, fontsize=10)
+    legend(fig, [row for row in rows if any(row in own for _, own in shown)], dots)
+    return fig
 
 
 def cosine_by_split(
@@ -403,26 +421,23 @@ def cosine_by_split(
     metric: str = "cosine",
 ) -> Figure:
     """Cosine late in training (last fifth), by split: a panel for each arm that has runs."""
-    found = _measured(arms, rows, records, metric)
-    if not found:
-        return nothing(arms[0])
-    fig, panels = _grid(len(found), sharey=True)
-    for ax, g in zip(panels, found, strict=True):
-        shown = [row for row in rows if len(g.cosine(row, metric))]
+
+    def draw(ax: Axes, g: Group, shown: list[str]) -> None:
         shifts = np.linspace(-0.3, 0.3, len(shown)) if len(shown) > 1 else np.zeros(1)
         for row, shift in zip(shown, shifts, strict=True):
-            for split, values in enumerate(g.cosine(row, metric).T):
-                marks.interval(ax, split + shift, spread(list(values)), method(row), **mark(row))
-                marks.dots(ax, split + shift, list(values), method(row))
+            values = g.cosine(row, metric)  # (seeds, splits)
+            places = np.arange(values.shape[1]) + shift
+            found_here = [spread(list(column)) for column in values.T]
+            marks.intervals(ax, places, found_here, method(row), **mark(row))
+            marks.dots(ax, np.tile(places, len(values)), values.ravel(), method(row))
         splits = g.config["splits"]
         ax.set_xticks(range(len(splits)), splits)
         # few seeds have intervals that leave the range of a cosine
-        ax.set(title=g.short, xlim=(-0.5, len(splits) - 0.5), ylim=(-0.4, 1.02))
+        ax.set(xlim=(-0.5, len(splits) - 0.5), ylim=(-0.4, 1.02))
         marks.line_at_zero(ax)
         ax.grid(visible=False, axis="x")
-    fig.supylabel(LABELS[metric], fontsize=10)
-    legend(fig, [row for row in rows if any(len(g.cosine(row, metric)) for g in found)])
-    return fig
+
+    return _panel_per_arm(arms, rows, records, metric, draw, LABELS[metric], sharey=True)
 
 
 def accuracy_against_cosine(
@@ -432,23 +447,18 @@ def accuracy_against_cosine(
     metric: str = "cosine",
 ) -> Figure:
     """Test accuracy against mean cosine over splits: one dot a seed, the centre of a row larger."""
-    found = _measured(arms, rows, records, metric)
-    if not found:
-        return nothing(arms[0])
-    fig, panels = _grid(len(found))
-    for ax, g in zip(panels, found, strict=True):
-        for row in rows:
-            cosines = g.values(row, metric)
-            _cloud(
-                ax, row, [(c, g.values(row)[s]) for s, c in cosines.items() if s in g.values(row)]
-            )
+
+    def draw(ax: Axes, g: Group, shown: list[str]) -> None:
+        for row in shown:
+            cosines, top1 = g.values(row, metric), g.values(row)
+            _cloud(ax, row, [(c, top1[seed]) for seed, c in cosines.items() if seed in top1])
         reference = list(g.values("backprop").values())
         if reference:
             ax.axhline(float(np.mean(reference)), color=style.COLOURS["backprop"], linestyle="--")
-        ax.set(title=g.short, xlabel=LABELS[metric])
-    fig.supylabel("Test accuracy, top 1 (%)", fontsize=10)
-    legend(fig, [row for row in rows if any(len(g.cosine(row, metric)) for g in found)], True)
-    return fig
+        ax.set_xlabel(LABELS[metric])
+
+    label = "Test accuracy, top 1 (%)"
+    return _panel_per_arm(arms, rows, records, metric, draw, label, dots=True)
 
 
 def accuracy_against_cosine_by_split(records: Records, arm: str = "digits") -> Figure:
@@ -478,6 +488,9 @@ def _cloud(ax: Axes, row: str, pairs: Sequence[tuple[float, float]]) -> None:
     across, up = spread(list(x)), spread(list(y))
     colour = look(row)["color"]
     ax.plot(x, y, ".", color=colour, alpha=0.5, markersize=4)
-    ax.plot([across.low, across.high], [up.centre] * 2, color=colour, linewidth=1)
-    ax.plot([across.centre] * 2, [up.low, up.high], color=colour, linewidth=1)
+    cross = (
+        [across.low, across.high, np.nan, across.centre, across.centre],
+        [up.centre, up.centre, np.nan, up.low, up.high],
+    )
+    ax.plot(*cross, color=colour, linewidth=1)
     ax.plot(across.centre, up.centre, **(look(row) | {"linestyle": "none", "markersize": 8}))

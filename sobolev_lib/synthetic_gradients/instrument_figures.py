@@ -231,9 +231,10 @@ def examples(found: Fidelity, split: int = 2, every: int = 3) -> Figure:
             ).set_marker(marker)
     marks.line_at_zero(axes[0])
     axes[0].set_ylabel("Cosine to the true gradient")
-    axes[1].set(ylabel="Length of the true gradient", yscale="log")
-    for ax in axes:
-        ax.set(xscale="log", xlabel="Loss of the example")
+    axes[1].set(ylabel="Length of the true gradient")
+    for ax, which in zip(axes, ("x", "xy"), strict=True):
+        style.log_scale(ax, which)
+        ax.set(xlabel="Loss of the example")
     axes[1].legend(loc="lower right")
     return fig
 

@@ -8,15 +8,16 @@ from html import escape
 import numpy as np
 
 from sobolev_lib.figures.style import Table
-from sobolev_lib.records.claims import NOT_RUN, Claim, Finding, verdict
+from sobolev_lib.records.claims import NOT_RUN, Claim, Finding, verdict, verdicts
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import FEWEST
 from sobolev_lib.synthetic_gradients import settings as arms
-from sobolev_lib.synthetic_gradients.claims import claims_on
+from sobolev_lib.synthetic_gradients.claims import answers, claims_on
 from sobolev_lib.synthetic_gradients.paper import BLOCKS, BRIEF, METRICS, NAMES, Block
 from sobolev_lib.synthetic_gradients.results import (
     DATA,
     ORDER,
+    SHORT,
     Group,
     Records,
     by_row,
@@ -60,22 +61,33 @@ def table(block: str, records: Sequence[Record] | None = None) -> str:
         setting = arms.settings(first, ["sobolev"])[0]
         bodies.append(_body(part, describe(arms.config(setting)), None))
     label = f"Table 1 beside ours: {part.title}"
-    return _html({"Row": 32, "Paper": 24, "Ours": 44}, bodies, label)
+    columns = {"Scheme": 32, "Paper": 24, "Ours": 44}
+    return "".join(_html(columns, [body], label) for body in bodies)
 
 
 def claims_table(
     blocks: Sequence[str] = tuple(BLOCKS), records: Sequence[Record] | None = None
 ) -> str:
-    """The claims on some blocks with their verdicts, as an HTML table for a page."""
+    """The claims on some blocks with their verdicts, as HTML tables for a page, one a block."""
     records = read() if records is None else records
-    places = {f"Table 1, {BLOCKS[key].title}" for key in blocks}
-    rows = [
-        _claim_row(claim, claim.measure(records))
+    return "".join(_claims_on_block(key, records) for key in blocks)
+
+
+def _claims_on_block(key: str, records: Sequence[Record]) -> str:
+    """One block; what was run is said once, above, and rows name it where it is not all."""
+    where, ours = f"Table 1, {BLOCKS[key].title}", answers(key, records)
+    names = {g.title: SHORT.get(g.config["data"], g.title) for g in ours}
+    runs = "; ".join(
+        title if len(names) == 1 or title.startswith(name) else f"{name}: {title}"
+        for title, name in names.items()
+    )
+    heading = f"<strong>{escape(where)}.</strong> Our runs: {escape(runs or NOT_RUN)}."
+    rows = "".join(
+        _claim_row(claim, claim.measure(records), names)
         for claim in claims_on(records)
-        if claim.where in places
-    ]
-    columns = {"The paper says": 42, "We measure": 38, "Verdict": 20}
-    return _html(columns, [f"<tbody>{''.join(rows)}</tbody>"], "Claims on Table 1")
+        if claim.where == where
+    )
+    return f"<p>{heading}</p>" + verdicts(f"Claims on {escape(where)}", rows)
 
 
 def _html(columns: Mapping[str, int], bodies: Sequence[str], label: str) -> str:
@@ -122,9 +134,9 @@ def _row(block: Block, found: Group | None, row: str) -> str:
         mine += [f"{lost} diverged"] if lost else []
         differs = [*notes(runs[0]), f"Run on: {runs[0].device}"]
     if found is not None:
-        where = DATA.get(found.config["data"], found.config["data"])
-        if where not in block.title:  # a subset says so in its row
-            mine.append(SMALL.format(f"on {escape(where)}"))
+        data = found.config["data"]
+        if DATA.get(data, data) not in block.title:  # a subset says so in its row
+            mine.append(SMALL.format(f"on {escape(SHORT.get(data, data))}"))
     words = command(block.arms[0] if found is None else found.arm, row, found)
     # a name that may be broken on a phone
     name = escape(NAMES[row]).replace("Backpropagation", "Back&shy;propagation")
@@ -148,11 +160,16 @@ def _how(differs: Sequence[str], words: str) -> str:
     return f"<details><summary>how</summary>{small}</details>"
 
 
-def _claim_row(claim: Claim, finding: Finding | None) -> str:
+def _claim_row(claim: Claim, finding: Finding | None, names: Mapping[str, str]) -> str:
     ours, word = (finding.ours, finding.verdict) if finding else (NOT_RUN, "—")
-    where = SMALL.format(f"({escape(claim.where)})")
     how = _how([claim.deviations] if finding else [], claim.command)
-    cells = (f"{escape(claim.paper)} {where}", escape(ours) + how, f"<strong>{word}</strong>")
+    lines = []
+    for title, name in names.items():  # "number; title. number; title"
+        number, told, ours = ours.partition(f"; {title}")
+        lines.append(f"{name}: {number}" if told and len(names) > 1 else number)
+        ours = ours.removeprefix(". ")
+    shown_lines = "<br>".join(escape(line) for line in [*lines, ours] if line)
+    cells = (escape(claim.paper), shown_lines + how, f"<strong>{word}</strong>")
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 

@@ -1,7 +1,7 @@
 """Configurations of the experiment behind Table 1: a :class:`Setting`, arms and rows.
 
-An *arm* is data, network and schedule (:data:`ARMS`); a *row* of a table is a mode with its options
-(:data:`ROWS`).
+An *arm* is data, network and schedule (:data:`ARMS`); a *row* (:data:`ROWS`) is what the pages call
+a scheme: a mode with its options.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.synthetic_gradients.paper import NAMES
 
 EXPERIMENT = "throughput"
+OPERATIONS = "operations"
+"""Experiment of :func:`count`."""
 IMAGES = {"cifar10": 50_000, "imagenet": 1_281_167, "imagenette": 9_469, "imagenet200": 100_000}
 """Training images."""
 
@@ -71,11 +73,41 @@ def stand_in(setting: training.Setting, classes: int = 10, count: int = 64) -> i
     return images.ImageData(x, y, x, y, classes, *channels, "random bytes")
 
 
-def training_flops(setting: training.Setting) -> float:
-    """Floating-point operations of a whole training run, counted on one small batch."""
-    data = stand_in(setting, CLASSES[setting.data], 2)
-    count = setting.train_images or IMAGES[setting.data]
-    return flops(setting, data, 1) * count * setting.epochs
+def count(chosen: Sequence[training.Setting]) -> list[ledger.Record]:
+    """Count the operations of each setting (:func:`flops`) on one random image of its shape.
+
+    A large network takes seconds to build, so pages read the count from the ledger.
+    """
+    return [
+        ledger.Record(
+            OPERATIONS,
+            training.config(setting),
+            0,
+            {"flops_per_image": flops(setting, stand_in(setting, CLASSES[setting.data], 2), 1)},
+            setting.scale,
+            device=ledger.device_name("cpu"),
+            **ledger.provenance(),
+        )
+        for setting in chosen
+    ]
+
+
+def training_flops(
+    setting: training.Setting, records: Sequence[ledger.Record] | None = None
+) -> float:
+    """Floating-point operations of a whole training run.
+
+    Parameters
+    ----------
+    setting : Setting
+        The run.
+    records : sequence of Record, optional
+        Of :func:`count`; those of the ledger unless given.  What they lack is counted.
+    """
+    every = ledger.Ledger(OPERATIONS).read() if records is None else records
+    found = ledger.select(every, training.config(setting)) or count([setting])
+    images = setting.train_images or IMAGES[setting.data]
+    return float(found[0].metrics["flops_per_image"]) * images * setting.epochs
 
 
 def gpu_hours(operations: float, teraflops: float = 100.0) -> float:

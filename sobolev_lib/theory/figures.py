@@ -67,7 +67,8 @@ def draw_counts(eps: Sequence[float], counts: Mapping[str, Sequence[int]]) -> Fi
         method, dash = looks[name]
         (line,) = ax.plot(eps, numbers, dash, color=style.COLOURS[method], label=name)
         line.set_marker(style.MARKERS[method])
-    ax.set(xscale="log", yscale="log", xlabel="eps", ylabel="pieces")
+    style.log_scale(ax, "xy")
+    ax.set(xlabel="eps", ylabel="pieces")
     ax.invert_xaxis()
     ax.legend()
     return fig
@@ -102,7 +103,8 @@ def draw_rates(knots: Mapping[int, float], random: Mapping[int, float]) -> Figur
             f"slope −{-power:g}", (n[1], guide[1]), xytext=(-4, -4), textcoords="offset points",
             ha="right", va="top", fontsize=9, color=style.TEXT_COLOURS["truth"],
         )  # fmt: skip
-    ax.set(xscale="log", yscale="log", xlabel="hidden units", ylabel="rms error of the gradient")
+    style.log_scale(ax, "xy")
+    ax.set(xlabel="hidden units", ylabel="rms error of the gradient")
     ax.legend()
     return fig
 
@@ -117,7 +119,8 @@ def draw_practice(
         dash = {"values": "--", "sobolev": "-."}[method]
         label = f"256-256, trained: {style.LABELS[method]}"
         ax.axhline(level, color=style.COLOURS[method], ls=dash, lw=1.4, label=label)
-    ax.set(xscale="log", yscale="log", xlabel="hidden units", ylabel="rms error of the gradient")
+    style.log_scale(ax, "xy")
+    ax.set(xlabel="hidden units", ylabel="rms error of the gradient")
     ax.legend(loc="lower left")
     return fig
 

@@ -104,7 +104,8 @@ def draw_steepness(
         for name, (colour, label) in looks.items()
     ]
     lines.append(style.curve(ax, sizes, distances, "sobolev", label="distance"))
-    ax.set(xscale="log", yscale="log", xlabel="points $n$", title="Smallest of the data set")
+    style.log_scale(ax, "xy")
+    ax.set(xlabel="points $n$", title="Smallest of the data set")
     ax.set_xlim(sizes[0] * 0.8, sizes[-1] * 9)
     style.label_ends(ax, lines)
     return fig

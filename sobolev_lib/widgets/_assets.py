@@ -14,12 +14,13 @@ from sobolev_lib.figures.style import COLOURS, LABELS
 _FOLDER = Path(__file__).resolve().parent
 
 
-def script(name: str) -> str:
-    """Return the self-contained ECMAScript module of the widget in ``NAME.js``."""
+def script(*names: str) -> str:
+    """Return one self-contained ECMAScript module made of the files ``NAME.js``, in this order."""
     common = (_FOLDER / "common.js").read_text(encoding="utf-8")
     for mark, table in (("__COLOURS__", COLOURS), ("__LABELS__", LABELS)):
         common = common.replace(mark, json.dumps(table))
-    return common + "\n" + (_FOLDER / f"{name}.js").read_text(encoding="utf-8")
+    own = [(_FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in names]
+    return "\n".join([common, *own])
 
 
 def styles() -> str:

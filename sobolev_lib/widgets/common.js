@@ -64,8 +64,12 @@ function digits(value) {
   const size = Math.abs(value);
   if (size >= 0.001 && size < 10000) return String(Number(value.toPrecision(3)));
   const [mantissa, exponent] = value.toExponential(1).split("e");
-  const raised = String(Number(exponent)).replace(/[-0-9]/g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
-  return `${mantissa}·10${raised}`;
+  return `${mantissa}·10${raised(Number(exponent))}`;
+}
+
+/** A whole number as an exponent. */
+function raised(power) {
+  return String(power).replace(/[-0-9]/g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
 }
 
 /** A canvas as wide as its box, sharp on any screen; `draw(context, width, height)` in CSS pixels. */

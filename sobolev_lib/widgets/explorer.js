@@ -1,16 +1,4 @@
 // Surfaces and gradient fields of a function and of networks, unpacked from 16-bit records.
-const VIRIDIS = (
-  "440154 481769 472a7a 433d84 3d4e8a 355e8d 2e6d8e 297b8e 23898e " +
-  "1f978b 21a585 2eb37c 46c06f 65cb5e 89d548 b0dd2f d8e219 fde725"
-).split(" ").map((hex) => [0, 2, 4].map((k) => parseInt(hex.slice(k, k + 2), 16)));
-
-/** Colour of t in [0, 1], as three numbers of 0 to 255; what lies outside takes the end's colour. */
-function viridis(t) {
-  const u = Math.min(1, Math.max(0, t)) * (VIRIDIS.length - 1);
-  const i = Math.min(VIRIDIS.length - 2, Math.floor(u));
-  return VIRIDIS[i].map((v, k) => v + (u - i) * (VIRIDIS[i + 1][k] - v));
-}
-
 /** Record `number` of the packed data (see SurfaceExplorer in surfaces.py). */
 function unpack(view, number, side, arrows) {
   const [values, slopes] = [new Float64Array(side * side), new Float64Array(2 * arrows * arrows)];
@@ -21,70 +9,6 @@ function unpack(view, number, side, arrows) {
   for (let i = 0; i < values.length; i++, at += 2) values[i] = header[0] + header[1] * view.getUint16(at, true);
   for (let i = 0; i < slopes.length; i++, at += 2) slopes[i] = header[2] + header[3] * view.getUint16(at, true);
   return { values, slopes };
-}
-
-/** The number below which a share `p` of the list lies, between two entries by a straight line. */
-function quantile(list, p) {
-  const sorted = Array.from(list).sort((a, b) => a - b);
-  const at = p * (sorted.length - 1);
-  const i = Math.floor(at);
-  return sorted[i] + (at - i) * ((sorted[i + 1] ?? sorted[i]) - sorted[i]);
-}
-
-/** Pieces of the line where a grid has one value (marching squares), in units of grid cells. */
-function contour(values, side, level) {
-  const pieces = [];
-  for (let row = 0; row + 1 < side; row++) {
-    for (let column = 0; column + 1 < side; column++) {
-      const corners = [[0, 0], [1, 0], [1, 1], [0, 1]].map(([dx, dy]) => [column + dx, row + dy, values[(row + dy) * side + column + dx] - level]);
-      const cuts = [];
-      for (let k = 0; k < 4; k++) {
-        const [a, b] = [corners[k], corners[(k + 1) % 4]];
-        if (a[2] < 0 !== b[2] < 0) {
-          const t = a[2] / (a[2] - b[2]);
-          cuts.push([a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])]);
-        }
-      }
-      for (let k = 0; k + 1 < cuts.length; k += 2) pieces.push([cuts[k], cuts[k + 1]]);
-    }
-  }
-  return pieces;
-}
-
-/** Where an arrow of the field starts, its direction in the plane [-1, 1]^2, and its length in cells. */
-function arrowsOf(slopes, count, domain, reference) {
-  const list = [];
-  const [wx, wy] = domain.map(([low, high]) => high - low);
-  for (let row = 0; row < count; row++) {
-    for (let column = 0; column < count; column++) {
-      const [gx, gy] = [slopes[2 * (row * count + column)], slopes[2 * (row * count + column) + 1]];
-      const size = Math.hypot(gx, gy);
-      const [dx, dy] = [gx / wx, gy / wy]; // a step along the gradient, as the plot's axes show it
-      const norm = Math.hypot(dx, dy);
-      if (norm === 0) continue;
-      const length = (Math.min(1, Math.sqrt(size / reference)) * 1.8) / count;
-      const [x, y] = [-1 + (2 * column + 1) / count, -1 + (2 * row + 1) / count];
-      list.push({ x, y, dx: (dx / norm) * length, dy: (dy / norm) * length });
-    }
-  }
-  return list;
-}
-
-function drawArrows(c, list, project, colour, width) {
-  c.strokeStyle = colour;
-  c.lineWidth = width;
-  c.beginPath();
-  for (const { x, y, dx, dy } of list) {
-    const [px, py] = project(x - dx / 2, y - dy / 2);
-    const [qx, qy] = project(x + dx / 2, y + dy / 2);
-    const [ux, uy] = [qx - px, qy - py];
-    c.moveTo(px, py);
-    c.lineTo(qx, qy);
-    c.moveTo(qx - 0.4 * ux + 0.22 * uy, qy - 0.4 * uy - 0.22 * ux);
-    c.lineTo(qx, qy);
-    c.lineTo(qx - 0.4 * ux - 0.22 * uy, qy - 0.4 * uy + 0.22 * ux);
-  }
-  c.stroke();
 }
 
 const LIMIT = 0.12; // heights are cut this far beyond the truth's range
@@ -153,30 +77,7 @@ function labelFloor(c, ink, at, floor, scene, ca, sa) {
 function drawMap(c, width, height, ink, grid, scene) {
   const size = Math.min(width - 44, height - 36);
   const box = { x: 34 + (width - 44 - size) / 2, y: 6, w: size, h: size };
-  const image = document.createElement("canvas");
-  image.width = image.height = scene.side;
-  const pixels = image.getContext("2d").createImageData(scene.side, scene.side);
-  for (let row = 0; row < scene.side; row++) {
-    for (let column = 0; column < scene.side; column++) {
-      const colour = viridis((grid.values[row * scene.side + column] - scene.low) / (scene.high - scene.low));
-      pixels.data.set([...colour, 255], 4 * ((scene.side - 1 - row) * scene.side + column));
-    }
-  }
-  image.getContext("2d").putImageData(pixels, 0, 0);
-  c.imageSmoothingEnabled = true;
-  const inner = scene.side - 1; // samples sit on the edges: half a pixel of the image lies outside
-  c.drawImage(image, 0.5, 0.5, inner, inner, box.x, box.y, box.w, box.h);
-  const scale = (u) => u / inner;
-  c.strokeStyle = "rgba(0,0,0,0.55)";
-  c.lineWidth = 0.9;
-  c.beginPath();
-  for (const level of scene.levels) {
-    for (const [a, b] of contour(grid.values, scene.side, level)) {
-      c.moveTo(box.x + scale(a[0]) * box.w, box.y + box.h - scale(a[1]) * box.h);
-      c.lineTo(box.x + scale(b[0]) * box.w, box.y + box.h - scale(b[1]) * box.h);
-    }
-  }
-  c.stroke();
+  paintField(c, box, grid.values, scene.side, [scene.low, scene.high], scene.levels);
   const project = (x, y) => [box.x + ((x + 1) / 2) * box.w, box.y + box.h - ((y + 1) / 2) * box.h];
   drawArrows(c, scene.arrows, project, "rgba(0,0,0,0.7)", 2.6);
   drawArrows(c, scene.arrows, project, "white", 1.1);
@@ -317,7 +218,7 @@ function render({ model, el }) {
     const spoken = [];
     for (const p of panels) {
       const grid = current.grids[p.m];
-      p.text.textContent = p.m === "truth" ? `${LABELS.truth}: ${current.facts.title}` : LABELS[p.m];
+      p.text.textContent = LABELS[p.m];
       const kind = model.get("view") === "map" ? "Map" : "Surface";
       let label = `${kind} of ${p.m === "truth" ? current.facts.title : `the network ${LABELS[p.m]}`} with its gradient field.`;
       if (p.m !== "truth") {
@@ -371,9 +272,8 @@ function render({ model, el }) {
     h(
       "section",
       { class: "sob sob-surfaces", "aria-label": "A function and the networks trained on it" },
-      h("div", { class: "sob-controls" }, ...Object.values(controls).map((control) => control.node), turn.node),
-      h("div", { class: "sob-panels" }, ...panels.map((p) => p.node)),
-      bar.canvas,
+      h("div", { class: "sob-controls" }, ...Object.values(controls).map((control) => control.node)),
+      h("div", { class: "sob-panels" }, ...panels.map((p) => p.node), h("div", { class: "sob-beside" }, turn.node, bar.canvas)),
       table,
       status,
     ),

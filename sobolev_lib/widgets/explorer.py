@@ -19,46 +19,6 @@ Key = tuple[str, int, str, int]
 _TOP = 65535  # the largest 16-bit number
 
 
-def value_points(domain: Domain, side: int = 33) -> NDArray[np.float64]:
-    """Points where a surface is sampled: a regular grid that includes the domain's edges.
-
-    Parameters
-    ----------
-    domain : tuple
-        ``((x_lo, x_hi), (y_lo, y_hi))``.
-    side : int
-        Points along each axis, at least 2.
-
-    Returns
-    -------
-    ndarray, shape (side * side, 2)
-        Row by row from the lowest y, x rising within a row, so that ``f(points).reshape(side,
-        side)`` is a grid as `SurfaceExplorer.from_grids` takes it.
-    """
-    if side < 2:
-        raise ValueError(f"side is {side}; at least 2 points are needed along each axis")
-    return _mesh(*(np.linspace(low, high, side) for low, high in domain))
-
-
-def gradient_points(domain: Domain, side: int = 13) -> NDArray[np.float64]:
-    """Points where a gradient field is sampled: centres of side * side cells, in the same order.
-
-    Returns
-    -------
-    ndarray, shape (side * side, 2)
-        ``f.gradient(points).reshape(side, side, 2)`` is a field as `SurfaceExplorer.from_grids`
-        takes it.
-    """
-    if side < 1:
-        raise ValueError(f"side is {side}; at least 1 cell is needed along each axis")
-    middle = (np.arange(side) + 0.5) / side
-    return _mesh(*(low + (high - low) * middle for low, high in domain))
-
-
-def _mesh(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-
-
 class SurfaceExplorer(anywidget.AnyWidget):
     """Surfaces and gradient fields of a function and of the networks trained on it.
 
@@ -86,7 +46,7 @@ class SurfaceExplorer(anywidget.AnyWidget):
     the test errors of each record.
     """
 
-    _esm = _assets.script("explorer")
+    _esm = _assets.script("maps", "explorer")
     _css = _assets.styles()
 
     functions = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -121,8 +81,9 @@ class SurfaceExplorer(anywidget.AnyWidget):
         Parameters
         ----------
         truth : mapping
-            ``truth[function] = (values, gradients)`` of shapes (g, g) and (a, a, 2): the
-            function at `value_points` and its gradient at `gradient_points`, both in raw units.
+            ``truth[function] = (values, gradients)`` of shapes (g, g) and (a, a, 2), in raw units:
+            the function at ``f.grid(g)`` and its gradient at ``f.grid(a, centres=True)``
+            (`sobolev_lib.functions.BenchmarkFunction.grid`), so row by row from the lowest y.
         grids : mapping
             ``grids[function, n, method, seed]``, the same of each network; `method` is a key of
             `sobolev_lib.figures.LABELS`.  Combinations may be missing.

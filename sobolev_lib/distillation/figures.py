@@ -1,0 +1,236 @@
+"""Figures of section 4.2: learning curves of teachers, Fig. 4, controls, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from sobolev_lib.figures import marks, style
+from sobolev_lib.records.ledger import Record
+from sobolev_lib.records.summary import Interval, interval
+
+from . import arms, results
+from .games import GAMES
+from .results import Cell, Runs
+
+METHODS = ("values", "sobolev")
+LOOKS = {"memory": "kriging", "pixels": "critic"}
+NAMES = {
+    "kl": "KL(teacher, student)",
+    "kl_reverse": "KL(student, teacher)",
+    "action_error": "Other action, part of the states",
+}
+ARMS = {
+    "equal_cost": "Values only, same time",
+    "temperature": "Values only, softened targets",
+    "null": "Sobolev, another state's gradients",
+    "jacobian": "Sobolev, whole Jacobian",
+    "squared": "Sobolev, squared norm",
+    "alpha": "Sobolev, alpha x {times:g}",
+    "silu": "{method}, SiLU",
+    "kinks": "Sobolev, kink kernel",
+}
+
+
+def over_seeds(rows: NDArray[numpy.float64]) -> list[Interval]:
+    """Intervals over seeds of each column; of one seed, that seed without a width."""
+    if len(rows) == 1:
+        return [Interval(v, v, v, 1) for v in rows[0].tolist()]
+    return [interval(column) for column in rows.T]
+
+
+def fig4(cells: Sequence[Cell], metric: str, *, columns: int = 2) -> Figure:
+    """Fig. 4: a metric on test states over training, a panel for each game and fraction.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+    metric : str
+        A key of :data:`NAMES`.
+    columns : int
+        Panels in a row.
+
+    Raises
+    ------
+    ValueError
+        If there is no cell, or the metric is unknown.
+    """
+    if not cells or metric not in NAMES:
+        raise ValueError(f"cells is {len(cells)} long, metric {metric!r}: nothing can be drawn")
+    rows = -(-(len(cells) + 1) // columns)
+    fig, axes, last = marks.panels(
+        [cell.title for cell in cells], "Updates", NAMES[metric], 2.3 * rows,
+        columns=columns, width="text",
+    )  # fmt: skip
+    for ax, cell in zip(axes, cells, strict=True):
+        for method, mine in (("values", cell.values), ("sobolev", cell.sobolev)):
+            if mine:
+                updates, found = results.curves(mine, metric)
+                marks.band(ax, updates, over_seeds(found), method)
+        _from_zero(ax)
+    marks.key(last, METHODS, "Mean over seeds, band: 95 % interval.", marker=False)
+    return fig
+
+
+def _from_zero(ax: Axes) -> None:
+    ax.set_ylim(0, 1.07 * ax.dataLim.y1)
+
+
+def live(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Two metrics of one seed over training, a line for each method."""
+    fig, axes = style.figure(1, 2, height=2.9)
+    for ax, metric in zip(axes, ("kl", "action_error"), strict=True):
+        for method, curve in curves.items():
+            ax.plot(
+                curve["update"], curve[metric], **marks.look(method), label=style.LABELS[method]
+            )
+        ax.set_title(NAMES[metric], fontsize=9)
+        ax.set_xlabel("Updates")
+        _from_zero(ax)
+    axes[0].legend(loc="lower left")
+    return fig
+
+
+def controls(
+    records: Sequence[Record], game: str, fraction: float, metric: str = "kl", **given: int
+) -> Figure | None:
+    """The paper's two methods and the controls that were run, at the end; None without any."""
+    lines: list[tuple[str, str, Runs]] = []
+    for settings, mine in results.arm(records, "paper", game, fraction, **given):
+        lines.append((style.LABELS[settings.method], settings.method, mine))
+    chosen = results.chosen(records, game)
+    for name, text in ARMS.items():
+        for settings, mine in results.arm(records, name, game, fraction, **given):
+            pilot = chosen.get(arms.row(asdict(settings)))
+            times = settings.alpha / pilot.alpha if pilot and pilot.alpha else 1.0
+            label = text.format(times=times, method=style.LABELS[settings.method])
+            lines.append((label, settings.method, mine))
+    lines = [line for line in lines if len(line[2]) > 1]
+    if len(lines) < 3:
+        return None
+    fig, ax = style.figure(height=0.34 * len(lines) + 0.9)
+    for place, (_, method, every) in enumerate(reversed(lines)):
+        marks.dots(ax, place, list(results.values(every, metric).values()), method, horizontal=True)
+        marks.interval(ax, place, results.mean(every, metric), method, horizontal=True)
+    ax.set_yticks(range(len(lines)), [line[0] for line in reversed(lines)])
+    ax.set_xlabel(f"{NAMES[metric]}, test, at the end")
+    ax.set_xlim(left=0)
+    return fig
+
+
+def learning(records: Sequence[Record]) -> Figure:
+    """Return over decisions of experts and teachers, a panel for each game.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Of the experiment ``teacher``; of one training the one with the most decisions is drawn.
+    """
+    fig, axes, last = marks.panels(
+        [game.title for game in GAMES.values()], "Decisions, millions", "Return", 4.4,
+        columns=2, width="text",
+    )  # fmt: skip
+    for ax, game in zip(axes, GAMES, strict=True):
+        for kind, record in latest(records, game).items():
+            curve = record.metrics["curve"]
+            centre, half = (numpy.array(curve[name]) for name in ("return_mean", "return_interval"))
+            found = [
+                Interval(c, c - h, c + h, n)
+                for c, h, n in zip(centre, half, curve["episodes"], strict=True)
+            ]
+            marks.band(ax, numpy.array(curve["steps"]) / 1e6, found, LOOKS[kind])
+    texts = {LOOKS["memory"]: "Expert on memory", LOOKS["pixels"]: "Teacher on pixels"}
+    marks.key(last, texts, "Games of each stretch of training,\nband: 95 % interval.", marker=False)
+    return fig
+
+
+def entropies(spread: Mapping[str, NDArray[numpy.float32]]) -> Figure:
+    """Histograms of normalised entropies over states, a panel for each game.
+
+    Parameters
+    ----------
+    spread : mapping
+        From a game to the entropies (states,).
+    """
+    fig, grid = style.figure(1, max(len(spread), 1), height=2.3, squeeze=False, sharey=True)
+    for ax, (game, each) in zip(grid[0], spread.items(), strict=False):
+        ax.hist(each, numpy.linspace(0, 1, 26), weights=numpy.full(len(each), 100 / len(each)))
+        ax.set_title(GAMES[game].title)
+        ax.set_xlabel("Entropy, 1: uniform")
+    grid[0][0].set_ylabel("States, %")
+    return fig
+
+
+def latest(records: Sequence[Record], game: str) -> dict[str, Record]:
+    """Records of a game's expert ("memory") and teacher ("pixels") with the most decisions."""
+    found: dict[str, Record] = {}
+    for record in records:
+        kind = "memory" if record.config["route"] == "memory" else "pixels"
+        if record.config["game"] != game:
+            continue
+        if kind not in found or record.config["steps"] > found[kind].config["steps"]:
+            found[kind] = record
+    return found
+
+
+def agreement(cells: Sequence[Cell], metric: str = "gradient_cosine") -> Figure:
+    """How well students' input gradients agree with the teacher's, a row for each cell.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+    metric : str
+        Of :func:`.looking.agreement`; "gradient_cosine" also shows that with another state's.
+    """
+    fig, ax = style.figure(height=0.55 * len(cells) + 1.0)
+    for place, cell in enumerate(reversed(cells)):
+        for shift, method, mine in (
+            (0.15, "values", cell.values),
+            (-0.15, "sobolev", cell.sobolev),
+        ):
+            found = results.values(mine, metric)
+            marks.dots(ax, place + shift, list(found.values()), method, horizontal=True)
+            marks.interval(ax, place + shift, results.mean(mine, metric), method, horizontal=True)
+    ax.set_yticks(range(len(cells)), [cell.title for cell in reversed(cells)])
+    marks.line_at_zero(ax, vertical=True)
+    for method in METHODS:
+        ax.plot([], [], **marks.look(method), label=style.LABELS[method])
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.6 / (len(cells) + 1)), ncols=2)
+    ax.set_xlabel("Cosine of input gradients, student and teacher")
+    return fig
+
+
+def looks(frames: NDArray[numpy.uint8], gradients: Mapping[str, NDArray[numpy.float32]]) -> Figure:
+    """Frames, and beside them where each policy looks: a column for each.
+
+    Parameters
+    ----------
+    frames : (n, 84, 84) uint8
+    gradients : mapping
+        From the name of a policy to input gradients (n, 4, 84, 84).
+    """
+    rows, columns = len(frames), 1 + len(gradients)
+    fig, grid = style.figure(
+        rows, columns, width="text", height=6.8 / columns * rows + 0.3, squeeze=False
+    )
+    for row in range(rows):
+        pictures = {"What is seen": frames[row] / 255.0} | {
+            name: heat(each[row]) for name, each in gradients.items()
+        }
+        for ax, (name, picture) in zip(grid[row], pictures.items(), strict=True):
+            ax.imshow(picture, cmap="gray" if name == "What is seen" else "inferno", vmin=0, vmax=1)
+            ax.set_axis_off()
+            if row == 0:
+                ax.set_title(name, fontsize=9)
+    return fig
+
+
+def heat(gradient: NDArray[numpy.float32]) -> NDArray[numpy.float32]:
+    """Size of a gradient (4, 84, 84) over the four frames, from 0 to 1; the top per mille at 1."""
+    size = numpy.sqrt((gradient.astype(numpy.float64) ** 2).sum(0))
+    return numpy.clip(size / max(numpy.quantile(size, 0.999), 1e-30), 0, 1).astype(numpy.float32)

@@ -1,0 +1,177 @@
+"""Section 4.2 as tables and sentences for the pages of the book, whatever has been run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sobolev_lib.figures.style import Table
+from sobolev_lib.records.ledger import Record
+
+from . import results
+from .arms import UNIFORM
+from .figures import latest
+from .games import GAMES
+from .results import Cell, Runs
+
+AIMS = {"pong": 15, "breakout": 150, "space_invaders": 500}
+ROUTES = {
+    "memory": "PPO on memory",
+    "ppo": "PPO on pixels",
+    "dagger": "imitation of an expert",
+    "kickstart": "PPO beside an expert",
+}
+NOTHING = "No student has been trained yet: the figures appear here when their records do."
+
+
+def shown(mine: Runs, metric: str, spec: str = ".2g") -> str:
+    """A metric over seeds: with its interval from two seeds on, of one seed alone, or a dash."""
+    if not mine:
+        return "\u2014"
+    found = results.mean(mine, metric)
+    if found is None:
+        return f"{next(iter(results.values(mine, metric).values())):{spec}} (1 seed)"
+    return f"{found:{spec}}"
+
+
+def fig4(cells: Sequence[Cell], metric: str, spec: str = ".3f") -> Table | None:
+    """A metric of the paper's two methods, a row for each cell; None without any.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+    metric : str
+    spec : str
+        Format of its numbers.
+    """
+    rows = {
+        cell.title: {
+            "seeds": len(cell.values.keys() & cell.sobolev.keys()),
+            "values only": shown(cell.values, metric, spec),
+            "Sobolev": shown(cell.sobolev, metric, spec),
+            "less by": f"{gain:{spec}}" if (gain := cell.gain(metric)) else "\u2014",
+        }
+        for cell in cells
+    }
+    return Table(rows, corner="game, states") if rows else None
+
+
+def teachers(records: Sequence[Record]) -> Table | None:
+    """What experts and teachers reached, a row for each; None without any."""
+    rows = {}
+    for game, entry in GAMES.items():
+        for kind, record in latest(records, game).items():
+            metrics = record.metrics
+            half = f" \u00b1 {metrics['return_interval']:.1f}" if metrics["episodes"] > 1 else ""
+            rows[f"{entry.title}, {'expert' if kind == 'memory' else 'teacher'}"] = {
+                "return": f"{metrics['return_mean']:.1f}{half}",
+                "games": metrics["episodes"],
+                "aim": AIMS[game],
+                "decisions": f"{record.config['steps']:,}",
+                "way": ROUTES[record.config["route"]],
+            }
+    return Table(rows, corner="policy") if rows else None
+
+
+def gains(cells: Sequence[Cell]) -> str:
+    """Sentences: where derivatives bring the student closer, where not, and what is not settled."""
+    compared = [cell for cell in cells if cell.gain("kl")]
+    if not compared:
+        return NOTHING if not cells else (
+            "The two methods have no two seeds in common yet, so that nothing can be compared."
+        )  # fmt: skip
+    said = []
+    for metric, name in (("kl", "divergence"), ("action_error", "part of other actions")):
+        signs = {cell.title: gain.sign for cell in compared if (gain := cell.gain(metric))}
+        closer = [title for title, sign in signs.items() if sign > 0]
+        further = [title for title, sign in signs.items() if sign < 0]
+        open_ = [title for title, sign in signs.items() if not sign]
+        parts = [f"smaller with derivatives in {_named(closer)}"] if closer else []
+        parts += [f"larger in {_named(further)}"] if further else []
+        parts += [f"not settled in {_named(open_)}"] if open_ else []
+        said.append(f"The {name} is {', '.join(parts)}.")
+    return " ".join(said)
+
+
+def settled(cells: Sequence[Cell]) -> str:
+    """Sentence: in how many runs validation had turned or was flat when training ended."""
+    found = [each for cell in cells for mine in (cell.values, cell.sobolev)
+             for each in results.settled(mine).values()]  # fmt: skip
+    if not found:
+        return NOTHING
+    return (
+        f"In {sum(found)} of {len(found)} runs the validation divergence had turned, or was flat, "
+        "when training ended."
+    )
+
+
+def cost(cells: Sequence[Cell]) -> str:
+    """Sentence: what a Sobolev step costs."""
+    found = [each for cell in cells if (each := results.cost(cell))]
+    if not found:
+        return NOTHING
+    low, high = min(f["ratio"] for f in found), max(f["ratio"] for f in found)
+    share = max(f["share"] for f in found)
+    times = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+    return (
+        f"A Sobolev step took {times} times the processor time of a step on values; the teacher's "
+        f"gradient is {share:.2f} of that at most."
+    )
+
+
+def play(cells: Sequence[Cell]) -> Table | None:
+    """Returns of the students when they play, a row for each cell; None without any."""
+    played = [
+        cell for cell in cells
+        if all("return_mean" in r.metrics for m in (cell.values, cell.sobolev) for r in m.values())
+    ]  # fmt: skip
+    table = fig4(played, "return_mean", ".1f")
+    if table is None:
+        return None
+    rows = {
+        name: {"values only": row["values only"], "Sobolev": row["Sobolev"]}
+        for name, row in table.rows.items()
+    }
+    return Table(rows, corner="game, states")
+
+
+def agreement(cells: Sequence[Cell]) -> Table | None:
+    """How students' gradients agree with the teacher's, a row for each cell and method."""
+    columns = {
+        "gradient_cosine": "cosine",
+        "gradient_cosine_other": "with another state's",
+        "gradient_overlap": "inside",
+        "gradient_size": "size",
+    }
+    rows = {}
+    for cell in cells:
+        for name, mine in (("values only", cell.values), ("Sobolev", cell.sobolev)):
+            if mine and all("gradient_cosine" in r.metrics for r in mine.values()):
+                rows[f"{cell.title}, {name}"] = {
+                    title: shown(mine, metric, ".2f") for metric, title in columns.items()
+                }
+    return Table(rows, corner="game, states, method") if rows else None
+
+
+def uniform(shares: Mapping[str, float]) -> str:
+    """Sentence: in how many of the states each teacher's policy is nearly uniform."""
+    if not shares:
+        return "No teacher has been trained yet."
+    parts = [f"{share:.0%} of the states in {GAMES[game].title}" for game, share in shares.items()]
+    return f"The entropy is above {UNIFORM:.0%} of that of a uniform policy in {_and(parts)}."
+
+
+def origin(recorded: Mapping[str, bool]) -> str:
+    """Sentence: which games were replayed from a recording, and which were played for the page."""
+    kept = [GAMES[game].title for game, there in recorded.items() if there]
+    live = [GAMES[game].title for game, there in recorded.items() if not there]
+    said = [f"Replayed from the committed recording: {_and(kept)}."] if kept else []
+    said += [f"Played by the teacher while this page was built: {_and(live)}."] if live else []
+    return " ".join(said) or "No teacher has been trained yet."
+
+
+def _named(titles: Sequence[str]) -> str:
+    return _and([f"{title}".replace(", ", " at ") for title in titles])
+
+
+def _and(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
