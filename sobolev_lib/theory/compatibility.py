@@ -88,8 +88,8 @@ def lower_bound(
         Elementwise on NumPy arrays or tensors of float64.
     interval : (float, float)
     balls : (callable, callable), optional
-        f and g for the power series of python-flint, such as ``(lambda x: x.sin(), lambda x:
-        x.cos() + 0.3)``; the result is then certain.
+        f and g for the power series of python-flint, such as ``lambda x: x.sin()`` and
+        ``lambda x: x.cos() + 0.3``; the result is then certain.
 
     Returns
     -------
