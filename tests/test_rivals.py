@@ -35,10 +35,12 @@ def test_slopes_are_those_of_the_values_of_every_model(model, short):
     points = x[:3] + 0.1
     found = slopes(points)
     assert values(points).shape == (3, 1) and found.shape == (3, 2)
-    size = 1e-3
+    # Kriging's predictions carry rounding noise: a long step, and a difference of fourth order.
+    size = 0.1
     for k, step in enumerate(size * torch.eye(2, dtype=torch.float64)):
-        difference = (values(points + step) - values(points - step))[:, 0] / (2 * size)
-        torch.testing.assert_close(found[:, k], difference, rtol=1e-4, atol=1e-3)
+        one, two = (values(points + j * step) - values(points - j * step) for j in (1, 2))
+        difference = (8 * one - two)[:, 0] / (12 * size)
+        torch.testing.assert_close(found[:, k], difference, rtol=1e-3, atol=1e-2)
 
 
 @needs_rivals
