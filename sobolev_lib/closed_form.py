@@ -43,7 +43,7 @@ weights of the last hidden layer go into :math:`W_{L-1}`, which saves no product
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,7 @@ class Activation:
     slope_: Callable[[Tensor], Tensor] | None = None
 
 
+SIGNAL, ROWS = 2**18, 256  # entries of a signal that fits the cache; fewer rows cost more than that
 SLOPE = 0.01  # negative slope of the leaky ReLU: PyTorch's default
 aten = torch.ops.aten
 
@@ -196,12 +197,31 @@ class Group:
         return value, derivative, [*slopes, last.unsqueeze(1), *offsets, e.sum(dim=1)]
 
     def moving_slopes(
-        self, signals: Signals, dy: Tensor, weight: Tensor
+        self, signals: Signals, dy: Tensor, weight: Tensor, whole: bool = False
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Networks whose phi'' is not zero: six large products a layer.
 
-        The gradients are g_l^T t_{l-1} + delta_l^T a_{l-1}, with the value's residual in delta.
+        The gradients are g_l^T t_{l-1} + delta_l^T a_{l-1}, with the value's residual in delta. On
+        the CPU a large batch is taken some rows at a time, so that the signals stay in the cache;
+        `whole` where the activation looks at the whole batch.
         """
+        members, points = self.x.shape[:2]
+        rows = max(ROWS, SIGNAL // (members * max(w.shape[1] for w in self.weights)))
+        if whole or self.x.is_cuda or rows >= points:
+            return self._moving_slopes(signals, dy, weight)
+        found: list[Tensor] = []
+        for start in range(0, points, rows):
+            part = slice(start, start + rows)
+            few = replace(self, x=self.x[:, part], y=self.y[:, part])
+            *losses, gradients = few._moving_slopes(signals, dy[:, part], weight)
+            share = few.x.shape[1] / points  # all of them are means over points
+            new = [t.mul_(share) for t in (*losses, *gradients)]
+            found = [a.add_(b) for a, b in zip(found, new, strict=True)] if found else new
+        return found[0], found[1], found[2:]
+
+    def _moving_slopes(
+        self, signals: Signals, dy: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         weights, biases = self.weights, self.biases
         a, s, c = [self.x], list[Tensor](), list[Tensor]()  # a_l, phi'(z_l), phi''(z_l)
         for layer, (w, b) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):

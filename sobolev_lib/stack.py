@@ -7,10 +7,10 @@ one batched matrix product, so that a whole figure (functions x methods x seeds)
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -331,9 +331,10 @@ class _ClosedForm(torch.autograd.Function):
             else:
                 way = group.slopes
                 if stack.rule.all is not None:
-                    way = functools.partial(group.moving_slopes, stack.rule.all)
+                    way = partial(group.moving_slopes, stack.rule.all)
                 elif train and stack.kink_bandwidth is not None:
-                    way = functools.partial(group.moving_slopes, stack._kinked(chosen))
+                    kinked = stack._kinked(chosen)
+                    way = partial(group.moving_slopes, kinked, whole=stack.scale_bandwidth)
                 value[chosen], derivative[chosen], found = way(dy[chosen], weight[chosen])
             if len(plan) == 1:
                 gradients = found

@@ -1,5 +1,6 @@
 """What the table of contents says: shared by the tests of the book."""
 
+import functools
 from pathlib import Path
 
 import nbformat
@@ -24,7 +25,8 @@ def source(page: str) -> Path:
     return path
 
 
+@functools.cache
 def notebooks() -> dict[str, nbformat.NotebookNode]:
-    """Return the chapters that are notebooks."""
+    """Return the chapters that are notebooks; read once, so change none."""
     paths = {page: source(page) for page in contents()}
     return {p: nbformat.read(path, 4) for p, path in paths.items() if path.suffix == ".ipynb"}

@@ -1,5 +1,6 @@
 """The sources of the book: what the table of contents names, and the form of its notebooks."""
 
+import ast
 import json
 import re
 import subprocess
@@ -41,6 +42,39 @@ def test_code_cells_are_short(page):
     """Logic belongs in the library, where it is typed and tested."""
     lengths = [len(c.source.splitlines()) for c in notebooks()[page].cells if c.cell_type == "code"]
     assert max(lengths) <= LONGEST_CELL
+
+
+def _is_plumbing(statement):
+    """Whether a statement only hands numbers to the prose."""
+    if isinstance(statement, ast.For):
+        return all(map(_is_plumbing, statement.body))
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    name = call.func if isinstance(call, ast.Call) else None
+    return isinstance(name, ast.Name) and name.id in ("glue", "show", "tell")
+
+
+@pytest.mark.parametrize("page", notebooks())
+def test_plumbing_is_in_hidden_cells(page):
+    for cell in notebooks()[page].cells:
+        tags = set(cell.metadata.get("tags", []))
+        if cell.cell_type == "code" and not tags & {"remove-cell", "remove-input", "hide-cell"}:
+            assert not any(map(_is_plumbing, ast.parse(cell.source).body)), cell.source
+
+
+@pytest.mark.parametrize("page", notebooks())
+def test_exercises_are_open_and_solutions_are_folded_and_end_in_a_sentence(page):
+    after_code = ""
+    for cell in notebooks()[page].cells:
+        if cell.cell_type == "code":
+            after_code = ""
+            continue
+        directives = r"\{(exercise|solution|solution-start)\}[^\n]*\n((?::[^\n]*\n)*)"
+        for kind, options in re.findall(directives, cell.source):
+            assert ("dropdown" in options) == (kind != "exercise"), (kind, options)
+        after_code += f"\n\n{cell.source}"
+        for part in after_code.split("{solution-end}")[:-1]:
+            last = part.strip("`: \n").rsplit("\n\n", 1)[-1]
+            assert re.search(r"\w.*[.!?)$]\W*$", last, re.DOTALL), f"{cell.id}: {last!r}"
 
 
 @pytest.mark.parametrize("page", notebooks())
@@ -99,11 +133,12 @@ def test_a_stored_execution_is_found_again_until_its_code_changes(tmp_path, monk
     assert not nbcache.is_stored(notebook)
 
 
-def test_vendored_files_are_those_that_were_fetched():
+@pytest.mark.parametrize("place", ["book/assets/vendor", "tests/vendor"])
+def test_vendored_files_are_those_that_were_fetched(place):
     """What a page serves must be what its makers published: the sums are written by the fetch."""
     import hashlib
 
-    folder = ROOT / "book" / "assets" / "vendor"
+    folder = ROOT / place
     listed = {}
     for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
         digest, name = line.split()

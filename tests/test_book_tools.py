@@ -78,7 +78,8 @@ def test_the_status_table_tells_commit_and_versions():
     import torch
 
     rows = dict(status.rows())
-    assert rows["torch"] == torch.__version__.partition("+")[0]  # 2.13.0+cu130 on Linux
+    # the label of the build, +cpu or +cu130, is not always in both
+    assert rows["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert rows["Commit"]
     assert status.table(list(rows.items())).astext().count("torch") >= 1
 

@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import rgb_to_hsv, to_rgb
 from matplotlib.ticker import LogFormatterSciNotation
 
-from sobolev_lib.figures import COLOURS, LABELS, TEXT_COLOURS, style
+from sobolev_lib.figures import COLOURS, LABELS, TEXT_COLOURS, ends, style
 
 mpl.use("Agg")
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,7 +192,7 @@ def test_spread_labels_are_apart_in_order_and_closest(seed):
     """No random feasible placement nearby has a smaller squared shift."""
     rng = np.random.default_rng(seed)
     want = rng.uniform(0, 60, size=7)
-    got = np.array(style._spread(want, 13.0))
+    got = np.array(ends.apart(want, 13.0))
     rank = np.argsort(want)
     assert np.all(np.diff(got[rank]) >= 13.0 - 1e-9)
     cost = np.sum((got - want) ** 2)
@@ -200,7 +200,7 @@ def test_spread_labels_are_apart_in_order_and_closest(seed):
         other = np.sort(got + rng.normal(0, 2.0, size=7))
         other = np.maximum.accumulate(other - 13.0 * np.arange(7)) + 13.0 * np.arange(7)
         assert np.sum((other - want[rank]) ** 2) >= cost - 1e-9
-    assert style._spread([5.0, 100.0], 13.0) == [5.0, 100.0]
+    assert ends.apart([5.0, 100.0], 13.0) == [5.0, 100.0]
 
 
 def test_end_labels_do_not_overlap():

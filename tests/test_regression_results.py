@@ -120,6 +120,14 @@ def test_kriging_is_a_line_like_the_others():
     assert found.errors("booth", 20, VALUES) == {}
 
 
+def test_an_error_can_grow_with_the_data():
+    found = Results(records({20: [0.5] * 7, 100: [0.2] * 7}))
+    grown = found.grown("booth", 20, 100, SOBOLEV)
+    assert (grown.centre, grown.sign) == (pytest.approx(0.3), 1)
+    assert found.grown("booth", 20, 100, VALUES).centre == 0
+    assert found.grown("booth", 20, 10_000, VALUES) is None
+
+
 def power_laws(exponent):
     """Values: error 1/steps; Sobolev: steps to the power -exponent, at 1 to 10,000 steps."""
     steps = [0, 1, 10, 100, 1000, 10_000]
@@ -167,6 +175,9 @@ def test_every_figure_draws_what_there_is(tmp_path, made):
         shown = [ax for ax in fig.axes if ax.lines]
         assert shown, "at least a key, a label or a line at 0"
         plt.close(fig)
+    with pytest.raises(ValueError, match="prices has 5 entries; at most 4"):
+        figures.equal_time(20, dict.fromkeys("abcde", 1.0), book=book)
+    plt.close("all")
 
 
 def test_the_gain_that_is_drawn_is_the_one_that_is_said(tmp_path):

@@ -75,6 +75,22 @@ def test_closed_form_agrees_with_autograd(activation, hidden):
     assert_agrees(stack, x, y, dy, torch.tensor([0.7, 2.5, 1.3], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("options", [{"activation": "silu"}, {"kink_bandwidth": 0.3}])
+def test_a_large_batch_that_is_taken_in_parts(options):
+    stack = make(hidden=(160, 7), **options)
+    x, y, dy = batch(3, 600, 2)  # 288,000 entries a signal
+    assert_agrees(stack, x, y, dy, torch.tensor([0.7, 2.5, 1.3], dtype=torch.float64))
+
+
+def test_a_scaled_kernel_sees_a_large_batch_whole():
+    stack = make(hidden=(160, 7), kink_bandwidth=0.3, scale_bandwidth=True)
+    x, y, dy = batch(3, 600, 2)
+    stack.losses(x, y, dy)
+    spread = (x @ stack.weights[0].mT + stack.biases[0][:, None]).std(dim=(1, 2), correction=0)
+    assert (stack.batches_0 == 1).all()  # the first batch gives the spread
+    torch.testing.assert_close(stack.spread_0.double().flatten(), spread, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(
     "weights", [[0.0, 2.0, 0.0, 0.3], [0.0, 0.0, 1.4, 2.0], [0.0] * 4, [3.0] * 4]
 )

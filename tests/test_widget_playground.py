@@ -14,6 +14,7 @@ import traitlets
 import widget_page
 from book_files import ROOT
 from scipy.interpolate import CubicSpline
+from widget_helpers import LISTEN
 
 from sobolev_lib.stack import MLPStack
 from sobolev_lib.widgets import Playground
@@ -710,6 +711,7 @@ def test_the_address_restores_the_settings(opened):
     assert "&a=kernel&h=4&" in page.url
     page.reload()
     page.wait_for_function("window.end !== undefined")
+    settled(page)
     assert section.get_by_label("Activation").input_value() == "kernel"
     assert trait(page, "width") == 4
     np.testing.assert_allclose(trait(page, "points"), points, atol=1e-3)
@@ -758,10 +760,7 @@ def test_numbers_that_explode_stop_the_training(opened):
 
 def test_a_screen_reader_is_not_flooded(opened):
     page, section = opened()
-    section.get_by_role("status").evaluate(
-        "node => { window.said = 0; new MutationObserver(() => window.said++)"
-        ".observe(node, { childList: true, characterData: true, subtree: true }); }"
-    )
+    section.get_by_role("status").evaluate(LISTEN)
     start = page.evaluate("performance.now()")
     section.get_by_role("button", name="Train").click()
     finished(section)
@@ -785,3 +784,5 @@ def test_a_phone_shows_controls_and_result_on_one_screen(opened, target, scheme)
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= 390
             assert re.search(r'"[^"]+"', control.aria_snapshot()), control.aria_snapshot()
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.wait_for_function("() => document.scrollingElement.scrollWidth <= 360")

@@ -116,7 +116,8 @@ def teach(sets: Sets, settings: Settings, seed: int = 0) -> Training:
 
 
 SMALL: dict[str, Any] = {
-    "fraction": 0.3, "learning_rate": 1e-3, "updates": 200, "batch": 40, "points": 6, "games": 0,
+    "fraction": 0.1, "alpha": 10.0, "learning_rate": 1e-3, "updates": 200, "batch": 40,
+    "points": 8, "games": 0,
 }  # fmt: skip
 """Settings of :func:`teach` for a page."""
 

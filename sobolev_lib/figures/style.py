@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from html import escape
 from types import TracebackType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
 import numpy as np
@@ -33,18 +32,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Annotation
 from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 from numpy.typing import ArrayLike
+
+from sobolev_lib.figures.ends import END_LABELS, spread_ends
 
 __all__ = [
     "COLOURS",
     "DASHES",
-    "END_LABELS",
     "FIELD_CMAP",
     "LABELS",
     "MARKERS",
-    "NARROW_ROWS",
     "TEXT_COLOURS",
     "WIDTHS",
     "PowersOfTen",
@@ -58,7 +56,6 @@ __all__ = [
     "label_ends",
     "log_scale",
     "panel_letters",
-    "spread_ends",
     "ten_to_the",
     "use_style",
 ]
@@ -198,12 +195,6 @@ _RC: dict[str, Any] = {
     "ytick.labelsize": 9,
 }
 
-
-#: The labels at the ends of lines by axes, for whoever changes the size of a figure.
-END_LABELS: WeakKeyDictionary[Axes, list[Annotation]] = WeakKeyDictionary()
-
-#: Rows of panels on a phone, for a figure that does not want them in the order of its grid.
-NARROW_ROWS: WeakKeyDictionary[Figure, list[list[Axes]]] = WeakKeyDictionary()
 
 # matplotlib types its settings by every single name; ours come from a table
 _settings: Any = mpl.rcParams
@@ -421,25 +412,6 @@ def label_ends(ax: Axes, lines: Sequence[Line2D], *, gap: float = 13.0, pad: flo
     spread_ends(ax, gap)
 
 
-def spread_ends(ax: Axes, gap: float = 13.0) -> None:
-    """Move the labels of `label_ends` apart by the size that the axes have now.
-
-    Parameters
-    ----------
-    ax : Axes
-        One with labels.
-    gap : float
-        Smallest distance between two labels, in points.
-    """
-    notes = END_LABELS[ax]
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()  # fixes the layout, hence the distances in points
-    ends = [ax.transData.transform(note.xy)[1] * 72.0 / figure.dpi for note in notes]
-    for note, end, place in zip(notes, ends, _spread(ends, gap), strict=True):
-        note.xyann = (note.xyann[0], place - end)
-
-
 def ten_to_the(exponent: int, factor: str = "") -> str:
     """Power of ten as text, 10⁻³ or 2 × 10⁻³: much faster to draw than mathtext."""
     raised = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
@@ -574,25 +546,3 @@ def _readable(colour: Any) -> Any:
     """The darker twin of a method's colour; any other colour as it is."""
     twins = {COLOURS[method]: TEXT_COLOURS[method] for method in COLOURS}
     return twins.get(colour, colour)
-
-
-def _spread(places: Sequence[float], gap: float) -> list[float]:
-    """Positions closest in least squares to `places` that keep their order and are `gap` apart.
-
-    Pool adjacent violators: labels that touch form a block, centred on the mean of what its members
-    want.
-    """
-    order = np.argsort(places, kind="stable")
-    blocks: list[tuple[float, int]] = []  # (start of the block, members)
-    for i in order:
-        start, size = float(places[i]), 1
-        while blocks and start < blocks[-1][0] + gap * blocks[-1][1]:
-            before, count = blocks.pop()
-            start = (before * count + (start - gap * count) * size) / (count + size)
-            size += count
-        blocks.append((start, size))
-    out = [0.0] * len(places)
-    spots = [start + gap * k for start, size in blocks for k in range(size)]
-    for i, spot in zip(order, spots, strict=True):
-        out[int(i)] = spot
-    return out

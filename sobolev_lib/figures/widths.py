@@ -6,8 +6,8 @@ a row where there are many, breaks long titles and legends into lines, and puts 
 `drawing` returns both in one SVG file, the narrow one packed into a comment: a notebook shows the
 wide one, and the build of the book serves each where it belongs.
 
-Examples
---------
+.. rubric:: Examples
+
 >>> from sobolev_lib.figures import style, widths
 >>> fig, axes = style.figure(1, 3, width="wide")
 >>> with widths.narrow(fig):
@@ -37,7 +37,7 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
-from sobolev_lib.figures import style
+from sobolev_lib.figures import ends
 
 __all__ = ["MARK", "NARROW", "drawing", "narrow", "smallest_text"]
 
@@ -168,7 +168,7 @@ def _stack(fig: Figure, rows: Sequence[Sequence[Axes]], changes: _Changes) -> No
     long = len(panels) > 2 and any(len(_names_listed(ax)) >= LONG for ax in panels)
     columns = 2 if len(panels) >= MANY or long else 1
     grid = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    grid = style.NARROW_ROWS.get(fig, grid)
+    grid = ends.NARROW_ROWS.get(fig, grid)
     columns = max(map(len, grid))
     old = fig.get_figheight() / len(rows)
     heights = [max(_height(ax, old, columns) for ax in row) for row in grid]
@@ -208,7 +208,7 @@ def _height(ax: Axes, old: float, columns: int) -> float:
 
 def _ends(ax: Axes) -> tuple[float, int]:
     """Points between labels at the ends of lines, once they are broken, and their number."""
-    notes = style.END_LABELS.get(ax, [])
+    notes = ends.END_LABELS.get(ax, [])
     lines = [_break(note.get_text(), ENDS, SMALL).count("\n") + 1 for note in notes]
     return LINE * max(lines, default=1) + 1.0, len(notes)
 
@@ -366,9 +366,9 @@ def _relay(fig: Figure, legend: Legend, changes: _Changes) -> None:
 
 def _refit_ends(fig: Figure, changes: _Changes) -> None:
     """Place the labels at the ends of lines again: their distances were for another height."""
-    for ax in [ax for ax in fig.axes if ax in style.END_LABELS]:
+    for ax in [ax for ax in fig.axes if ax in ends.END_LABELS]:
         gap, _ = _ends(ax)
-        for note in style.END_LABELS[ax]:
+        for note in ends.END_LABELS[ax]:
             changes.set(note, text=_break(note.get_text(), ENDS, SMALL), fontsize=SMALL)
             changes.after(partial(setattr, note, "xyann", note.xyann))
-        style.spread_ends(ax, gap)
+        ends.spread_ends(ax, gap)

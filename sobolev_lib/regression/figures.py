@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from sobolev_lib.figures import marks, style
+from sobolev_lib.figures import ends, marks, style
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.regression import grids as surfaces
@@ -330,7 +330,7 @@ def learned_surfaces(
         0.05, 0.5, "\n".join((*words, "Dot: training point.")), va="top", fontsize=9,
         transform=key.transAxes,
     )  # fmt: skip
-    style.NARROW_ROWS[fig] = [[axes[0, 0], key], *([*row[1:]] for row in axes)]
+    ends.NARROW_ROWS[fig] = [[axes[0, 0], key], *([*row[1:]] for row in axes)]
     return fig
 
 

@@ -152,7 +152,7 @@ function drawHypotheses(c, box, scale, ink, s, result) {
     c.restore();
   }
   c.save();
-  c.globalAlpha = result.free > 0 ? 0.5 : 1;
+  c.globalAlpha = result.free > 0 ? 0.7 : 1;
   for (const parameters of result.hypotheses) line(parameters, colour, result.free > 0 ? 1.2 : 3);
   c.restore();
   if (s.measured) line(truthOf(s.family, s.degree), ink, 1.6, [2, 4]);

@@ -1,0 +1,60 @@
+"""What a figure keeps for its drawing on a phone: labels at line ends, rows of panels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+
+#: The labels at the ends of lines by axes, for whoever changes the size of a figure.
+END_LABELS: WeakKeyDictionary[Axes, list[Annotation]] = WeakKeyDictionary()
+
+#: Rows of panels on a phone, for a figure that does not want them in the order of its grid.
+NARROW_ROWS: WeakKeyDictionary[Figure, list[list[Axes]]] = WeakKeyDictionary()
+
+
+def spread_ends(ax: Axes, gap: float = 13.0) -> None:
+    """Move the labels of :func:`.style.label_ends` apart by the size that the axes have now.
+
+    Parameters
+    ----------
+    ax : Axes
+        One with labels.
+    gap : float
+        Smallest distance between two labels, in points.
+    """
+    notes = END_LABELS[ax]
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    ax.get_ylim()  # settles the limits, as drawing would
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)  # fixes the distances in points, without drawing
+    ends = [ax.transData.transform(note.xy)[1] * 72.0 / figure.dpi for note in notes]
+    for note, end, place in zip(notes, ends, apart(ends, gap), strict=True):
+        note.xyann = (note.xyann[0], place - end)
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Positions closest in least squares to `places` that keep their order and are `gap` apart.
+
+    Pool adjacent violators: labels that touch form a block, centred on the mean of what its members
+    want.
+    """
+    order = np.argsort(places, kind="stable")
+    blocks: list[tuple[float, int]] = []  # (start of the block, members)
+    for i in order:
+        start, size = float(places[i]), 1
+        while blocks and start < blocks[-1][0] + gap * blocks[-1][1]:
+            before, count = blocks.pop()
+            start = (before * count + (start - gap * count) * size) / (count + size)
+            size += count
+        blocks.append((start, size))
+    out = [0.0] * len(places)
+    spots = [start + gap * k for start, size in blocks for k in range(size)]
+    for i, spot in zip(order, spots, strict=True):
+        out[int(i)] = spot
+    return out
