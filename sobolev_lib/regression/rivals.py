@@ -9,7 +9,7 @@ JENN and SMT are optional extras::
 
     pip install "sobolev-lib[regressor,rivals]"
 
-    python -m sobolev_lib rivals --seeds 5
+    python -m sobolev_lib rivals --seeds 3
 """
 
 from __future__ import annotations
