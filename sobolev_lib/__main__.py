@@ -20,7 +20,7 @@ from sobolev_lib.cost.ways import WAYS, Size
 from sobolev_lib.records import options as given
 from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.records.sweep import workers
-from sobolev_lib.regression import arms, grids, kriging
+from sobolev_lib.regression import arms, grids, kriging, rivals
 from sobolev_lib.regression import training as regression
 from sobolev_lib.synthetic_gradients import (
     fidelity,
@@ -93,6 +93,16 @@ def _kriging(options: argparse.Namespace) -> str:
         entered = kriging.sweep(
             places.seeds, options.sizes, options.functions, options.methods, places.book,
             executor, options.quiet, options.seconds,
+        )  # fmt: skip
+    return _entered(entered, places.book)
+
+
+def _rivals(options: argparse.Namespace) -> str:
+    places = given.Places.of(options, rivals.EXPERIMENT)
+    with workers(options.workers, options.scheduler) as executor:
+        entered = rivals.sweep(
+            places.seeds, options.functions, options.models, places.book, executor, options.quiet,
+            options.seconds,
         )  # fmt: skip
     return _entered(entered, places.book)
 
@@ -207,6 +217,14 @@ def _add_kriging(parser: argparse.ArgumentParser) -> None:
     given.add_runs(parser)
 
 
+def _add_rivals(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--functions", nargs="+", default=list(rivals.NAMES), metavar="NAME")
+    known = list(rivals.MODELS)
+    add("--models", nargs="+", choices=known, default=known, metavar="MODEL", help=", ".join(known))
+    given.add_runs(parser)
+
+
 def _add_grids(parser: argparse.ArgumentParser) -> None:
     given.add_states(parser)
     parser.add_argument("--folder", type=Path, help="where to write (default: data/regression)")
@@ -290,6 +308,7 @@ Add = Callable[[argparse.ArgumentParser], None]
 COMMANDS: dict[str, tuple[Act, Add, str]] = {
     regression.EXPERIMENT: (_regression, _add_regression, "networks of section 4.1"),
     "kriging": (_kriging, _add_kriging, "the baseline beside them"),
+    rivals.EXPERIMENT: (_rivals, _add_rivals, "the regressor beside JENN and kriging"),
     "grids": (_grids, _add_grids, "values and slopes of finished networks, for figures"),
     benchmark.EXPERIMENT: (_cost, _add_cost, "time of a training step"),
     training.EXPERIMENT: (_synthetic_gradients, _add_synthetic_gradients, "section 4.3"),

@@ -143,9 +143,15 @@ def cost(records: Sequence[Record]) -> list[str]:
     ]
 
 
+def rivals(records: Sequence[Record]) -> list[str]:
+    """Command of the regressor beside its rivals."""
+    return [line(["rivals", seeds(records)], records)]
+
+
 EXPERIMENTS: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "regression": regression,
     "cost": cost,
+    "rivals": rivals,
     "synthetic_gradients": lambda records: rows_of(records, "synthetic_gradients"),
     "probes": lambda records: rows_of(records, "probes"),
     "fidelity": lambda records: rows_of(records, "fidelity"),

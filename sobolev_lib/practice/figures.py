@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 from torch import Tensor
 
 from sobolev_lib.figures import marks, style
@@ -145,6 +146,8 @@ def errors(
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     ticks = sorted({x for _, found in lines.values() for x in found})
     ax.set_xticks(ticks, labels=[f"{x:g}" for x in ticks])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.minorticks_off()
     ax.legend(loc="best")
     return fig
