@@ -35,6 +35,7 @@ SECTION = """\
 ```{{eval-rst}}
 .. automodule:: {name}
    :members:
+   :exclude-members: set_fit_request, set_score_request
 {options}```
 """
 
