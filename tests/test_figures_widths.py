@@ -180,3 +180,14 @@ def test_both_schemes_are_in_one_file():
     assert "fill: var(--c1, #ffffff); stroke: var(--c0, #222222)" in svg
     assert f"--c1:{pictures.DARK}" in svg and '<svg id="dark"' in svg
     ElementTree.fromstring(svg)
+
+
+def test_the_wide_drawing_is_the_one_that_matplotlib_saves():
+    fig, buffer = panels(), BytesIO()
+    canvas, engine = fig.canvas, fig.get_layout_engine()
+    wide = widths.drawing(fig).split("<!--narrow")[0]
+    assert fig.canvas is canvas and fig.get_layout_engine() is engine
+    options = {"bbox_inches": "tight", "pad_inches": 0.03, "metadata": {"Date": None}}
+    fig.savefig(buffer, format="svg", **options)
+    assert wide == buffer.getvalue().decode()
+    style.close(fig)

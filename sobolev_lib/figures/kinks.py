@@ -140,9 +140,15 @@ def map_of_kinks(
     pre = [z.detach() for z in _pre_activations(model, grid)]
     for layer, (z, dashes) in enumerate(zip(pre, ("-", "--"), strict=False)):
         for j in range(z.shape[1]):
-            sheet = z[:, j].reshape(len(side), -1).T
+            sheet = z[:, j].reshape(len(side), -1).T[::2, ::2]  # lines need fewer points
             right.contour(
-                side, side, sheet, levels=[0.0], colors="#777777", linestyles=[dashes], linewidths=1
+                side[::2],
+                side[::2],
+                sheet,
+                levels=[0.0],
+                colors="#777777",
+                linestyles=[dashes],
+                linewidths=1,
             )
         right.plot([], [], color="#777777", ls=dashes, lw=1, label=f"kinks of layer {layer + 1}")
     size = sum(weight(z.detach()).sum(1) for z in _pre_activations(model, points))

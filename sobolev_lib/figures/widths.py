@@ -30,8 +30,10 @@ from functools import partial
 from io import BytesIO
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.legend import Legend
@@ -132,10 +134,27 @@ def drawing(fig: Figure, **options: Any) -> str:
     return f"{wide}<!--{MARK}{smallest_text(fig):g}:{packed}-->\n"
 
 
-def _svg(fig: Figure, **options: Any) -> str:
-    buffer = BytesIO()
-    how: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.03, "metadata": {"Date": None}}
-    fig.savefig(buffer, format="svg", **(how | options))
+def _svg(fig: Figure, pad_inches: float = 0.03, **options: Any) -> str:
+    """Return what ``fig.savefig`` with a tight box would write.
+
+    It would draw once more for the layout, and throw that drawing away; the layout itself needs no
+    more than the sizes of texts.
+    """
+    buffer, canvas, engine = BytesIO(), fig.canvas, fig.get_layout_engine()
+    svg = FigureCanvasSVG(fig)  # texts are measured as they are drawn
+    try:
+        if engine is None:
+            fig.draw_without_rendering()
+        else:
+            engine.execute(fig)
+        box = fig.get_tightbbox().padded(pad_inches)
+        with rc_context({"figure.constrained_layout.use": False, "figure.autolayout": False}):
+            fig.set_layout_engine(None)  # it has done its work
+            how: dict[str, Any] = {"bbox_inches": box, "metadata": {"Date": None}}
+            svg.print_figure(buffer, format="svg", **(how | options))
+    finally:
+        fig.set_layout_engine("none" if engine is None else engine)
+        fig.set_canvas(canvas)
     return buffer.getvalue().decode()
 
 
