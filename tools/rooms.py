@@ -35,7 +35,7 @@ SECTION = """\
 ```{{eval-rst}}
 .. automodule:: {name}
    :members:
-   :exclude-members: set_fit_request, set_score_request
+   :exclude-members: set_fit_request, set_predict_request, set_score_request
 {options}```
 """
 
