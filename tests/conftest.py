@@ -53,6 +53,8 @@ SETTLED = """async () => {
 # A figure's drawing for the other colour scheme is not shown, hence not loaded.
 IMAGES_LOADED = """() => [...document.images]
   .every(image => image.complete || !image.getClientRects().length)"""
+LOAD_IMAGES = """() => [...document.images].filter(image => image.getClientRects().length)
+  .forEach(image => { image.loading = 'eager'; })"""
 BROKEN_IMAGES = """() => [...document.images]
   .filter(image => image.complete && image.naturalWidth === 0).map(image => image.src)"""
 OVERFLOW = """() => {
@@ -205,7 +207,7 @@ def built_page(site, server, browser):
             page.wait_for_url("**/book/index.html")
         page.wait_for_function(SETTLED)
         # Lazy images load when they are scrolled to: those in the middle of a long page never.
-        page.evaluate("() => [...document.images].forEach(image => { image.loading = 'eager'; })")
+        page.evaluate(LOAD_IMAGES)
         page.wait_for_function(IMAGES_LOADED)
         return page
 

@@ -120,14 +120,16 @@ def test_axe_finds_nothing(built_page, name, view):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_one_drawing_is_loaded_for_each_width_and_scheme(built_page, width, scheme):
     page = built_page("loss", width=width, height=HEIGHT, scheme=scheme)
-    loaded = page.evaluate(
+    shown = page.evaluate(
         "() => [...document.querySelectorAll('picture > img')]"
-        ".filter(e => e.getClientRects().length).map(e => e.currentSrc)"
+        ".filter(e => e.getClientRects().length)"
+        ".map(e => [e.parentElement.className, e.src, e.currentSrc])"
     )
-    assert loaded
-    for address in loaded:
-        assert ("-narrow.svg" in address) == (width == 390)
+    assert shown
+    for picture, address, loaded in shown:  # of what was loaded Chromium forgets the fragment
+        assert picture == f"for-{scheme}"
         assert address.endswith("#dark") == (scheme == "dark")
+        assert ("-narrow.svg" in loaded) == (width == 390)
 
 
 def test_a_dark_page_has_dark_figures(built_page):

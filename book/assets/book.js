@@ -32,9 +32,13 @@ const keepTables = () => {
 // What the theme and docutils say to a screen reader, where it is not so: the name of a control has
 // the words that it shows, and a list has items.
 const correctRoles = () => {
-  document.querySelectorAll("summary[aria-label]").forEach((e) => e.removeAttribute("aria-label"));
-  document.querySelectorAll(".theme-switch-button").forEach((e) => {
-    e.setAttribute("aria-label", `Color mode ${e.innerText}`.trim());
+  document.querySelectorAll("summary[aria-label], .search-button-field")
+    .forEach((e) => e.removeAttribute("aria-label"));
+  // Font Awesome makes SVGs of these icons, before or after this, and of their titles texts.
+  document.querySelectorAll(".theme-switch-button title").forEach((e) => e.remove());
+  document.querySelectorAll(".theme-switch-button .theme-switch").forEach((e) => {
+    ["title", "aria-labelledby"].forEach((name) => e.removeAttribute(name));
+    e.setAttribute("aria-hidden", "true");
   });
   document.querySelectorAll(".citation-list > .citation").forEach((e) => e.setAttribute("role", "listitem"));
 };
