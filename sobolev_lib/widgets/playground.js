@@ -267,7 +267,8 @@ function render({ model, el }) {
     if (!readAddress()) return;
     wanted = true;
     rebuild("New setting.");
-    section.scrollIntoView({ block: "nearest" });
+    const fits = section.offsetHeight <= window.innerHeight; // else "nearest" shows its end
+    section.scrollIntoView({ block: fits ? "nearest" : "start" });
   };
   /** Points or the curve have changed: the networks go on from where they are. */
   const touched = () => {
