@@ -100,7 +100,7 @@ def recorded(game: str) -> data.Recording:
 
 
 @functools.lru_cache(maxsize=1)
-def sets(game: str, fraction: float) -> tuple[Targets, Targets, Targets]:
+def sets(game: str, fraction: float, device: str = "cpu") -> tuple[Targets, Targets, Targets]:
     """Training, validation and test states of a game's recording, with the teacher's answers.
 
     Raises
@@ -109,18 +109,18 @@ def sets(game: str, fraction: float) -> tuple[Targets, Targets, Targets]:
         As :func:`recorded`.
     """
     frames = data.replay(recorded(game))
-    return answers(load_teacher(game)[0], frames, data.split(frames.starts, fraction))
+    return answers(load_teacher(game)[0], frames, data.split(frames.starts, fraction), device)
 
 
 def answers(
-    teacher: Teacher, frames: data.Frames, parts: data.Split
+    teacher: Teacher, frames: data.Frames, parts: data.Split, device: str = "cpu"
 ) -> tuple[Targets, Targets, Targets]:
     """Ask the teacher; of the test states, :data:`TEST_STATES` evenly spaced ones."""
     spread = numpy.linspace(0, len(parts.test) - 1, min(TEST_STATES, len(parts.test)))
     return (
-        Targets(teacher, frames, parts.train),
-        Targets(teacher, frames, parts.validation, gradients=False),
-        Targets(teacher, frames, parts.test[spread.astype(numpy.int64)], gradients=False),
+        Targets(teacher, frames, parts.train, device=device),
+        Targets(teacher, frames, parts.validation, False, device=device),
+        Targets(teacher, frames, parts.test[spread.astype(numpy.int64)], False, device=device),
     )
 
 
@@ -220,10 +220,11 @@ def rows(names: Sequence[str]) -> list[str]:
 
 
 def work(
-    settings: Settings, seed: int, path: Path | None, kept: Path | None, tick: Tick
+    settings: Settings, seed: int, path: Path | None, kept: Path | None, device: str, tick: Tick
 ) -> list[Result] | None:
     """Train one student and measure it; see :class:`.sweep.Job`."""
-    training = Training(settings, seed, *sets(settings.game, settings.fraction))
+    torch.backends.cudnn.allow_tf32 = False  # single precision means single precision
+    training = Training(settings, seed, *sets(settings.game, settings.fraction, device))
     if not training.run(tick, path):
         return None
     metrics = measure(training, seed)
@@ -252,7 +253,7 @@ def measure(training: Training, seed: int) -> dict[str, Any]:
     if settings.games:
         metrics |= agreement(training.net, training.test)
         met = milestones.returns(
-            training.net, settings.game, teachers.frames, seed,
+            training.net.cpu(), settings.game, teachers.frames, seed,
             settings.games, settings.games, quiet=True, longest=LONGEST,
         )  # fmt: skip
         metrics |= {"return_mean": float(numpy.mean(met["returns"])), "returns": met["returns"]}
@@ -269,6 +270,7 @@ def jobs(
     seeds: Sequence[int],
     folder: Path | None = None,
     keep: bool = False,
+    device: str = "cpu",
 ) -> list[Job]:
     """Return one job for each student.
 
@@ -280,6 +282,7 @@ def jobs(
         For states of students that are stopped.
     keep : bool
         Write the weights of seed 0 (:func:`kept`).
+    device : str
     """
     result = []
     for settings in chosen:
@@ -292,8 +295,9 @@ def jobs(
             result.append(
                 Job(
                     [run],
-                    functools.partial(work, settings, seed, path, place),
+                    functools.partial(work, settings, seed, path, place, device),
                     settings.updates,
+                    device,
                     libraries=("ale_py",),
                     states=[path] if path else [],
                 )

@@ -51,13 +51,16 @@ def has_teacher(game: str) -> bool:
     return (weights.folder() / f"teacher-{game}.safetensors").exists()
 
 
-def chooser(teacher: Teacher, seed: int) -> Callable[[NDArray[numpy.uint8]], Any]:
-    """Return what draws actions from the teacher's policy."""
+def chooser(
+    teacher: Teacher, seed: int, device: str = "cpu"
+) -> Callable[[NDArray[numpy.uint8]], Any]:
+    """Return what draws actions from the teacher's policy, which moves to ``device``."""
+    teacher.to(device)
     generator = torch.Generator().manual_seed(seed)
 
     def choose(stack: NDArray[numpy.uint8]) -> Any:
         with torch.no_grad():
-            logs = teacher(torch.from_numpy(stack))[0].log_softmax(-1)
+            logs = teacher(torch.from_numpy(stack).to(device))[0].log_softmax(-1).cpu()
         return torch.multinomial(logs.exp(), 1, generator=generator)[:, 0].numpy()
 
     return choose
