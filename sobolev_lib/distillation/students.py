@@ -23,7 +23,7 @@ from .targets import Targets
 
 SEEN = 500  # states of the training and of the validation part that a point of a curve looks at
 METRICS = ("action_error", "kl", "kl_reverse")
-UPDATES = 1_000
+UPDATES = 2_000
 
 
 @dataclass(frozen=True)

@@ -291,6 +291,8 @@ def _processor() -> str:
 
 
 def _commit() -> str:
+    if named := os.environ.get("SOBOLEV_COMMIT"):  # a copy without its history, on another machine
+        return named
     here = Path(__file__).resolve()
 
     def git(*words: str) -> str:
@@ -305,6 +307,6 @@ def _commit() -> str:
 
     # an installed package may lie inside somebody else's checkout
     head = git("rev-parse", "--short=12", "HEAD") if git("ls-files", str(here)) else ""
-    if not head:  # a copy without its history, on a machine that is only borrowed
-        return os.environ.get("SOBOLEV_COMMIT", "unknown")
+    if not head:
+        return "unknown"
     return head + ("+" if git("status", "--porcelain", "--untracked-files=no", ".") else "")
