@@ -2,8 +2,9 @@
 
 A *pilot* is a short run, judged on validation states only.  For each game and each row of
 :data:`PILOTED` the learning rates are tried at the middle alpha, then the alphas at the best rate;
-what was best is used at every fraction.  Alphas need longer runs: a large one is ahead at first and
-stops learning sooner.  Pilots are records as all others are.
+what was best is used at every fraction.  Shorter pilots mislead: Pong's students still say the
+same of every state after 200 updates, and a large alpha is ahead at first and stops learning
+sooner.  Pilots are records as all others are.
 """
 
 from __future__ import annotations
@@ -39,8 +40,7 @@ UNIFORM = 0.9  # part of the largest entropy above which a policy counts as unif
 
 RATES = (1e-3, 3e-4, 1e-4)
 ALPHAS = (0.1, 1.0, 10.0)
-PILOT: dict[str, Any] = {"fraction": 0.05, "updates": 200, "points": 4, "games": 0}
-LONGER = 600  # updates of the pilots that choose alpha
+PILOT: dict[str, Any] = {"fraction": 0.05, "updates": 600, "points": 4, "games": 0}
 PILOT_SEED = 1_000
 PILOTED: dict[str, dict[str, Any]] = {
     "values": {"method": "values"},
@@ -157,7 +157,7 @@ def pilots(
         best = min(tried, key=lambda settings: score(settings) or 0.0)
         if best.method == "values" or stage:
             break
-        tried = [replace(best, alpha=alpha, updates=LONGER) for alpha in alphas]
+        tried = [replace(best, alpha=alpha) for alpha in alphas]
     return [], best
 
 
@@ -339,10 +339,10 @@ def deviations(settings: Settings, teacher: Mapping[str, Any]) -> list[str]:
     ]
     if settings.games:
         said.append(
-            "The learning rate had the lowest validation divergence after "
-            f"{PILOT['updates']} updates with {100 * PILOT['fraction']:g} % of the states (alpha "
-            f"after {LONGER}), one seed, and is the same for all fractions; the paper chooses it "
-            "for each game and method, in a way that it does not state."
+            "Learning rate and alpha had the lowest validation divergence after "
+            f"{PILOT['updates']} updates with {100 * PILOT['fraction']:g} % of the states, one "
+            "seed, and are the same for all fractions; the paper chooses the rate for each game "
+            "and method, in a way that it does not state."
         )
     printed = Settings(settings.game)
     for name in ("activation", "norm", "projections", "derivatives", "temperature", "batch"):
