@@ -113,10 +113,14 @@ def sets(game: str, fraction: float, device: str = "cpu") -> tuple[Targets, Targ
 
 
 def answers(
-    teacher: Teacher, frames: data.Frames, parts: data.Split, device: str = "cpu"
+    teacher: Teacher,
+    frames: data.Frames,
+    parts: data.Split,
+    device: str = "cpu",
+    most: int = TEST_STATES,
 ) -> tuple[Targets, Targets, Targets]:
-    """Ask the teacher; of the test states, :data:`TEST_STATES` evenly spaced ones."""
-    spread = numpy.linspace(0, len(parts.test) - 1, min(TEST_STATES, len(parts.test)))
+    """Ask the teacher; of the test states, at most ``most`` evenly spaced ones."""
+    spread = numpy.linspace(0, len(parts.test) - 1, min(most, len(parts.test)))
     return (
         Targets(teacher, frames, parts.train, device=device),
         Targets(teacher, frames, parts.validation, False, device=device),
@@ -129,6 +133,13 @@ def answers(
 
 def sources(game: str) -> dict[str, str]:
     """What a record's configuration says of teacher and recording: digits of their hashes."""
+    files = (data.folder() / f"{game}.npz", weights.folder() / f"teacher-{game}.safetensors")
+    # a page asks a hundred times; another file at the same place has another time
+    return _sources(game, *((str(f), f.stat().st_mtime_ns) for f in files if f.exists()))
+
+
+@functools.lru_cache
+def _sources(game: str, *files: tuple[str, int]) -> dict[str, str]:
     notes = recorded(game).notes
     return {"teacher": notes["weights"][:12], "recording": notes["frames"][:12]}
 
