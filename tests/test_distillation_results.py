@@ -44,7 +44,7 @@ def record(settings, seed, kl, **metrics):
         "gradient_cosine_other": 0.1, "gradient_overlap": 0.3, "gradient_size": 0.8,
     }  # fmt: skip
     config = arms.config(settings, MADE_FROM)
-    return Record(arms.EXPERIMENT, config, seed, more | metrics, "paper")
+    return Record(arms.EXPERIMENT, config, seed, more | metrics, "paper", device="cpu (any)")
 
 
 def piloted(game):
@@ -168,6 +168,9 @@ def test_what_is_closer_everywhere_holds():
     assert "larger" not in said and "not settled" not in said
     assert pages.settled(cells).startswith("In 24 of 24 runs")  # validation turns in `record`
     assert "2.10 times" in pages.cost(cells) and "0.10" in pages.cost(cells)
+    on_gpu = [replace(r, device="some GPU") for cell in cells for r in cell.sobolev.values()]
+    elsewhere = [replace(cell, sobolev=dict(enumerate(on_gpu))) for cell in cells]
+    assert "will stand here" in pages.cost(elsewhere)
     assert pages.play(cells).rows["Pong, 1 %"].keys() == {"values only", "Sobolev"}
     assert len(pages.agreement(cells).rows) == 8
     for fig in (figures.fig4(cells, "kl"), figures.agreement(cells)):
@@ -249,8 +252,13 @@ def test_teachers_and_experts_are_shown_by_their_last_milestone():
     rows = pages.teachers(made).rows
     assert rows["Breakout, expert"]["return"] == "5.0 \u00b1 2.0"
     assert rows["Breakout, teacher"]["return"] == "5.0"
-    assert rows["Breakout, teacher"]["way"] == "PPO beside an expert"
-    close(figures.learning(made))
+    assert "expert" in rows["Breakout, teacher"]["way"]
+    went_on = milestone("kickstart", 30)
+    went_on.metrics["begun"] = {"steps": 9}
+    fig = figures.learning([*made, went_on])
+    longest = max(fig.axes[1].lines, key=lambda line: len(line.get_xdata()))
+    numpy.testing.assert_allclose(longest.get_xdata(), numpy.array([1, 9, 10, 39]) / 1e6)
+    close(fig)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sobolev_lib.distillation import arms as distilled
+from sobolev_lib.distillation import results
 from sobolev_lib.records import options
 from sobolev_lib.records.ledger import Ledger, Record, default_folder
 from sobolev_lib.regression import arms, kriging
@@ -38,9 +40,14 @@ def listed(flag: str, values: Iterable[Any]) -> str:
     return " ".join([flag, *(str(value) for value in values)])
 
 
-def line(words: Sequence[str], records: Sequence[Record], start: str = "python") -> str:
+def line(
+    words: Sequence[str],
+    records: Sequence[Record],
+    start: str = "python",
+    module: str = "sobolev_lib",
+) -> str:
     """A command with what it made: how many records, and how many of a modified library."""
-    command = " ".join([start, "-m sobolev_lib", *filter(None, words), "--book"])
+    command = " ".join([start, f"-m {module}", *filter(None, words), "--book"])
     modified = sum(r.modified for r in records)
     note = f", {modified} of them by a library with uncommitted changes" if modified else ""
     return f"{command}  # {len(records)} records{note}"
@@ -148,6 +155,23 @@ def rivals(records: Sequence[Record]) -> list[str]:
     return [line(["rivals", seeds(records)], records)]
 
 
+def distillation(records: Sequence[Record]) -> list[str]:
+    """Commands of the students of section 4.2; their pilots are what the first one runs first."""
+    lines = []
+    for game, group in grouped(records, lambda r: r.config["game"]):
+        for arm in distilled.ARMS:
+            by_seeds: dict[str, list[Record]] = {}
+            for fraction in sorted({r.config["fraction"] for r in group}):
+                for _, runs in results.arm(group, arm, game, fraction):
+                    if made := list(runs.values()):
+                        by_seeds.setdefault(seeds(made), []).extend(made)
+            for option, made in by_seeds.items():
+                fractions = listed("--fractions", sorted({r.config["fraction"] for r in made}))
+                words = ["distill", f"--game {game}", fractions, f"--arms {arm}", option]
+                lines.append(line(words, made, module="sobolev_lib.distillation"))
+    return lines
+
+
 EXPERIMENTS: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "regression": regression,
     "cost": cost,
@@ -157,6 +181,7 @@ EXPERIMENTS: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "fidelity": lambda records: rows_of(records, "fidelity"),
     "throughput": throughput,
     "operations": operations,
+    "distillation": distillation,
 }
 
 

@@ -181,12 +181,12 @@ def _claim(key: str, where: str, paper: str, measure: Measure) -> Claim:
 
 
 COMMAND = (
-    "python -m sobolev_lib.distillation distill --game pong breakout "
+    "python -m sobolev_lib.distillation distill --game pong breakout space_invaders "
     f"--fractions 0.01 0.05 --seeds {SEEDS} --keep --book"
 )
 DEVIATIONS = (
-    "teachers trained by PPO beside an expert for fewer steps than the paper's; alpha, updates and "
-    "the direction of the divergence are not stated there"
+    "teachers trained by PPO for fewer steps than the paper's; alpha, updates and the direction of "
+    "the divergence are not stated there"
 )
 CLAIMS: list[Claim] = [
     _claim(

@@ -77,6 +77,8 @@ def add(steps: Any) -> None:
     teacher.add_argument(
         "--device", default="cpu", help="cuda: PPO on pixels alone, a process for each game"
     )
+    for parser in (recorder, student):
+        parser.add_argument("--device", default="cpu", help="of the networks: cpu or cuda")
     teacher.add_argument("--threads", type=int, default=5, help="of the games, beside a GPU")
     for parser in (expert, teacher, student):
         folder = ledger.default_folder().parent / "states"
@@ -135,11 +137,7 @@ def _teacher(options: argparse.Namespace) -> str:
 
 def _one_teacher(options: argparse.Namespace, game: str) -> str:
     torch.set_num_threads(1)
-    gpu = options.device != "cpu"
-    if gpu and not torch.cuda.is_available():
-        raise ValueError(
-            f"--device is {options.device}, but PyTorch sees no CUDA device; use --device cpu"
-        )
+    gpu = _on_gpu(options)
     named = _given(options, teachers.PixelSettings, ("game", "milestone"))
     settings = teachers.PixelSettings(game, **((teachers.FROM_SCRATCH if gpu else {}) | named))
     expert = experts.load(game) if settings.imitation else None
@@ -167,13 +165,22 @@ def _train(options: argparse.Namespace, training: ppo.Trainer, kind: str) -> str
     return f"{settings.game}: {training.steps} decisions in {precision}, state in {path}"
 
 
+def _on_gpu(options: argparse.Namespace) -> bool:
+    if options.device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device is {options.device}, but PyTorch sees no CUDA device; use --device cpu"
+        )
+    return bool(options.device != "cpu")
+
+
 def _record(options: argparse.Namespace) -> str:
+    _on_gpu(options)
     teacher, notes = arms.load_teacher(options.game)
     kept = {"teacher": notes, "weights": notes["weights"]}
     path = data.folder() / f"{options.game}.npz"
     made = data.record(
-        options.game, scenes.chooser(teacher, options.seed), options.seed, kept, options.states,
-        options.streams, options.quiet, data.cache_folder(),
+        options.game, scenes.chooser(teacher, options.seed, options.device), options.seed, kept,
+        options.states, options.streams, options.quiet, data.cache_folder(),
     )  # fmt: skip
     made.save(path)
     return f"{options.game}: {made.actions.size} states in {path}"
@@ -190,6 +197,7 @@ def _replay(options: argparse.Namespace) -> str:
 
 
 def _distill(options: argparse.Namespace) -> str:
+    _on_gpu(options)
     changed = _given(options, students.Settings, [n for n in FIELDS if n not in LENGTHS])
     places = given.Places.of(options, arms.EXPERIMENT)
     deadline = None if options.seconds is None else time.monotonic() + options.seconds
@@ -206,7 +214,9 @@ def _distill(options: argparse.Namespace) -> str:
                 todo, best = arms.pilots(game, row, places.book.read(), arms.sources(game))
                 if best:
                     chosen[game][row] = best
-                elif new := run(arms.jobs(todo, [arms.PILOT_SEED], options.states)):
+                elif new := run(
+                    arms.jobs(todo, [arms.PILOT_SEED], options.states, device=options.device)
+                ):
                     entered += new
                 else:
                     return f"{entered} records entered; out of time, go on with the same command"
@@ -215,7 +225,7 @@ def _distill(options: argparse.Namespace) -> str:
             for arm in options.arms:
                 some = arms.students(arm, game, fraction, chosen[game], **changed)
                 keep = options.keep and arm == "paper" and fraction == arms.KEPT
-                jobs += arms.jobs(some, places.seeds, options.states, keep)
+                jobs += arms.jobs(some, places.seeds, options.states, keep, options.device)
         entered += run(jobs)
     said = [f"{entered} records entered in {places.book.path}"]
     for game, rows in chosen.items():

@@ -44,7 +44,7 @@ def over_seeds(rows: NDArray[numpy.float64]) -> list[Interval]:
     return [interval(column) for column in rows.T]
 
 
-def fig4(cells: Sequence[Cell], metric: str, *, columns: int = 2) -> Figure:
+def fig4(cells: Sequence[Cell], metric: str, *, columns: int = 4) -> Figure:
     """Fig. 4: a metric on test states over training, a panel for each game and fraction.
 
     Parameters
@@ -137,16 +137,27 @@ def learning(records: Sequence[Record]) -> Figure:
     )  # fmt: skip
     for ax, game in zip(axes, GAMES, strict=True):
         for kind, record in latest(records, game).items():
-            curve = record.metrics["curve"]
-            centre, half = (numpy.array(curve[name]) for name in ("return_mean", "return_interval"))
-            found = [
-                Interval(c, c - h, c + h, n)
-                for c, h, n in zip(centre, half, curve["episodes"], strict=True)
-            ]
-            marks.band(ax, numpy.array(curve["steps"]) / 1e6, found, LOOKS[kind])
+            steps, found = _curve(records, record)
+            marks.band(ax, numpy.array(steps) / 1e6, found, LOOKS[kind])
     texts = {LOOKS["memory"]: "Expert on memory", LOOKS["pixels"]: "Teacher on pixels"}
     marks.key(last, texts, "Games of each stretch of training,\nband: 95 % interval.", marker=False)
     return fig
+
+
+def _curve(records: Sequence[Record], record: Record) -> tuple[list[int], list[Interval]]:
+    """Decisions and returns of a training, with those of the one that it went on from."""
+    curve, before = record.metrics["curve"], record.metrics.get("begun", {}).get("steps", 0)
+    steps, found = [before + s for s in curve["steps"]], []
+    for centre, half, count in zip(
+        curve["return_mean"], curve["return_interval"], curve["episodes"], strict=True
+    ):
+        found.append(Interval(centre, centre - half, centre + half, count))
+    for other in records if before else ():
+        same = other.config["game"] == record.config["game"] and other.config["steps"] == before
+        if same and other.config["route"] == record.config["route"]:
+            first = _curve(records, other)
+            return first[0] + steps, first[1] + found
+    return steps, found
 
 
 def entropies(spread: Mapping[str, NDArray[numpy.float32]]) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +18,12 @@ from sobolev_lib.records.summary import interval
 
 from . import experts, teachers, weights
 from .consoles import LONGEST, Consoles
+from .data import Screens
 from .games import game_named
-from .ppo import Trainer
+from .ppo import Games, Trainer
 
 EPISODES = 30
+THREADS = 8  # of the games that are played beside a GPU
 DEVIATIONS = [
     "Trained with PPO, not A3C, and for fewer steps than the paper's 80e6.",
     "The emulator's sticky actions are off; rewards are reduced to their sign, a lost life ends "
@@ -40,12 +43,13 @@ EXPERT_NOTES = [
 def returns(
     policy: Callable[[Tensor], Any],
     game: str,
-    observe: Callable[[Consoles], Tensor],
+    observe: Callable[[Any], Tensor],
     seed: int,
     episodes: int = EPISODES,
     together: int = 10,
     quiet: bool = False,
     longest: int = LONGEST,
+    threads: int = 0,
 ) -> dict[str, Any]:
     """Play whole games with the stochastic policy.
 
@@ -64,6 +68,9 @@ def returns(
         No progress bar.
     longest : int
         Decisions after which a game is cut; its score counts.
+    threads : int
+        0: the games are played in :class:`.consoles.Consoles`, one after the other; otherwise in
+        :class:`.data.Screens`, on so many cores, and are never cut.
 
     Returns
     -------
@@ -73,7 +80,11 @@ def returns(
     """
     if episodes % together:
         raise ValueError(f"episodes is {episodes}; it must be a multiple of {together}")
-    consoles = Consoles(game, together, seed, observe is teachers.frames, longest)
+    consoles: Games
+    if threads:
+        consoles = Screens(game, together, seed, threads)
+    else:
+        consoles = Consoles(game, together, seed, observe is teachers.frames, longest)
     generator = torch.Generator().manual_seed(seed)
     scores: list[list[float]] = [[] for _ in range(together)]
     entropies = []
@@ -134,38 +145,59 @@ def reach(
     net = training.net.teacher if isinstance(training, teachers.PixelTrainer) else training.net
     net.eval()
     seed = 10_000 + settings.seed  # starts that training has not seen
+    begun = getattr(training, "begun", {})
+    steps = training.steps + begun.get("steps", 0)
     if episodes:
-        played = returns(net, settings.game, training.observe, seed, episodes, quiet=quiet)
+        fast = isinstance(training.consoles, Screens)
+
+        def policy(seen: Tensor) -> Tensor:
+            return net(seen.to(training.device))[0].cpu()  # type: ignore[no-any-return]
+
+        played = returns(
+            policy, settings.game, training.observe, seed, episodes,
+            together=episodes if fast else 10, quiet=quiet, threads=THREADS if fast else 0,
+        )  # fmt: skip
     else:
         if not training.curve:
             raise ValueError(f"state {path} has no milestone yet; train on, or play some episodes")
         played = {name: values[-1] for name, values in training.curve.items()}
     judged = {"judged_on": "games of its own" if episodes else "the training's last games"}
-    metrics = played | judged | {"steps": training.steps, "curve": training.curve}
-    route = "memory" if kind == "expert" else teachers.route(settings)
+    metrics = played | judged | {"steps": steps, "curve": training.curve}
+    if begun:
+        metrics["begun"] = begun
+    route = "memory" if kind == "expert" else begun.get("route", teachers.route(settings))
     notes = {
         "game": settings.game,
         "actions": list(game_named(settings.game).names),
         "route": route,
-        "steps": training.steps,
+        "steps": steps,
         "seconds": round(training.seconds),
         "return_mean": played["return_mean"],
         "return_interval": played["return_interval"],
     }
     precision = torch.float32 if kind == "expert" else torch.float16
     weights.save(weights.folder() / f"{kind}-{settings.game}.safetensors", net, notes, precision)
-    config = asdict(settings) | {"route": route, "steps": training.steps}
+    config = asdict(settings) | {"route": route, "steps": steps}
     seed = config.pop("seed")
+    said = list(DEVIATIONS)
+    if begun:
+        config["start"] = hashlib.sha256(Path(config["start"]).read_bytes()).hexdigest()[:12]
+        said.append(
+            f"It went on from a policy that {begun['steps']} decisions of another training "
+            f"({begun['route']}) had left, with a return of {begun['return_mean']:.1f}."
+        )
+    if route not in ("memory", "ppo"):
+        said += EXPERT_NOTES
     record = ledger.Record(
         experts.EXPERIMENT,
         config,
         seed,
         metrics,
         "paper",
-        DEVIATIONS + (EXPERT_NOTES if route not in ("memory", "ppo") else []),
-        device=ledger.device_name(),
+        said,
+        device=ledger.device_name(training.device),
         seconds=training.seconds,
-        peak_memory=ledger.peak_memory(),
+        peak_memory=ledger.peak_memory(training.device),
         **ledger.provenance(),
     )
     book.append([record])

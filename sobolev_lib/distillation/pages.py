@@ -18,7 +18,7 @@ ROUTES = {
     "memory": "PPO on memory",
     "ppo": "PPO on pixels",
     "dagger": "imitation of an expert",
-    "kickstart": "PPO beside an expert",
+    "kickstart": "PPO on pixels, at first beside an expert",
 }
 NOTHING = "No student has been trained yet: the figures appear here when their records do."
 

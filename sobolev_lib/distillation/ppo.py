@@ -128,7 +128,9 @@ class Trainer:
         self.device = torch.device(device)
         self.half = False  # bfloat16 in the network
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate, eps=1e-5)
+        self.optimizer = torch.optim.Adam(
+            net.parameters(), settings.learning_rate, eps=1e-5, fused=self.device.type == "cuda"
+        )
         self.steps = 0
         self.seconds = 0.0
         self.curve: dict[str, list[float]] = {}
@@ -192,7 +194,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = s.last_rate + (s.learning_rate - s.last_rate) * left
         for _ in range(s.epochs):
-            order = torch.randperm(s.batch, generator=self.generator)
+            order = torch.randperm(s.batch, generator=self.generator).to(self.device)
             for chosen in order.split(s.minibatch):
                 self.optimizer.zero_grad(set_to_none=True)
                 self.loss(*(x[chosen] for x in batch)).backward()
@@ -258,11 +260,10 @@ class Trainer:
         """
         notes = states.load(path, self.net, {"adam": self.optimizer}, NOTES)
         mine = asdict(self.settings)
-        other = {k for k in mine if notes["settings"].get(k) != mine[k]}
+        theirs = asdict(type(self.settings)(self.settings.game)) | notes["settings"]
+        other = {k for k in mine if theirs[k] != mine[k]}
         if other:
-            said = ", ".join(
-                f"{k} {notes['settings'].get(k)} (now {mine[k]})" for k in sorted(other)
-            )
+            said = ", ".join(f"{k} {theirs[k]} (now {mine[k]})" for k in sorted(other))
             raise ValueError(
                 f"state {path} is of another training: {said}; move it away to start anew"
             )

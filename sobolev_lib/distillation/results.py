@@ -130,17 +130,23 @@ def settled(mine: Runs) -> dict[int, bool]:
 def cost(cell: Cell) -> dict[str, float] | None:
     """Processor time of an update: of values only, of both, of the teacher; their ratios.
 
+    Students trained on a GPU do not count: there others' steps are in the time of each.
+
     Returns
     -------
     dict or None
         ``values``, ``sobolev``, ``teacher`` in seconds, medians over seeds; ``ratio`` and ``share``
         in steps of values only.  None if a method has no record.
     """
-    if not cell.values or not cell.sobolev:
+    paid, sobolev = (
+        {seed: record for seed, record in mine.items() if record.device.startswith("cpu")}
+        for mine in (cell.values, cell.sobolev)
+    )
+    if not paid or not sobolev:
         return None
-    plain = float(numpy.median(list(values(cell.values, "step_seconds").values())))
-    both = float(numpy.median(list(values(cell.sobolev, "step_seconds").values())))
-    teacher = float(numpy.median(list(values(cell.sobolev, "teacher_seconds").values())))
+    plain = float(numpy.median(list(values(paid, "step_seconds").values())))
+    both = float(numpy.median(list(values(sobolev, "step_seconds").values())))
+    teacher = float(numpy.median(list(values(sobolev, "teacher_seconds").values())))
     times = {"values": plain, "sobolev": both, "teacher": teacher}
     return times | {"ratio": both / plain, "share": teacher / plain}
 

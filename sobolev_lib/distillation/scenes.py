@@ -51,13 +51,16 @@ def has_teacher(game: str) -> bool:
     return (weights.folder() / f"teacher-{game}.safetensors").exists()
 
 
-def chooser(teacher: Teacher, seed: int) -> Callable[[NDArray[numpy.uint8]], Any]:
-    """Return what draws actions from the teacher's policy."""
+def chooser(
+    teacher: Teacher, seed: int, device: str = "cpu"
+) -> Callable[[NDArray[numpy.uint8]], Any]:
+    """Return what draws actions from the teacher's policy, which moves to ``device``."""
+    teacher.to(device)
     generator = torch.Generator().manual_seed(seed)
 
     def choose(stack: NDArray[numpy.uint8]) -> Any:
         with torch.no_grad():
-            logs = teacher(torch.from_numpy(stack))[0].log_softmax(-1)
+            logs = teacher(torch.from_numpy(stack).to(device))[0].log_softmax(-1).cpu()
         return torch.multinomial(logs.exp(), 1, generator=generator)[:, 0].numpy()
 
     return choose
@@ -83,11 +86,11 @@ def beginning(game: str, seed: int = 0) -> Beginning:
     return Beginning(teacher, data.beginning(recording), actions, recorded)
 
 
-def policy(start: Beginning) -> NDArray[numpy.float32]:
-    """Log-probabilities of every state's actions, (states, actions)."""
+def policy(start: Beginning, every: int = 1) -> NDArray[numpy.float32]:
+    """Log-probabilities of the actions in each ``every``-th state, (states, actions)."""
     said = []
     with torch.no_grad():
-        for index in torch.arange(len(start.frames)).split(250):
+        for index in torch.arange(0, len(start.frames), every).split(250):
             x = torch.from_numpy(start.frames.stacks(index.numpy()))
             said.append(start.teacher(x)[0].log_softmax(-1))
     return torch.cat(said).numpy()
@@ -96,7 +99,7 @@ def policy(start: Beginning) -> NDArray[numpy.float32]:
 def small_sets(start: Beginning) -> Sets:
     """Training, validation and test states of a beginning, for :func:`teach`."""
     parts = data.split(start.frames.starts, SMALL["fraction"])
-    return arms.answers(start.teacher, start.frames, parts)
+    return arms.answers(start.teacher, start.frames, parts, most=SMALL_TEST)
 
 
 def teach(sets: Sets, settings: Settings, seed: int = 0) -> Training:
@@ -116,19 +119,16 @@ def teach(sets: Sets, settings: Settings, seed: int = 0) -> Training:
 
 
 SMALL: dict[str, Any] = {
-    "fraction": 0.1, "alpha": 10.0, "learning_rate": 1e-3, "updates": 200, "batch": 40,
-    "points": 8, "games": 0,
+    "fraction": 0.1, "alpha": 3.0, "learning_rate": 1e-3, "updates": 120, "batch": 40,
+    "points": 5, "games": 0,
 }  # fmt: skip
 """Settings of :func:`teach` for a page."""
+SMALL_TEST = 400
 
 
 def kept_students(game: str) -> dict[str, Student]:
-    """Students of Fig. 4 whose weights are committed, by method; empty unless both are."""
-    methods = ("values", "sobolev")
-    paths = [arms.kept(Settings(game, arms.KEPT, method)) for method in methods]
-    if not all(path.exists() for path in paths):
-        return {}
-    return {method: arms.load_student(game, method) for method in methods}
+    """Students of Fig. 4 whose weights are committed, by method."""
+    return {method: arms.load_student(game, method) for method in ("values", "sobolev")}
 
 
 def clip(game: str, start: Beginning, first: int = 30, count: int = 96) -> dict[str, Any]:

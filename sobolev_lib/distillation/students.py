@@ -23,7 +23,7 @@ from .targets import Targets
 
 SEEN = 500  # states of the training and of the validation part that a point of a curve looks at
 METRICS = ("action_error", "kl", "kl_reverse")
-UPDATES = 1_000
+UPDATES = 2_000
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class Training:
     seed : int
         Of the weights, the batches and the directions.
     train, validation, test : Targets
-        Only ``train`` needs gradients.
+        Only ``train`` needs gradients; the student lives where it does.  Random numbers are drawn
+        on the CPU, so that all devices see the same batches and directions.
     """
 
     def __init__(
@@ -134,7 +135,10 @@ class Training:
         torch.manual_seed(seed)
         self.generator = torch.Generator().manual_seed(seed)  # batches: the same for each method
         self.sphere = torch.Generator().manual_seed(1_000_003 + seed)
-        self.net = Student(train.logs.shape[1], settings.activation)
+        self.device = train.device
+        # on a GPU, where a step is queued, the time that passes, which others share
+        self.clock = time.process_time if self.device.type == "cpu" else time.perf_counter
+        self.net = Student(train.logs.shape[1], settings.activation).to(self.device)
         self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.net.parameters(), settings.learning_rate)
         element = {"norm": norm, "squared": squared}[settings.norm]
@@ -155,14 +159,15 @@ class Training:
 
     def step(self) -> None:
         """One update of Adam."""
-        began = time.process_time()
+        began = self.clock()
         s = self.settings
         chosen = torch.randint(len(self.train), (s.batch,), generator=self.generator)
+        chosen = chosen.to(self.device)
         source = chosen.roll(1) if s.derivatives == "another" else chosen
         self.differentiate(chosen, source)
         self.optimizer.step()
         self.update += 1
-        self.seconds += time.process_time() - began
+        self.seconds += self.clock() - began
 
     def _closed(self, chosen: Tensor, source: Tensor) -> None:
         s = self.settings
@@ -172,7 +177,8 @@ class Training:
             directions = [v for [v] in self.loss.draw(x, goals.shape[1])]
             weight /= s.projections
         elif s.alpha:
-            directions = [unit.expand_as(goals) for unit in torch.eye(goals.shape[1])]
+            units = torch.eye(goals.shape[1], device=self.device)
+            directions = [unit.expand_as(goals) for unit in units]
         goal = functools.partial(self._goal, source)
         differentiate(self.net, x, goals, goal, directions, weight, s.norm == "squared")
 
@@ -188,9 +194,9 @@ class Training:
         total.backward()  # type: ignore[no-untyped-call]
 
     def _goal(self, source: Tensor, v: Tensor) -> Tensor:
-        began = time.process_time()
+        began = self.clock()
         gradient = self.train.gradient(source, v)
-        self.teacher_seconds += time.process_time() - began
+        self.teacher_seconds += self.clock() - began
         return gradient
 
     def note(self) -> None:

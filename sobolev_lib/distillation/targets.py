@@ -4,7 +4,8 @@ The gradient of <log pi*(s), v> needs no forward pass of the teacher.  With z it
 sum_k a_k (dz_k - dz_n)/ds over k < n, a = v - pi sum(v) (the a_k add up to 0).  Where the n - 1
 differences of rows fit into :data:`MEMORY` bytes (half precision, 56 KB a state and row) they are
 kept, and a step adds them up, weighted.  Else which ReLUs were on is kept, one bit a unit (2.7 KB a
-state), and a step goes back through the teacher.
+state), and a step goes back through the teacher.  On a GPU, where passes are cheap, nothing is
+kept: a step asks the teacher again, forward and back.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Targets:
         Bytes that Jacobians may take.
     quiet : bool
         No progress bar.
+    device : str
+        Of the teacher, which moves there, and of all that is kept.
 
     Attributes
     ----------
@@ -58,8 +61,10 @@ class Targets:
         gradients: bool = True,
         memory: int = MEMORY,
         quiet: bool = True,
+        device: str = "cpu",
     ) -> None:
-        self.teacher = teacher.requires_grad_(False)
+        self.device = torch.device(device)
+        self.teacher = teacher.to(self.device).requires_grad_(False)
         self.layers = [m for m in teacher.body if isinstance(m, nn.Conv2d | nn.Linear)]
         self._copy(frames, index)
         self.shapes: list[torch.Size] = []
@@ -72,7 +77,7 @@ class Targets:
             if gradients:
                 masks.append(bits)
         self.logs = torch.cat(logs)
-        if gradients:
+        if gradients and self.device.type == "cpu":
             self.masks = [numpy.concatenate(each) for each in zip(*masks, strict=True)]
             states, actions = self.logs.shape
             if 2 * states * (actions - 1) * SIZE <= memory:
@@ -85,17 +90,18 @@ class Targets:
         numbers, places = numpy.unique(frames.behind(index), return_inverse=True)
         pixels = torch.from_numpy(frames.frames[numbers])
         pixels[torch.from_numpy(numbers < 0)] = 0
+        pixels = pixels.to(self.device)
         side = BLOCKED[1]
         squares = pixels.reshape(-1, side, BLOCK, side, BLOCK).transpose(2, 3)
         self.pixels = squares.reshape(len(numbers), side**2, BLOCK**2)
-        self.places = torch.from_numpy(places.reshape(-1, STACK))
+        self.places = torch.from_numpy(places.reshape(-1, STACK)).to(self.device)
 
     @torch.no_grad()
     def _ask(self, x: Tensor) -> tuple[Tensor, list[NDArray[numpy.uint8]]]:
         bits, self.shapes = [], []
         for layer in self.teacher.body:
             x = layer(x)
-            if isinstance(layer, nn.ReLU):
+            if isinstance(layer, nn.ReLU) and self.device.type == "cpu":
                 self.shapes.append(x.shape[1:])
                 bits.append(numpy.packbits((x > 0).flatten(1).numpy(), axis=1))
         logits: Tensor = self.teacher.policy(x)
@@ -118,7 +124,7 @@ class Targets:
 
     def frames(self, chosen: Tensor) -> Tensor:
         """Frames of the chosen states, from 0 to 1 and in blocks: (B, 64, 21, 21)."""
-        squares = self.pixels.index_select(0, self.places[chosen].flatten())
+        squares = self.pixels.index_select(0, self.places[chosen.to(self.device)].flatten())
         squares = squares.reshape(len(chosen), STACK, -1, BLOCK**2).transpose(1, 2)
         return _unflat(squares.contiguous().flatten(1).to(torch.get_default_dtype()).div_(255))
 
@@ -151,6 +157,8 @@ class Targets:
 
     def _back(self, chosen: Tensor, back: Tensor) -> Tensor:
         """Through the teacher's policy and body, from logits to blocks."""
+        if self.device.type != "cpu":
+            return self._again(chosen, back)
         back = back @ self.teacher.policy.weight
         for depth in range(len(self.layers) - 1, -1, -1):
             shape = self.shapes[depth]
@@ -168,6 +176,11 @@ class Targets:
                 back = functional.conv_transpose2d(back, layer.weight, stride=stride)  # type: ignore[arg-type]
         return back
 
+    @torch.enable_grad()
+    def _again(self, chosen: Tensor, back: Tensor) -> Tensor:
+        x = self.frames(chosen).requires_grad_()
+        return torch.autograd.grad(self.teacher(x)[0], x, back)[0]
+
     def policy(self, x: Tensor) -> Tensor:
         """Return the teacher's log-probabilities for frames in blocks."""
         logits: Tensor = self.teacher(x)[0]
@@ -177,7 +190,7 @@ class Targets:
         """Gradients of all log-probabilities, (B, actions, 64, 21, 21)."""
         actions = self.logs.shape[1]
         rows = [
-            self.gradient(chosen, torch.eye(actions)[k].expand(len(chosen), -1))
+            self.gradient(chosen, torch.eye(actions, device=self.device)[k].expand(len(chosen), -1))
             for k in range(actions)
         ]
         return torch.stack(rows, 1)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from . import weights
 from .consoles import Consoles
 from .data import Screens
 from .experts import Expert, memory
@@ -40,6 +42,8 @@ class PixelSettings(Settings):
         Decisions over which the expert plays in fewer and fewer of the games, from all to none.
     hint : float
         Weight of the hint's error beside the divergence.
+    start : str
+        File with a teacher's weights, from which the training begins; empty: from random ones.
     """
 
     epochs: int = 3
@@ -50,6 +54,7 @@ class PixelSettings(Settings):
     fade: int = 2_000_000
     lead: int = 30_000
     hint: float = 1.0
+    start: str = ""
     milestone: int = 20_000
 
 
@@ -58,7 +63,8 @@ FROM_SCRATCH: dict[str, Any] = {
     "imitation": 0.0,
     "hint": 0.0,
     "lead": 0,
-    "games": 64,
+    "games": 128,
+    "horizon": 64,
     "epochs": 4,
     "minibatch": 512,
     "learning_rate": 4e-4,
@@ -138,6 +144,10 @@ class PixelTrainer(Trainer):
         torch.manual_seed(settings.seed)
         width = expert.policy.in_features if expert else 1
         net = Hinted(len(game_named(settings.game).actions), width)
+        self.begun: dict[str, Any] = {}  # what is said of the weights that it starts from
+        if settings.start:
+            self.begun = weights.load(Path(settings.start), net.teacher)[1]
+            net.train()
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         games: Games
         if device == "cpu":
