@@ -189,8 +189,9 @@ def commands() -> str:
     """All commands, one block an experiment that has records."""
     blocks = []
     for path in sorted(default_folder().glob("*.jsonl")):
-        if path.stem in EXPERIMENTS:
-            made = EXPERIMENTS[path.stem](Ledger(path.stem).read())
+        of = EXPERIMENTS.get(path.stem)
+        # Pilots alone have no command of their own.
+        if of and (made := of(Ledger(path.stem).read())):
             blocks.append(f"`ledger/{path.name}`:\n\n```sh\n" + "\n".join(made) + "\n```")
     return "\n\n".join(blocks)
 
