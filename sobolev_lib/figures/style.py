@@ -247,6 +247,9 @@ def _svg_in_notebooks() -> None:
         from sobolev_lib.figures import widths
 
         set_matplotlib_formats("svg")
+        # pyplot would draw every figure once more after each cell, for a window that is not there
+        plt.switch_backend(mpl.get_backend())  # registers that drawing
+        plt.uninstall_repl_displayhook()
         formatters: Any = shell.display_formatter.formatters  # type: ignore[union-attr]
         formatters["image/svg+xml"].for_type(Figure, widths.drawing)
 
