@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONUTF8 := 1
 
 .NOTPARALLEL:
-.PHONY: help book test test-all lint serve clean lock environment execute html library pages
+.PHONY: help book pdf test test-all lint serve clean lock environment execute html library pages
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +30,9 @@ html:
 	@echo "Writing the pages: about a minute."
 	@rm -rf _build/html
 	$(BIN)/python $(BIN)/jupyter-book build . -W --keep-going --all --quiet
+
+pdf: environment execute ## print the whole book into _build/sobolev-training.pdf; needs Chromium or Chrome, no TeX
+	@$(BIN)/python tools/pdf.py
 
 test: environment lint library html pages ## style, types, library, chapters, pages in a browser: what a change has to pass
 

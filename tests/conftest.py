@@ -19,14 +19,13 @@ anything outside the book, or scrolled sideways. Tests that use one of these fix
 
 import functools
 import http.server
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbcache
+import pdf
 import pytest
 from book_files import DESKTOP, ROOT
 
@@ -35,7 +34,6 @@ SITE = ROOT / "_build" / "html"
 PATIENCE = 1000 * nbcache.time_limit() // 3
 PAGE_FIXTURES = {"site", "server", "built_page"}
 FLAGS = [
-    "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -106,24 +104,16 @@ def server(site) -> Iterator[str]:
         thread.join()
 
 
-def _chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    given = os.environ.get("CHROMIUM")
-    return given or next(filter(None, map(shutil.which, names)), None)
-
-
 @pytest.fixture(scope="session")
 def browser():
     """Chromium, headless; the test is skipped where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    executable = _chromium()
+    executable = pdf.chromium()
     if executable is None:
         pytest.skip("no Chromium on this machine: install one, or set CHROMIUM to its path")
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    flags = [*FLAGS, "--no-sandbox"] if is_root else FLAGS
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(
-            executable_path=executable, headless=True, args=flags, timeout=PATIENCE
+            executable_path=executable, headless=True, args=[*FLAGS, *pdf.flags()], timeout=PATIENCE
         )
         yield chromium
         chromium.close()

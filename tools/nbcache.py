@@ -141,6 +141,14 @@ def is_stored(notebook: Any) -> bool:
             return False
 
 
+def executed(notebook: Any) -> Any | None:
+    """Return the notebook with its stored outputs; None where no execution is stored."""
+    if not is_stored(notebook):
+        return None
+    with _opened() as cache:
+        return cache.merge_match_into_notebook(notebook)[1]
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx entry point."""
     prepare()
