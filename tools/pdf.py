@@ -24,9 +24,13 @@ READY = """async () => {
   // for looking things up, and for playing: nothing to read from paper
   document.querySelectorAll('[id="document-book/playground"], [id^="document-book/api"]')
     .forEach(e => { e.nextElementSibling?.remove(); });
-  document.querySelectorAll('details').forEach(e => { e.open = true; });
+  // how a claim was measured stays folded: thirty sheets
+  document.querySelectorAll('details').forEach(e => { e.open = !e.closest('.claims'); });
   document.querySelectorAll('button.toggle-button[aria-expanded="false"]').forEach(e => e.click());
   document.querySelectorAll('img').forEach(e => { e.loading = 'eager'; });
+  const views = 'script[type="application/vnd.jupyter.widget-view+json"]';
+  while ([...document.querySelectorAll(views)].some(e => !e.previousElementSibling?.childElementCount))
+    await new Promise(done => setTimeout(done, 50));
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
   await Promise.all([...document.images].filter(e => e.getClientRects().length)
     .map(e => e.decode().catch(() => { throw new Error('cannot show ' + e.src); })));
@@ -61,7 +65,8 @@ def contents(chapters: list[str]) -> dict[str, Any]:
     unknown = {f"book/{name}" for name in chapters} - set(known)
     if unknown:
         raise SystemExit(f"There is no chapter {', '.join(sorted(unknown))}.")
-    wanted = {f"book/{name}" for name in chapters} or set(known)
+    # what chapters cite is never left out
+    wanted = {"book/bibliography", *(f"book/{name}" for name in chapters)} if chapters else known
     for part in toc["parts"]:
         part["chapters"] = [entry for entry in part["chapters"] if entry["file"] in wanted]
     toc["parts"] = [part for part in toc["parts"] if part["chapters"]]
