@@ -14,8 +14,11 @@ PHONE = (360, 800)
 def contents() -> list[str]:
     """Return the pages of the book, such as ``book/loss``, in reading order."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    pages = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
-    return [toc["root"], *pages]
+    pages = [toc["root"]]
+    for part in toc["parts"]:
+        for entry in part["chapters"]:
+            pages += [entry["file"], *(below["file"] for below in entry.get("sections", ()))]
+    return pages
 
 
 def source(page: str) -> Path:

@@ -116,8 +116,8 @@ def test_every_page_says_how_to_get_it(site, page):
     links = re.findall(r'href="([^"]+)"', words)
     here = [link for link in links if "://" not in link]
     for link in here:
-        assert (site / "book" / link).resolve().is_relative_to(site.resolve())
-        assert (site / "book" / link).exists(), link
+        file = (site / f"{page}.html").parent / link
+        assert file.resolve().is_relative_to(site.resolve()) and file.exists(), link
     if page in notebooks():
         name = f"{page.removeprefix('book/')}.ipynb"
         assert f"../_static/notebooks/{name}" in here

@@ -37,15 +37,6 @@ def test_docstrings_may_write_shapes_and_absolute_values(written, read):
     assert rooms.escaped(written) == read
 
 
-def test_every_module_has_a_section_in_the_order_of_imports():
-    names = [name for name, _ in rooms.modules(ROOT / "sobolev_lib", "sobolev_lib")]
-    assert {"sobolev_lib.loss", "sobolev_lib.figures.style"} <= set(names)
-    assert not [name for name in names if "__" in name or "._" in name]
-    body = rooms.body()
-    for name in names:
-        assert f"automodule:: {name}\n" in body
-
-
 def test_each_module_uses_only_those_above_it():
     entries = rooms.ordered(rooms.modules(ROOT / "sobolev_lib", "sobolev_lib"))
     place = {name: i for i, (name, _) in enumerate(entries)}

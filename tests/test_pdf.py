@@ -34,7 +34,7 @@ def test_the_pdf_has_every_page_of_the_contents_or_those_named():
     def files(toc):
         return [toc["root"], *(e["file"] for part in toc["parts"] for e in part["chapters"])]
 
-    assert files(pdf.contents([])) == contents()
+    assert files(pdf.contents([])) == [page for page in contents() if "/api/" not in page]
     some = ["book/index", "book/loss", "book/kinks", "book/bibliography"]
     assert files(pdf.contents(["kinks", "loss"])) == some
     with pytest.raises(SystemExit, match="no chapter book/lost"):

@@ -16,6 +16,7 @@ from typing import Any
 import access
 import nbcache
 import yaml
+from myst_nb.sphinx_ import NbMetadataCollector
 
 BUILD = nbcache.ROOT / "_build" / "pdf"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -28,13 +29,13 @@ READY = """async () => {
   document.querySelectorAll('details').forEach(e => { e.open = !e.closest('.claims'); });
   document.querySelectorAll('button.toggle-button[aria-expanded="false"]').forEach(e => e.click());
   document.querySelectorAll('img').forEach(e => { e.loading = 'eager'; });
-  const views = 'script[type="application/vnd.jupyter.widget-view+json"]';
-  while ([...document.querySelectorAll(views)].some(e => !e.previousElementSibling?.childElementCount))
-    await new Promise(done => setTimeout(done, 50));
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
   await Promise.all([...document.images].filter(e => e.getClientRects().length)
     .map(e => e.decode().catch(() => { throw new Error('cannot show ' + e.src); })));
 }"""
+DRAWN = """() => [...document.querySelectorAll(
+    'script[type="application/vnd.jupyter.widget-view+json"]')]
+  .every(script => script.previousElementSibling?.childElementCount)"""
 FOOT = (
     "<div style='font-size:8px;width:100%;text-align:center'><span class='pageNumber'></span></div>"
 )
@@ -109,6 +110,7 @@ def write(page: Path, target: Path, browser: Any) -> None:
     sheet.set_default_timeout(1000 * nbcache.time_limit())
     sheet.goto(page.as_uri(), wait_until="load")
     sheet.emulate_media(media="print", color_scheme="light")
+    sheet.wait_for_function(DRAWN)
     sheet.evaluate(READY)
     sheet.pdf(
         path=target, prefer_css_page_size=True, print_background=True, outline=True, tagged=True,
@@ -157,9 +159,19 @@ def fill(app: Any) -> None:
         app.set_html_assets_policy("always")  # the first page has no formula of its own
 
 
+def add_widgets(app: Any, pagename: str, _template: str, _context: Any, _doctree: Any) -> None:
+    """Put the states of all chapters' widgets on the long page; MyST-NB knows the first one's."""
+    if app.builder.name == "singlehtml":
+        for docname in sorted(app.env.found_docs - {pagename}):
+            for path, options in NbMetadataCollector.get_js_files(app.env, docname).values():
+                if path is None:
+                    app.add_js_file(path, **options)
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx entry point."""
     app.connect("builder-inited", fill)
+    app.connect("html-page-context", add_widgets)
     return {"parallel_read_safe": True, "parallel_write_safe": True, "version": "1"}
 
 

@@ -1,11 +1,12 @@
-"""Write the body of the library's page: one section for every public module of ``sobolev_lib``.
+"""Write the pages of the library: one for every room, which is a module or a folder of modules.
 
-The page ``book/api.md`` holds the words ``% ROOMS`` where the sections go, so a new module is
-documented without anybody having to remember it. The order is that of the imports: of rooms (a
-folder or a single file), and of the modules in a room.
+``book/api.md`` lists the rooms in the order of their imports where it has the words ``% ROOMS``.
+``book/api/NAME.md`` opens with an example, and has a section for every module of its room where it
+has the words ``% ROOM``, so a new module is documented without anybody having to remember it.
 """
 
 import ast
+import functools
 import graphlib
 import pkgutil
 import re
@@ -27,11 +28,13 @@ MISREAD = r"(?<=[( ])\*(?=in\b|\w+[,)]) | (?<!\w)\|(?=\S)"
 SIGN = re.compile(f"{KEPT} | {MISREAD}", re.VERBOSE | re.MULTILINE | re.DOTALL)
 DOCTEST_FLAG = re.compile(r"[ ]*# doctest:.*$", re.MULTILINE)
 PACKAGE = "sobolev_lib"
-PLACE = "% ROOMS"
-SECTION = """\
+OVERVIEW, PLACE = "% ROOMS", "% ROOM\n"
+HEADING = """\
 ({label})=
 {level} {title}
 
+"""
+SECTION = """\
 ```{{eval-rst}}
 .. automodule:: {name}
    :members:
@@ -85,32 +88,45 @@ def ordered(entries: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
     for name, used in uses.items():
         rooms[room(name)] |= {room(other) for other in used} - {room(name)}
     result = []
-    for place in graphlib.TopologicalSorter(rooms).static_order():
+    graph = {place: sorted(used) for place, used in rooms.items()}  # the same order each time
+    for place in graphlib.TopologicalSorter(graph).static_order():
         inside = [name for name in packages if room(name) == place]
         heads = [name for name in inside if packages[name]]
         # what a folder passes on is imported from below it
-        graph = {n: uses[n] & set(inside) - set(heads) for n in inside if n not in heads}
-        result += heads + list(graphlib.TopologicalSorter(graph).static_order())
+        own = {n: sorted(uses[n] & set(inside) - set(heads)) for n in inside if n not in heads}
+        result += heads + list(graphlib.TopologicalSorter(own).static_order())
     return [(name, packages[name]) for name in result]
 
 
 def section(name: str, package: bool) -> str:
-    """Return the section of one module."""
+    """Return the section of one module; that of the room itself has the page's heading."""
     # What a package only passes on is documented where it is defined.
     options = "   :ignore-module-all:\n" if package else ""
-    return SECTION.format(
-        label="api-" + name.removeprefix(f"{PACKAGE}.").replace(".", "-").replace("_", "-"),
-        level="#" * name.count(".") + "#",
-        title=name.removeprefix(f"{PACKAGE}."),
-        name=name,
-        options=options,
-    )
+    title = name.removeprefix(f"{PACKAGE}.")
+    label = "api-" + title.replace(".", "-").replace("_", "-")
+    heading = HEADING.format(label=label, level="#" * name.count("."), title=title)
+    body = SECTION.format(name=name, options=options)
+    return body if name.count(".") == 1 else heading + body
 
 
-def body() -> str:
-    """Return the sections of all modules."""
-    entries = ordered(modules(nbcache.ROOT / PACKAGE, PACKAGE))
-    return "\n".join(section(*entry) for entry in entries)
+@functools.cache
+def _every() -> list[tuple[str, bool]]:
+    return ordered(modules(nbcache.ROOT / PACKAGE, PACKAGE))
+
+
+def body(place: str) -> str:
+    """Return the sections of a room."""
+    return "\n".join(section(*entry) for entry in _every() if room(entry[0]) == place)
+
+
+def overview() -> str:
+    """Return the list of the rooms, each with the sentence that opens its page."""
+    lines = []
+    for place in dict.fromkeys(room(name) for name, _ in _every()):
+        page = (nbcache.ROOT / "book" / "api" / f"{place}.md").read_text(encoding="utf-8")
+        says = re.split(r"(?<=\.) (?=[A-Z`])", page.split("\n\n")[1])[0]
+        lines.append(f"- [`{place}`](api/{place}.md): {says}")
+    return "\n".join(lines)
 
 
 def escaped(text: str) -> str:
@@ -131,7 +147,9 @@ def setup(app: Any) -> dict[str, Any]:
 
     def fill(_app: Any, docname: str, source: list[str]) -> None:
         if docname == "book/api":
-            source[0] = source[0].replace(PLACE, body())
+            source[0] = source[0].replace(OVERVIEW, overview())
+        elif docname.startswith("book/api/"):
+            source[0] = source[0].replace(PLACE, body(docname.rpartition("/")[2]))
 
     app.connect("source-read", fill)
     app.connect("autodoc-process-docstring", escape_signs, priority=900)  # after numpydoc
