@@ -33,6 +33,8 @@ READY = """async () => {
   await Promise.all([...document.images].filter(e => e.getClientRects().length)
     .map(e => e.decode().catch(() => { throw new Error('cannot show ' + e.src); })));
 }"""
+#: Pixels between the margins of A4 in book.css.
+COLUMN = 672
 DRAWN = """() => [...document.querySelectorAll(
     'script[type="application/vnd.jupyter.widget-view+json"]')]
   .every(script => script.previousElementSibling?.childElementCount)"""
@@ -106,10 +108,11 @@ def write(page: Path, target: Path, browser: Any) -> None:
     browser : playwright.sync_api.Browser
         A Chromium without a window.
     """
-    sheet = browser.new_page(color_scheme="light")
+    # formulae are broken into lines for the width that they find
+    sheet = browser.new_page(color_scheme="light", viewport={"width": COLUMN, "height": 1000})
     sheet.set_default_timeout(1000 * nbcache.time_limit())
-    sheet.goto(page.as_uri(), wait_until="load")
     sheet.emulate_media(media="print", color_scheme="light")
+    sheet.goto(page.as_uri(), wait_until="load")
     sheet.wait_for_function(DRAWN)
     sheet.evaluate(READY)
     sheet.pdf(
