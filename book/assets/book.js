@@ -34,6 +34,11 @@ const keepTables = () => {
 const correctRoles = () => {
   document.querySelectorAll("summary[aria-label], .search-button-field")
     .forEach((e) => e.removeAttribute("aria-label"));
+  // what unfolds the pages below one of the contents is an arrow without a name
+  document.querySelectorAll("nav li > details > summary").forEach((e) => {
+    const page = e.closest("li").querySelector(":scope > a")?.textContent.trim();
+    e.setAttribute("aria-label", `Pages below ${page}`);
+  });
   // Font Awesome makes SVGs of these icons, before or after this, and of their titles texts.
   document.querySelectorAll(".theme-switch-button title").forEach((e) => e.remove());
   document.querySelectorAll(".theme-switch-button .theme-switch").forEach((e) => {
