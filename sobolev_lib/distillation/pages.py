@@ -92,6 +92,17 @@ def gains(cells: Sequence[Cell]) -> str:
     return " ".join(said)
 
 
+def count(cells: Sequence[Cell]) -> str:
+    """Sentence: in how many games and fractions derivatives bring the student closer."""
+    signs = [gain.sign for cell in cells if (gain := cell.gain("kl"))]
+    if not signs:
+        return NOTHING
+    parts = {"smaller": signs.count(1), "larger": signs.count(-1), "not settled": signs.count(0)}
+    said = [f"{many} {name}" for name, many in parts.items() if many]
+    every = "the one comparison" if len(signs) == 1 else f"{len(signs)} comparisons"
+    return f"With derivatives the divergence from the teacher is, in {every}: {', '.join(said)}."
+
+
 def settled(cells: Sequence[Cell]) -> str:
     """Sentence: in how many runs validation had turned or was flat at the end; empty without."""
     found = [each for cell in cells for mine in (cell.values, cell.sobolev)
