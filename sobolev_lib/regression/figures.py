@@ -14,7 +14,16 @@ from sobolev_lib.figures import ends, marks, style
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.regression import grids as surfaces
-from sobolev_lib.regression.results import READINGS, SIZES, SOBOLEV, VALUES, Line, load, power
+from sobolev_lib.regression.results import (
+    KNOBS,
+    READINGS,
+    SIZES,
+    SOBOLEV,
+    VALUES,
+    Line,
+    load,
+    power,
+)
 from sobolev_lib.regression.training import settings, training_points
 
 TITLES = [f.title for f in FUNCTIONS.values()]
@@ -43,25 +52,6 @@ ARM_ROWS: dict[str, str] = {
     "Kriging (SMT; with gradients: GEKPLS)": "kriging",
 }
 """Rows of :func:`arms`."""
-
-_PLAIN, _SLOPES = ("schedule", "values"), ("schedule", "sobolev")
-KNOBS: dict[str, tuple[Line, Line]] = {
-    "Sobolev for values, paper's setting": (VALUES, SOBOLEV),
-    "Sobolev for values, normalised, annealed": (_PLAIN, _SLOPES),
-    "Rate 1e-3 annealed, a tenth of the steps": (SOBOLEV, ("raw_fast", "sobolev")),
-    "Data normalised, paper's rate and steps": (SOBOLEV, ("paper_normalized", "sobolev")),
-    "Data normalised, 1e-3 annealed": (("raw_fast", "sobolev"), _SLOPES),
-    "Rate annealed, not constant": (("normalized", "sobolev"), _SLOPES),
-    "Four times the steps": (_SLOPES, ("long", "sobolev")),
-    "Batches of 20": (SOBOLEV, ("small_batch", "sobolev")),
-    "PyTorch's initial weights": (_SLOPES, ("torch_initialization", "sobolev")),
-    "Weight of the slopes 0.1": (_SLOPES, ("weight/0.1", "sobolev")),
-    "Weight of the slopes 0.01": (_SLOPES, ("weight/0.01", "sobolev")),
-    "Kink kernel": (_SLOPES, ("activation/kernel", "sobolev")),
-    "SiLU": (_SLOPES, ("activation/silu", "sobolev")),
-    "Three times as many values, no slopes": (_PLAIN, ("equal_information", "values")),
-}
-"""Rows of :func:`knobs`: what is compared; all but the first two and the last with slopes."""
 
 
 def _log_axis(ax: Axes) -> None:
@@ -267,28 +257,22 @@ def knobs(sizes: Sequence[int] = (20, 100), book: Ledger | None = None) -> Figur
     """What each choice that the paper leaves open changes, beside Sobolev training itself.
 
     Decades by which the test error falls: a point for each function, a bar for their median.
-    Choices without records are left out.
     """
-    results = load(book)
-    fig, axes = style.figure(1, len(sizes), width="wide", height=5.2, sharey=True)
-    rows = {
-        label: [results.gains(n, *pair) for n in sizes]
-        for label, pair in KNOBS.items()
-        if any(results.gains(n, *pair) for n in sizes)
-    }
-    for ax, n, place in zip(np.atleast_1d(axes), sizes, range(len(sizes)), strict=True):
+    found = {n: load(book).effects(n) for n in sizes}
+    rows = [label for label in KNOBS if any(label in effects for effects in found.values())]
+    fig, grid = style.figure(1, len(sizes), width="wide", height=5.2, sharey=True, squeeze=False)
+    for ax, (n, effects) in zip(grid[0], found.items(), strict=True):
         marks.line_at_zero(ax, vertical=True)
-        for row, (label, found) in enumerate(rows.items()):
-            centres = [gain.centre for gain in found[place].values()]
-            look = "sobolev" if KNOBS[label][0][1] != KNOBS[label][1][1] else "values"
-            marks.dots(ax, row, centres, look, horizontal=True)
-            if centres:
-                ax.plot([float(np.median(centres))] * 2, [row - 0.3, row + 0.3], color="#444444")
+        for label, (middle, centres) in effects.items():
+            row, (before, after) = rows.index(label), KNOBS[label]
+            look = marks.look("values" if before[1] == after[1] else "sobolev")
+            dot = {"marker": "o", "linestyle": "none", "markersize": 4, "alpha": 0.6}
+            ax.plot(centres, [row] * len(centres), color=look["color"], **dot)
+            ax.plot([middle] * 2, [row - 0.3, row + 0.3], color=look["color"], linewidth=2.5)
         ax.set_title(f"N = {n}")
-        ax.set_xlabel("Decades by which the error falls")
-    first = np.atleast_1d(axes)[0]
-    first.set_yticks(range(len(rows)), list(rows))
-    first.invert_yaxis()
+    grid[0][0].set_yticks(range(len(rows)), rows)
+    grid[0][0].invert_yaxis()
+    fig.supxlabel("Decades by which the test error falls", fontsize=9)
     return fig
 
 
