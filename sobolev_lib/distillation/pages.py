@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from sobolev_lib.figures.style import Table
 from sobolev_lib.records.ledger import Record
 
-from . import results
+from . import arms, data, results
 from .arms import UNIFORM
 from .figures import latest
 from .games import GAMES
@@ -20,6 +20,7 @@ ROUTES = {
     "dagger": "imitation of an expert",
     "kickstart": "PPO on pixels, at first beside an expert",
 }
+METHODS = {"values": "values only", "sobolev": "Sobolev", "squared": "Sobolev, squared norm"}
 NOTHING = "No student has been trained yet: the figures appear here when their records do."
 
 
@@ -127,6 +128,24 @@ def cost(cells: Sequence[Cell]) -> str:
         f"A Sobolev step took {times} times the processor time of a step on values. The teacher's "
         f"gradient is {share:.2f} of a step on values, at most."
     )
+
+
+def choices(records: Sequence[Record]) -> Table | None:
+    """Learning rate and alpha that the pilots chose, a row for each game and method."""
+    rows = {}
+    for game in GAMES:
+        if not data.Recording.there(game):
+            continue
+        for row, best in results.chosen(records, game).items():
+            edge = row != "values" and best.alpha in (
+                arms.SCALED.get(row, 1.0) * each for each in (min(arms.ALPHAS), max(arms.ALPHAS))
+            )
+            alpha = f"{best.alpha:g}{', the edge of what was tried' if edge else ''}"
+            rows[f"{GAMES[game].title}, {METHODS[row]}"] = {
+                "learning rate": f"{best.learning_rate:g}",
+                "alpha": "\u2014" if row == "values" else alpha,
+            }
+    return Table(rows, corner="game, method") if rows else None
 
 
 def play(cells: Sequence[Cell]) -> Table | None:
