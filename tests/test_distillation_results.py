@@ -74,7 +74,7 @@ def trained(game, fraction, plain, sobolev, seeds=3, arm="paper"):
 
 def test_pilots_choose_the_rate_first_and_alpha_at_that_rate():
     made = piloted("pong")
-    assert len(made) == len(arms.RATES) * 2 + len(arms.ALPHAS)
+    assert len(made) == len(arms.RATES) * 2 + len(arms.ALPHAS) - 1  # one is the best rate's
     chosen = results.chosen(made, "pong")
     assert {row: s.learning_rate for row, s in chosen.items()} == {
         "values": 3e-4,
@@ -85,6 +85,14 @@ def test_pilots_choose_the_rate_first_and_alpha_at_that_rate():
     [values, sobolev] = arms.students("paper", "pong", 0.01, chosen)
     assert (values.method, values.learning_rate) == ("values", 3e-4)
     assert (sobolev.alpha, sobolev.learning_rate, sobolev.fraction) == (10.0, 1e-3, 0.01)
+
+
+def test_what_was_chosen_is_shown_with_the_edges_of_what_was_tried():
+    rows = pages.choices(piloted("pong")).rows
+    assert rows["Pong, values only"] == {"learning rate": "0.0003", "alpha": "\u2014"}
+    assert rows["Pong, Sobolev"]["learning rate"] == "0.001"
+    assert rows["Pong, Sobolev"]["alpha"] == "10, the edge of what was tried"
+    assert pages.choices([]) is None
 
 
 def test_controls_change_one_thing_each():

@@ -3,9 +3,9 @@
 The gradient of <log pi*(s), v> needs no forward pass of the teacher.  With z its logits it is
 sum_k a_k (dz_k - dz_n)/ds over k < n, a = v - pi sum(v) (the a_k add up to 0).  Where the n - 1
 differences of rows fit into a quarter of the memory (half precision, 56 KB a state and row) they
-are kept, and a step adds them up, weighted.  Else which ReLUs were on is kept, one bit a unit (2.7 KB a
-state), and a step goes back through the teacher.  On a GPU, where passes are cheap, nothing is
-kept: a step asks the teacher again, forward and back.
+are kept, and a step adds them up, weighted.  Else which ReLUs were on is kept, one bit a unit
+(2.7 KB a state), and a step goes back through the teacher.  On a GPU, where passes are cheap,
+nothing is kept: a step asks the teacher again, forward and back.
 """
 
 from __future__ import annotations
