@@ -116,9 +116,9 @@ def settled(cells: Sequence[Cell]) -> str:
     )
 
 
-def cost(cells: Sequence[Cell]) -> str:
+def cost(records: Sequence[Record]) -> str:
     """Sentence: what a Sobolev step costs."""
-    found = [each for cell in cells if (each := results.cost(cell))]
+    found = [each for game in GAMES if (each := results.cost(records, game))]
     if not found:
         return "What a step costs will stand here when both methods have records."
     low, high = min(f["ratio"] for f in found), max(f["ratio"] for f in found)
