@@ -74,7 +74,7 @@ def trained(game, fraction, plain, sobolev, seeds=3, arm="paper"):
 
 def test_pilots_choose_the_rate_first_and_alpha_at_that_rate():
     made = piloted("pong")
-    assert len(made) == len(arms.RATES) * 2 + len(arms.ALPHAS)
+    assert len(made) == len(arms.RATES) * 2 + len(arms.ALPHAS) - 1  # one is the best rate's
     chosen = results.chosen(made, "pong")
     assert {row: s.learning_rate for row, s in chosen.items()} == {
         "values": 3e-4,
@@ -85,6 +85,14 @@ def test_pilots_choose_the_rate_first_and_alpha_at_that_rate():
     [values, sobolev] = arms.students("paper", "pong", 0.01, chosen)
     assert (values.method, values.learning_rate) == ("values", 3e-4)
     assert (sobolev.alpha, sobolev.learning_rate, sobolev.fraction) == (10.0, 1e-3, 0.01)
+
+
+def test_what_was_chosen_is_shown_with_the_edges_of_what_was_tried():
+    rows = pages.choices(piloted("pong")).rows
+    assert rows["Pong, values only"] == {"learning rate": "0.0003", "alpha": "\u2014"}
+    assert rows["Pong, Sobolev"]["learning rate"] == "0.001"
+    assert rows["Pong, Sobolev"]["alpha"] == "10, the edge of what was tried"
+    assert pages.choices([]) is None
 
 
 def test_controls_change_one_thing_each():
@@ -111,7 +119,7 @@ def test_without_records_every_page_says_so():
     assert pages.fig4(cells, "kl") is pages.play(cells) is pages.agreement(cells) is None
     assert pages.gains(cells) == pages.NOTHING
     assert pages.settled(cells) == ""
-    assert "will stand here" in pages.cost(cells)
+    assert "will stand here" in pages.cost([])
     assert set(claims.findings([]).values()) == {None}
     assert "not run yet" in claims.table([])
     assert pages.teachers([]) is None
@@ -138,7 +146,7 @@ def test_half_of_a_comparison_is_shown_as_it_is():
     assert not cell.sobolev
     row = pages.fig4([cell], "kl").rows["Pong, 1 %"]
     assert (row["seeds"], row["Sobolev"]) == (0, "\u2014")
-    assert results.cost(cell) is None
+    assert results.cost(values, "pong") is None
     close(figures.fig4([cell], "action_error"))
 
 
@@ -167,10 +175,11 @@ def test_what_is_closer_everywhere_holds():
     assert "smaller with derivatives in Pong at 1 %, Pong at 5 %" in said
     assert "larger" not in said and "not settled" not in said
     assert pages.settled(cells).startswith("In 24 of 24 runs")  # validation turns in `record`
-    assert "2.10 times" in pages.cost(cells) and "0.10" in pages.cost(cells)
-    on_gpu = [replace(r, device="some GPU") for cell in cells for r in cell.sobolev.values()]
-    elsewhere = [replace(cell, sobolev=dict(enumerate(on_gpu))) for cell in cells]
-    assert "will stand here" in pages.cost(elsewhere)
+    students = [r for r in made if r.seed != arms.PILOT_SEED]
+    assert "2.10 times" in pages.cost(students) and "0.10" in pages.cost(students)
+    assert "2.10 steps" in results.costs(students)[0]
+    on_gpu = [replace(r, device="some GPU") for r in students]
+    assert "will stand here" in pages.cost(on_gpu)
     assert pages.play(cells).rows["Pong, 1 %"].keys() == {"values only", "Sobolev"}
     assert len(pages.agreement(cells).rows) == 8
     for fig in (figures.fig4(cells, "kl"), figures.agreement(cells)):

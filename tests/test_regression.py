@@ -12,6 +12,7 @@ import torch
 from sobolev_lib import __main__ as command
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.ledger import Ledger
+from sobolev_lib.regression import arms
 from sobolev_lib.regression import training as regression
 from sobolev_lib.regression.training import Setting, Training, checkpoints, settings, sweep
 
@@ -253,4 +254,11 @@ def test_arms_leave_out_what_would_be_the_same_run_again():
     kernel = [s for s in settings("activation", [20]) if s.bandwidth]
     assert {s.method for s in kernel} == {"sobolev"}, "the kernel does nothing to values alone"
     assert {s.method for s in settings("equal_information")} == {"values"}
+    weighted = settings("weight", [20], ["booth"])
+    assert [(s.method, s.weight) for s in weighted] == [("sobolev", 0.1), ("sobolev", 0.01)]
+    assert "weight is 0.1; the paper has 1.0." in weighted[0].deviations()
+    [kept] = Training(weighted[:1], seed=0).weight.tolist()
+    assert kept == pytest.approx(0.1)
+    assert arms.config(weighted[0])["weight"] == 0.1
+    assert "weight" not in arms.config(settings("schedule", [20], ["booth"])[0])
     assert {s.points for s in settings("equal_information", [20])} == {60}

@@ -15,7 +15,7 @@ from sobolev_lib.records import ledger
 from sobolev_lib.records.ledger import Ledger, LedgerError, Record
 from sobolev_lib.records.summary import Interval
 from sobolev_lib.regression import claims, figures, kriging, results
-from sobolev_lib.regression.arms import ARMS, Setting, config, settings
+from sobolev_lib.regression.arms import ARMS, Setting, config, methods_of, settings
 from sobolev_lib.regression.results import SOBOLEV, VALUES, Results, load
 
 mpl.use("Agg")
@@ -168,6 +168,7 @@ def test_every_figure_draws_what_there_is(tmp_path, made):
         figures.stopping(book=book),
         figures.learning_curves(20, book=book),
         figures.arms(20, book=book),
+        figures.knobs(book=book),
         figures.gain_over_steps(book=book),
         figures.equal_time(20, {"free": 1.0, "dear": 3.0}, book=book),
     ):
@@ -178,6 +179,20 @@ def test_every_figure_draws_what_there_is(tmp_path, made):
     with pytest.raises(ValueError, match="prices has 5 entries; at most 4"):
         figures.equal_time(20, dict.fromkeys("abcde", 1.0), book=book)
     plt.close("all")
+
+
+def test_an_effect_is_the_median_over_functions(tmp_path):
+    book = Ledger("regression", tmp_path)
+    book.append(records({20: [0.1, 0.5, -0.2, 0.3, 0.9, 0.0, -0.4]}))
+    effects = load(book).effects(20)
+    assert list(effects) == [next(iter(results.KNOBS))], "only what has records"
+    [(middle, each)] = effects.values()
+    assert middle == pytest.approx(0.1) and sorted(each) == pytest.approx(
+        [-0.4, -0.2, 0.0, 0.1, 0.3, 0.5, 0.9]
+    )
+    for before, after in results.KNOBS.values():
+        for arm, method in (before, after):
+            assert method in methods_of(arm), "a row that could never have records"
 
 
 def test_the_gain_that_is_drawn_is_the_one_that_is_said(tmp_path):

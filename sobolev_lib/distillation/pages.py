@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from sobolev_lib.figures.style import Table
 from sobolev_lib.records.ledger import Record
 
-from . import results
+from . import arms, data, results
 from .arms import UNIFORM
 from .figures import latest
 from .games import GAMES
@@ -20,6 +20,7 @@ ROUTES = {
     "dagger": "imitation of an expert",
     "kickstart": "PPO on pixels, at first beside an expert",
 }
+METHODS = {"values": "values only", "sobolev": "Sobolev", "squared": "Sobolev, squared norm"}
 NOTHING = "No student has been trained yet: the figures appear here when their records do."
 
 
@@ -92,6 +93,17 @@ def gains(cells: Sequence[Cell]) -> str:
     return " ".join(said)
 
 
+def count(cells: Sequence[Cell]) -> str:
+    """Sentence: in how many games and fractions derivatives bring the student closer."""
+    signs = [gain.sign for cell in cells if (gain := cell.gain("kl"))]
+    if not signs:
+        return NOTHING
+    parts = {"smaller": signs.count(1), "larger": signs.count(-1), "not settled": signs.count(0)}
+    said = [f"{many} {name}" for name, many in parts.items() if many]
+    every = "the one comparison" if len(signs) == 1 else f"{len(signs)} comparisons"
+    return f"With derivatives the divergence from the teacher is, in {every}: {', '.join(said)}."
+
+
 def settled(cells: Sequence[Cell]) -> str:
     """Sentence: in how many runs validation had turned or was flat at the end; empty without."""
     found = [each for cell in cells for mine in (cell.values, cell.sobolev)
@@ -104,9 +116,9 @@ def settled(cells: Sequence[Cell]) -> str:
     )
 
 
-def cost(cells: Sequence[Cell]) -> str:
+def cost(records: Sequence[Record]) -> str:
     """Sentence: what a Sobolev step costs."""
-    found = [each for cell in cells if (each := results.cost(cell))]
+    found = [each for game in GAMES if (each := results.cost(records, game))]
     if not found:
         return "What a step costs will stand here when both methods have records."
     low, high = min(f["ratio"] for f in found), max(f["ratio"] for f in found)
@@ -116,6 +128,24 @@ def cost(cells: Sequence[Cell]) -> str:
         f"A Sobolev step took {times} times the processor time of a step on values. The teacher's "
         f"gradient is {share:.2f} of a step on values, at most."
     )
+
+
+def choices(records: Sequence[Record]) -> Table | None:
+    """Learning rate and alpha that the pilots chose, a row for each game and method."""
+    rows = {}
+    for game in GAMES:
+        if not data.Recording.there(game):
+            continue
+        for row, best in results.chosen(records, game).items():
+            edge = row != "values" and best.alpha in (
+                arms.SCALED.get(row, 1.0) * each for each in (min(arms.ALPHAS), max(arms.ALPHAS))
+            )
+            alpha = f"{best.alpha:g}{', the edge of what was tried' if edge else ''}"
+            rows[f"{GAMES[game].title}, {METHODS[row]}"] = {
+                "learning rate": f"{best.learning_rate:g}",
+                "alpha": "\u2014" if row == "values" else alpha,
+            }
+    return Table(rows, corner="game, method") if rows else None
 
 
 def play(cells: Sequence[Cell]) -> Table | None:

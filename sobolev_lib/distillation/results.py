@@ -127,37 +127,44 @@ def settled(mine: Runs) -> dict[int, bool]:
     return found
 
 
-def cost(cell: Cell) -> dict[str, float] | None:
+def cost(records: Sequence[Record], game: str) -> dict[str, float] | None:
     """Processor time of an update: of values only, of both, of the teacher; their ratios.
 
-    Students trained on a GPU do not count: there others' steps are in the time of each.
+    From the students of the paper's two methods at the pilots' fraction, pilots included.  Those
+    that were trained on a GPU do not count: there others' steps are in the time of each.
 
     Returns
     -------
     dict or None
-        ``values``, ``sobolev``, ``teacher`` in seconds, medians over seeds; ``ratio`` and ``share``
-        in steps of values only.  None if a method has no record.
+        ``values``, ``sobolev``, ``teacher`` in seconds, medians over records; ``ratio`` and
+        ``share`` in steps of values only.  None if a method has no record.
     """
-    paid, sobolev = (
-        {seed: record for seed, record in mine.items() if record.device.startswith("cpu")}
-        for mine in (cell.values, cell.sobolev)
-    )
-    if not paid or not sobolev:
+    printed = Settings(game, fraction=arms.PILOT["fraction"])
+    same = ("game", "fraction", "activation", "norm", "projections", "derivatives", "batch")
+    paid = [
+        r for r in records
+        if r.device.startswith("cpu") and all(r.config[k] == getattr(printed, k) for k in same)
+    ]  # fmt: skip
+
+    def middle(method: str, metric: str) -> float:
+        found = [r.metrics[metric] for r in paid if r.config["method"] == method]
+        return float(numpy.median(found)) if found else numpy.nan
+
+    plain, both = middle("values", "step_seconds"), middle("sobolev", "step_seconds")
+    teacher = middle("sobolev", "teacher_seconds")
+    if numpy.isnan(both / plain):
         return None
-    plain = float(numpy.median(list(values(paid, "step_seconds").values())))
-    both = float(numpy.median(list(values(sobolev, "step_seconds").values())))
-    teacher = float(numpy.median(list(values(sobolev, "teacher_seconds").values())))
     times = {"values": plain, "sobolev": both, "teacher": teacher}
     return times | {"ratio": both / plain, "share": teacher / plain}
 
 
 def costs(records: Sequence[Record]) -> list[str]:
-    """Return a line on each cell's :func:`cost`."""
+    """Return a line on each game's :func:`cost`."""
     said = []
-    for cell in cells(records):
-        if found := cost(cell):
+    for game, entry in GAMES.items():
+        if found := cost(records, game):
             said.append(
-                f"{cell.title}: a Sobolev step costs {found['ratio']:.2f} steps of values only "
+                f"{entry.title}: a Sobolev step costs {found['ratio']:.2f} steps of values only "
                 f"({1e3 * found['sobolev']:.0f} ms), {found['share']:.2f} of them the teacher's"
             )
     return said

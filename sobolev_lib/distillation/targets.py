@@ -2,15 +2,16 @@
 
 The gradient of <log pi*(s), v> needs no forward pass of the teacher.  With z its logits it is
 sum_k a_k (dz_k - dz_n)/ds over k < n, a = v - pi sum(v) (the a_k add up to 0).  Where the n - 1
-differences of rows fit into :data:`MEMORY` bytes (half precision, 56 KB a state and row) they are
-kept, and a step adds them up, weighted.  Else which ReLUs were on is kept, one bit a unit (2.7 KB a
-state), and a step goes back through the teacher.  On a GPU, where passes are cheap, nothing is
-kept: a step asks the teacher again, forward and back.
+differences of rows fit into a quarter of the memory (half precision, 56 KB a state and row) they
+are kept, and a step adds them up, weighted.  Else which ReLUs were on is kept, one bit a unit
+(2.7 KB a state), and a step goes back through the teacher.  On a GPU, where passes are cheap,
+nothing is kept: a step asks the teacher again, forward and back.
 """
 
 from __future__ import annotations
 
 import math
+import os
 
 import numpy
 import torch
@@ -24,7 +25,11 @@ from .games import STACK
 from .networks import BLOCK, BLOCKED, First, Teacher, blocks
 
 CHUNK = 250
-MEMORY = 1 << 30
+
+try:
+    MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+except (AttributeError, ValueError):  # Windows has no such call
+    MEMORY = 1 << 30
 SIZE = math.prod(BLOCKED)
 
 

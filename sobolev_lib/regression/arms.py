@@ -63,6 +63,8 @@ class Setting:
         reported in raw units.
     initialization : {"sonnet", "torch"}
         See :class:`~sobolev_lib.stack.MLPStack`.
+    weight : float
+        Of the derivative term; the paper names none, so that it is 1.
     points_factor : int
         Training points per n: 3 in the arm "equal_information" (a value and a gradient are three
         numbers in the plane).
@@ -82,6 +84,7 @@ class Setting:
     normalized: bool = False
     initialization: str = "sonnet"
     points_factor: int = 1
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         functions.get(self.function)
@@ -134,6 +137,7 @@ class Setting:
             "bandwidth",
             "normalized",
             "points_factor",
+            "weight",
         ):
             if getattr(self, name) != getattr(paper, name):
                 notes.append(
@@ -167,6 +171,11 @@ ARMS: dict[str, dict[str, Any]] = {
     "paper_kernel": {"bandwidth": 0.1, "scaled_bandwidth": True},
     "small_batch": {"batch": 20},
     "paper_torch_initialization": {"initialization": "torch"},
+    "paper_normalized": {"normalized": True},
+    "weight/0.1": {**ANNEALED, "weight": 0.1},
+    "weight/0.01": {**ANNEALED, "weight": 0.01},
+    "torch_initialization": {**ANNEALED, "initialization": "torch"},
+    "long": {**ANNEALED, "steps": 24_000},
 }
 """Variants of the experiment: what each changes in a :class:`Setting`.
 
@@ -218,10 +227,13 @@ def methods_of(arm: str) -> tuple[str, ...]:
     """Methods that an arm has: the others would be runs that another arm has already."""
     if arm == "equal_information":
         return ("values",)
-    # the kernel does nothing to values alone
-    return ("sobolev",) if "bandwidth" in ARMS[arm] else METHODS
+    # neither the kernel nor the weight does anything to values alone
+    return METHODS if ARMS[arm].keys().isdisjoint(("bandwidth", "weight")) else ("sobolev",)
 
 
 def config(setting: Setting) -> dict[str, Any]:
-    """Entries of a setting as the ledger holds them."""
-    return asdict(setting)
+    """Entries of a setting as the ledger holds them; a weight of 1 is that of all older records."""
+    entries = asdict(setting)
+    if setting.weight == 1:
+        del entries["weight"]
+    return entries

@@ -14,7 +14,16 @@ from sobolev_lib.figures import ends, marks, style
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.regression import grids as surfaces
-from sobolev_lib.regression.results import READINGS, SIZES, SOBOLEV, VALUES, Line, load, power
+from sobolev_lib.regression.results import (
+    KNOBS,
+    READINGS,
+    SIZES,
+    SOBOLEV,
+    VALUES,
+    Line,
+    load,
+    power,
+)
 from sobolev_lib.regression.training import settings, training_points
 
 TITLES = [f.title for f in FUNCTIONS.values()]
@@ -241,6 +250,29 @@ def arms(
     last.set_ylim(axes[0].get_ylim())
     marks.key(last, list(BOTH), f"N = {n:,}. Mark: mean, bar: 95 %\ninterval; in brackets: seeds.")
     fig.supxlabel(_mse(metric), fontsize=9)
+    return fig
+
+
+def knobs(sizes: Sequence[int] = (20, 100), book: Ledger | None = None) -> Figure:
+    """What each choice that the paper leaves open changes, beside Sobolev training itself.
+
+    Decades by which the test error falls: a point for each function, a bar for their median.
+    """
+    found = {n: load(book).effects(n) for n in sizes}
+    rows = [label for label in KNOBS if any(label in effects for effects in found.values())]
+    fig, grid = style.figure(1, len(sizes), width="wide", height=5.2, sharey=True, squeeze=False)
+    for ax, (n, effects) in zip(grid[0], found.items(), strict=True):
+        marks.line_at_zero(ax, vertical=True)
+        for label, (middle, centres) in effects.items():
+            row, (before, after) = rows.index(label), KNOBS[label]
+            look = marks.look("values" if before[1] == after[1] else "sobolev")
+            dot = {"marker": "o", "linestyle": "none", "markersize": 4, "alpha": 0.6}
+            ax.plot(centres, [row] * len(centres), color=look["color"], **dot)
+            ax.plot([middle] * 2, [row - 0.3, row + 0.3], color=look["color"], linewidth=2.5)
+        ax.set_title(f"N = {n}")
+    grid[0][0].set_yticks(range(len(rows)), rows)
+    grid[0][0].invert_yaxis()
+    fig.supxlabel("Decades by which the test error falls", fontsize=9)
     return fig
 
 

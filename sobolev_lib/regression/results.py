@@ -32,6 +32,24 @@ LEARNT = 0.1
 
 VALUES: Line = ("paper", "values")
 SOBOLEV: Line = ("paper", "sobolev")
+_PLAIN, _SLOPES = ("schedule", "values"), ("schedule", "sobolev")
+KNOBS: dict[str, tuple[Line, Line]] = {
+    "Sobolev for values, paper's setting": (VALUES, SOBOLEV),
+    "Sobolev for values, normalised, annealed": (_PLAIN, _SLOPES),
+    "Rate 1e-3 annealed, a tenth of the steps": (SOBOLEV, ("raw_fast", "sobolev")),
+    "Data normalised, paper's rate and steps": (SOBOLEV, ("paper_normalized", "sobolev")),
+    "Data normalised, 1e-3 annealed": (("raw_fast", "sobolev"), _SLOPES),
+    "Rate annealed, not constant": (("normalized", "sobolev"), _SLOPES),
+    "Four times the steps": (_SLOPES, ("long", "sobolev")),
+    "Batches of 20": (SOBOLEV, ("small_batch", "sobolev")),
+    "PyTorch's initial weights": (_SLOPES, ("torch_initialization", "sobolev")),
+    "Weight of the slopes 0.1": (_SLOPES, ("weight/0.1", "sobolev")),
+    "Weight of the slopes 0.01": (_SLOPES, ("weight/0.01", "sobolev")),
+    "Kink kernel": (_SLOPES, ("activation/kernel", "sobolev")),
+    "SiLU": (_SLOPES, ("activation/silu", "sobolev")),
+    "Three times as many values, no slopes": (_PLAIN, ("equal_information", "values")),
+}
+"""Choices, and what is compared for each: first slopes with values, then all else with slopes."""
 
 
 class Results:
@@ -94,6 +112,15 @@ class Results:
         """Decades gained by function; functions without two seeds are left out."""
         pairs = {name: self.paired(name, n, baseline, other, metric, at) for name in FUNCTIONS}
         return {name: found for name, found in pairs.items() if found}
+
+    def effects(self, n: int) -> dict[str, tuple[float, list[float]]]:
+        """What each of :data:`KNOBS` with records gains: median over functions, and each."""
+        found = {}
+        for label, (before, after) in KNOBS.items():
+            if gains := self.gains(n, before, after):
+                centres = [gain.centre for gain in gains.values()]
+                found[label] = float(np.median(centres)), centres
+        return found
 
     def grown(
         self, function: str, n: int, larger: int, line: Line, metric: str = "test_mse"

@@ -171,7 +171,7 @@ class Training:
         self.problem = Problem.of(self.members, seed, self.device)
         self.stack = _stack(self.members, seed).to(self.device)
         # On the CPU: the stack looks at it in each step, and a GPU would have to wait for that.
-        self.weight = torch.tensor([float(s.method == "sobolev") for s in self.members])
+        self.weight = torch.tensor([s.weight * (s.method == "sobolev") for s in self.members])
         self.optimizer = torch.optim.Adam(
             self.stack.parameters(), lr=self.setting.learning_rate, fused=True
         )
