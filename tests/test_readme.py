@@ -87,3 +87,26 @@ def test_the_workflows_run_what_the_checkout_runs(name, runs):
     steps = workflow["jobs"]["test"]["steps"]
     assert [step for step in steps if step.get("run") == runs]
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_pages_are_published_from_main_only_and_where_the_repository_allows_it():
+    workflow = yaml.safe_load(text(".github/workflows/pages.yml"))
+    [started] = workflow[True].values()  # YAML reads "on" as true
+    book = yaml.safe_load(text(".github/workflows/book.yml"))
+    assert started["workflows"] == [book["name"]] and started["branches"] == ["main"]
+    allowed, publish = workflow["jobs"]["allowed"], workflow["jobs"]["publish"]
+    assert "conclusion == 'success'" in allowed["if"] and "event == 'push'" in allowed["if"]
+    assert publish["needs"] == "allowed" and "needs.allowed.outputs" in publish["if"]
+    assert "write" not in [*workflow["permissions"].values(), *allowed["permissions"].values()]
+    [upload] = [s for s in book["jobs"]["test"]["steps"] if "upload-artifact" in s.get("uses", "")]
+    [download] = [s for s in publish["steps"] if "download-artifact" in s.get("uses", "")]
+    assert download["with"]["name"] == upload["with"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("book.yml", "make pdf html"), ("newest.yml", "make pdf")]
+)
+def test_the_pdf_is_made_where_the_tests_have_a_browser(name, target):
+    steps = yaml.safe_load(text(f".github/workflows/{name}"))["jobs"]["test"]["steps"]
+    runs = [step.get("run", "") for step in steps]
+    assert runs.index(target) > next(i for i, run in enumerate(runs) if run.startswith(".ci/run"))
