@@ -325,8 +325,9 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 needed = f"{flat} or {shape}" if shape[1] == 1 else shape
                 raise ValueError(f"dy has shape {given.shape}; needed is {needed}")
             slopes = given.reshape(shape)
-        # copies: torch warns of arrays that cannot be written to
-        return torch.tensor(x), torch.tensor(values), torch.tensor(slopes), single
+        # copies: torch warns of arrays that cannot be written to, and refuses those read backwards
+        copied = [torch.from_numpy(array.copy()) for array in (x, values, slopes)]
+        return copied[0], copied[1], copied[2], single
 
     def _stack(self, inputs: int, outputs: int, sources: list[torch.Generator]) -> MLPStack:
         return MLPStack(

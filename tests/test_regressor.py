@@ -159,6 +159,15 @@ def test_the_spread_is_that_of_the_networks():
     assert (model.predict(far, return_std=True)[1] > 3 * spread.mean(0)).all()
 
 
+def test_arrays_that_are_read_backwards_are_taken_as_they_are():
+    X, y, dy = table(12)
+    quick = SobolevRegressor(**QUICK, steps=3)
+    goal = quick.fit(X, y, dy).predict(X)
+    backwards = [np.flip(np.flip(array).copy()) for array in (X, y, dy)]
+    assert all(min(array.strides) < 0 for array in backwards)
+    np.testing.assert_array_equal(quick.fit(*backwards).predict(X), goal)
+
+
 def test_a_seed_decides_everything():
     X, y, dy = table()
     torch.manual_seed(1)
