@@ -272,6 +272,17 @@ def test_balls_and_floats_compute_the_same_member():
                 assert float(flint.arb(derivative)) == pytest.approx(float(difference), abs=1e-7)
 
 
+def test_fractions_in_a_formula_are_exact():
+    """A third is no float: a proof about the nearest float is one about another family."""
+    family = Family("a / 3 + x**3 / 7 + exp(x / 9)", {"a": (0.0, 2.0)})
+    with flint.ctx.workprec(200):
+        one = flint.arb(1)
+        growth = (one / 9).exp()
+        for order, exact in ((0, one / 3 + one / 7 + growth), (1, one * 3 / 7 + growth / 9)):
+            assert (family.on_balls[order](one, one)[0] - exact).contains(0)
+        assert (family.on_balls[0](one, one)[1] - one / 3).contains(0)
+
+
 @pytest.mark.parametrize(
     ("theta", "x", "message"),
     [

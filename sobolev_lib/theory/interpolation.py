@@ -158,7 +158,8 @@ def _pair(x: Array, y: Array, dy: Array, rng: np.random.Generator) -> Interpolan
     """Walk along a direction a; between neighbours two units change one affine piece into the next.
 
     relu(s a.x + v.x + k - b) - relu(s a.x - b) is 0 where both are off and v.x + k where both are
-    on.  b / s is the middle of the gap, and s so large that at each point both are on or both off.
+    on.  b / s is the middle of the gap, and s so large that at each point both are on or both off,
+    also where v.x + k is 0 at all of them (points on a line, say, and slopes across it).
     """
     (n, d), (z, centre) = x.shape, _centred(x)
     a = _directions(rng.normal(size=(TRIES["pair"], 1, d)), z, "pair")[0]
@@ -169,6 +170,7 @@ def _pair(x: Array, y: Array, dy: Array, rng: np.random.Generator) -> Interpolan
     k = np.diff(f - (g * z).sum(1))
     change = np.abs(v @ z.T + k[:, None])
     scale = 2 * (change / np.abs(t - middle[:, None])).max(1, initial=0.0)
+    scale = np.maximum(scale, np.linalg.norm(v, axis=1))
     along, shift = scale[:, None] * a, scale * middle
     # the first affine piece, with its kink beyond all points
     start = f[0] - g[0] @ z[0]
