@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sobolev_lib.theory import ridges
@@ -285,6 +285,7 @@ def test_float32_holds_what_it_can_and_refuses_the_rest():
     low=st.floats(-5e3, 5e3, width=32), length=st.floats(0.5, 12, width=32),
     steep=st.floats(-100, 100), negative_slope=st.sampled_from([0.0, 0.1]),
 )  # fmt: skip
+@example(low=-2047.89990234375, length=7.900000095367432, steep=100.0, negative_slope=0.0)
 def test_float32_bounds_count_every_rounding(low, length, steep, negative_slope):
     def f(x):
         return steep * (x - low) + np.sin(x)
@@ -366,6 +367,18 @@ def test_bad_input_is_refused_by_name(change, message):
     arguments = {"f": np.sin, "df": np.cos, "interval": (0.0, 2.0), "eps": 0.1}
     with pytest.raises(ValueError, match=message):
         relu_network(**(arguments | change))
+
+
+def test_slopes_too_large_for_double_precision_are_refused_as_such():
+    with pytest.raises(ValueError, match=r"with the rounding of torch\.float64 the error is"):
+        relu_network(
+            lambda x: 1e12 * x + np.sin(x), lambda x: 1e12 + np.cos(x), (0, 6), 0.01, lipschitz=1.0
+        )
+
+
+def test_two_neighbouring_numbers_are_an_interval():
+    net = relu_network(np.sin, np.cos, (1.0, np.nextafter(1.0, 2.0)), 0.1)
+    assert net.certificate.pieces == 1
 
 
 def test_a_function_that_is_none_is_refused():
@@ -550,6 +563,10 @@ def test_boxes_and_shapes_are_checked():
         ridges.ridge_network([part], [(0, 1)], 0.1)
     with pytest.raises(ValueError, match="eps"):
         ridges.ridge_network([part], [(0, 1)] * 2, 0)
+    with pytest.raises(ValueError, match="eps is 0"):
+        ridges.fourier_example(0)
+    with pytest.raises(ValueError, match=r"spacing -1\.0"):
+        ridges.sigmoid_cosine(1.0, -1.0)
     with pytest.raises(ValueError, match="ridges is empty"):
         ridges.ridge_network([], [(0, 1)] * 2, 0.1)
     with pytest.raises(ValueError, match="eps is -1"):

@@ -243,13 +243,18 @@ def _pieces(
         if not certified:  # look between the points that were used, too
             between = (x[:-1] + np.diff(x) * np.array([[0.21], [0.71]])).ravel()
             line = np.interp(between, ends, values)
-            piece = np.searchsorted(ends, between, side="right") - 1
+            piece = np.searchsorted(ends[1:-1], between, side="right")
             value_error = max(value_error, float(np.abs(line - value(between)).max()))
             slope_error = max(slope_error, float(np.abs(slopes[piece] - slope(between)).max()))
             points += len(between)
         if max(value_error, slope_error) <= eps:
             break
     else:
+        if certified:
+            raise ValueError(
+                f"eps is {eps}: with the rounding of {dtype} the error is "
+                f"{max(value_error, slope_error):.3g}, as df is as large as {np.abs(d).max():.3g}"
+            )
         raise ValueError(
             f"df varies too fast between {points:,} points to be followed within {eps}: the error "
             f"is {max(value_error, slope_error):.3g} at a point; give lipschitz, modulus or ball"

@@ -143,7 +143,10 @@ def _gated(x: Array, y: Array, dy: Array, _: np.random.Generator) -> Interpolant
     with np.errstate(over="ignore", divide="ignore"):
         steepness = (room + size) / reach + largest
     if not np.isfinite(steepness).all():
-        raise ValueError(f"x: points {reach.min() * 2:.1e} apart are too close in double precision")
+        raise ValueError(
+            f"x: points {reach.min() * 2:.1e} apart are too close in double precision for values "
+            f"and gradients up to {max(np.abs(y).max(), np.abs(dy).max()):.1e}"
+        )
     parts = {
         "points": z, "slopes": g, "values": f, "room": room,
         "steepness": steepness, "slope": slope, "offset": offset,
@@ -217,7 +220,8 @@ def _one_hidden(weight: Array, bias: Array, output: Array, constant: float) -> n
 
 def _centred(x: Array) -> tuple[Array, Array]:
     """Move the origin to the mean, unless points of very different sizes would coincide there."""
-    centre = x.mean(0).astype(np.float32).astype(np.float64)  # exact in either precision
+    with np.errstate(over="ignore"):  # then it is not finite, and x stays where it is
+        centre = x.mean(0).astype(np.float32).astype(np.float64)  # exact in either precision
     z = x - centre
     if not np.isfinite(centre).all() or len(np.unique(z, axis=0)) < len(x):
         return x, np.zeros_like(centre)
