@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sobolev_lib.theory import ridges
@@ -16,8 +16,10 @@ from sobolev_lib.theory.approximation import (
     line_network,
     relu_network,
 )
+from sobolev_lib.theory.balls import enclosed
 from sobolev_lib.theory.broken_line import broken_line
 from sobolev_lib.theory.ridges import Ridge
+from sobolev_lib.theory.sampling import cells
 
 needs_flint = pytest.mark.skipif(
     importlib.util.find_spec("flint") is None,
@@ -184,6 +186,18 @@ def test_interval_arithmetic_certifies(rate, low, length):
 
 
 @needs_flint
+def test_a_denominator_whose_ball_contains_zero_is_halved():
+    """On whole cells interval arithmetic cannot tell that x^2 - x + 0.26 has no zero."""
+    values, found = enclosed(lambda x: 1 / (x * x - x + 0.26), np.linspace(-3, 3, 13))
+    p = np.polynomial.Polynomial([0.26, -1, 1])
+    np.testing.assert_allclose(values, 1 / p(found.x), rtol=1e-14)
+    x = np.linspace(found.x[:-1], found.x[1:], 99)
+    slope = -p.deriv()(x) / p(x) ** 2
+    assert (found.lo <= slope.min(0) + 1e-9).all() and (slope.max(0) <= found.hi + 1e-9).all()
+    assert (found.hi - found.lo < 5000).all()
+
+
+@needs_flint
 def test_what_interval_arithmetic_cannot_enclose_is_refused():
     with pytest.raises(ValueError, match="f and ball disagree"):
         relu_network(np.sin, np.cos, (0, 1), 0.1, ball=lambda x: x.cos())
@@ -266,6 +280,50 @@ def test_float32_holds_what_it_can_and_refuses_the_rest():
         relu_network(lambda x: 1e6 + np.sin(x), np.cos, (0, 6), 0.01, dtype=torch.float32)
 
 
+@quick
+@given(
+    low=st.floats(-5e3, 5e3, width=32), length=st.floats(0.5, 12, width=32),
+    steep=st.floats(-100, 100), negative_slope=st.sampled_from([0.0, 0.1]),
+)  # fmt: skip
+@example(low=-2047.89990234375, length=7.900000095367432, steep=100.0, negative_slope=0.0)
+def test_float32_bounds_count_every_rounding(low, length, steep, negative_slope):
+    def f(x):
+        return steep * (x - low) + np.sin(x)
+
+    def df(x):
+        return steep + np.cos(x)
+
+    net = relu_network(
+        f, df, (low, low + length), 0.5, lipschitz=1.0, dtype=torch.float32,
+        negative_slope=negative_slope,
+    )  # fmt: skip
+    assert_holds(net, f, df, *np.float32([low, low + length]).tolist(), 0.5, n=511)
+
+
+def test_cells_hold_at_all_numbers_where_their_middle_is_rounded():
+    """Cells of three numbers of float32: the one in the middle is nearer to one of the ends."""
+    every = np.arange(4096, 4097, 2.0**-11)
+    assert (every == every.astype(np.float32)).all()
+    steps = np.random.default_rng(0).choice([-1.0, 1.0], size=len(every) - 1)
+    values = np.append(0.0, np.cumsum(steps))  # as steep as its modulus everywhere
+
+    found = cells(
+        lambda x: np.interp(x, every, values), (4096.0, every[-1]), 40.0,
+        modulus=lambda h: h * 2.0**11, dtype=torch.float32, start=len(every) // 3,
+    )  # fmt: skip
+    assert np.diff(found.x).max() > 2 * 2.0**-11
+    for number, value in zip(every, values, strict=True):
+        at = (found.x[:-1] <= number) & (number <= found.x[1:])
+        assert (found.lo[at] <= value).all() and (value <= found.hi[at]).all()
+
+
+@pytest.mark.parametrize("eps", [np.float32(0.125), np.int64(1), np.float64(0.1)])
+def test_eps_is_any_real_number(eps):
+    found = relu_network(np.sin, np.cos, (0, 6), eps).certificate
+    assert found.eps == float(eps)
+    assert type(found.eps) is float
+
+
 def test_input_of_any_shape_and_many_points():
     net = relu_network(np.sin, np.cos, (0, 6), 0.01)
     x = torch.rand(3, 5, 1, dtype=torch.float64) * 6
@@ -297,6 +355,10 @@ def test_input_of_any_shape_and_many_points():
         ({"eps": 1e-12}, "pieces"),
         ({"lipschitz": 1.0, "modulus": lambda h: h}, "at most one"),
         ({"lipschitz": -1.0}, "lipschitz is -1"),
+        ({"lipschitz": 0.7}, "lipschitz or modulus is too small"),  # sin has slopes up to 0.9
+        ({"modulus": lambda h: h * h}, "lipschitz or modulus is too small"),
+        ({"modulus": lambda h: -h}, "modulus gives -"),
+        ({"modulus": lambda h: math.nan}, "modulus gives nan"),
         ({"negative_slope": 1.0}, "negative_slope"),
         ({"dtype": torch.float16}, "dtype"),
     ],
@@ -305,6 +367,18 @@ def test_bad_input_is_refused_by_name(change, message):
     arguments = {"f": np.sin, "df": np.cos, "interval": (0.0, 2.0), "eps": 0.1}
     with pytest.raises(ValueError, match=message):
         relu_network(**(arguments | change))
+
+
+def test_slopes_too_large_for_double_precision_are_refused_as_such():
+    with pytest.raises(ValueError, match=r"with the rounding of torch\.float64 the error is"):
+        relu_network(
+            lambda x: 1e12 * x + np.sin(x), lambda x: 1e12 + np.cos(x), (0, 6), 0.01, lipschitz=1.0
+        )
+
+
+def test_two_neighbouring_numbers_are_an_interval():
+    net = relu_network(np.sin, np.cos, (1.0, np.nextafter(1.0, 2.0)), 0.1)
+    assert net.certificate.pieces == 1
 
 
 def test_a_function_that_is_none_is_refused():
@@ -319,6 +393,8 @@ def test_sigmoid_on_the_whole_line(negative_slope):
         negative_slope=negative_slope,
     )  # fmt: skip
     assert_holds(net, logistic, logistic_slope, -300.0, 300.0, 0.01)
+    # the network is made with eps / 2, what it says about all others is said for eps
+    assert net.certificate.least_pieces == fewest_pieces(logistic_slope, (-8, 8), 0.01)
     x = torch.tensor([-1e6, -9.0, 9.0, 1e6], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(net(x).sum(), x)
     assert slope.abs().max() <= (0 if negative_slope == 0 else 1e-12)  # constant outside
@@ -487,6 +563,10 @@ def test_boxes_and_shapes_are_checked():
         ridges.ridge_network([part], [(0, 1)], 0.1)
     with pytest.raises(ValueError, match="eps"):
         ridges.ridge_network([part], [(0, 1)] * 2, 0)
+    with pytest.raises(ValueError, match="eps is 0"):
+        ridges.fourier_example(0)
+    with pytest.raises(ValueError, match=r"spacing -1\.0"):
+        ridges.sigmoid_cosine(1.0, -1.0)
     with pytest.raises(ValueError, match="ridges is empty"):
         ridges.ridge_network([], [(0, 1)] * 2, 0.1)
     with pytest.raises(ValueError, match="eps is -1"):

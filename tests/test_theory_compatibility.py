@@ -294,6 +294,15 @@ def test_bounds_of_polygons_are_certified(corners, loop, scale):
     assert found >= float(bound) * (1 - 1e-12) - 1e-12
 
 
+@needs_flint
+def test_a_field_with_too_few_components_is_refused():
+    with pytest.raises(ValueError, match="balls: g gives 1 numbers; 2 are needed"):
+        path_bound(
+            nothing, rotation, [[0.0, 1.0], [1.0, 1.0]],
+            balls=(lambda x, y: 0 * x, lambda x, y: (x,)),
+        )  # fmt: skip
+
+
 def test_best_walk_for_an_open_problem_is_a_path():
     found = walk_bound(lambda x: x[:, 0], lambda x: 0 * x, *lattice(7))
     assert found.eta == pytest.approx(1 / 3)
@@ -350,6 +359,11 @@ def test_paths_are_checked():
         path_bound(nothing, rotation, [[0.0, 1.0], [0.0, 1.0]])
     with pytest.raises(ValueError, match="g gives shape"):
         path_bound(nothing, lambda x: x[:, 0], [[0.0, 1.0], [1.0, 1.0]])
+    side = [[0.0, 1.0], [1.0, 1.0]]
+    with pytest.raises(ValueError, match="order is 0"):
+        path_bound(nothing, rotation, side, order=0)
+    with pytest.raises(ValueError, match=r"balls is .* a pair, of f and of g"):
+        path_bound(nothing, rotation, side, balls=(lambda x, y: x,))
     with pytest.raises(ValueError, match="n is 1"):
         lattice(1)
     points, edges = lattice(3)

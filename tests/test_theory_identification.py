@@ -49,6 +49,8 @@ def test_gaussians_far_out_and_in_arrays():
     np.testing.assert_allclose(found, np.broadcast_to(sigma, (2, 2)), rtol=1e-11)
     np.testing.assert_allclose(mu, 0.0, atol=1e-10)
     assert all(isinstance(part, float) for part in gaussian(torch.tensor(0.5), 0.1, 0))
+    many = gaussian(x[:, 0], 0.1, 0.02)  # both are arrays, of the points that were given
+    assert [part.shape for part in many] == [(2,), (2,)]
     tiny = 1e-200  # its square is not a number that a double holds
     assert gaussian(0.0, 0.1, tiny)[1] == pytest.approx(gaussian(0.0, 0.1, 0.0)[1], rel=1e-14)
 
@@ -62,6 +64,7 @@ def test_gaussians_far_out_and_in_arrays():
         ((0.0, 0.1, float("inf")), "slope must be finite"),
         ((0.0, "0.1", 1.0), "value must hold real numbers"),
         ((0.0, 5e-324, 1.0), "value and slope: .* overflow"),
+        (([0.0, 1.0], [0.1, 0.1, 0.1], 0.0), "x, value and slope: shape mismatch"),
     ],
 )
 def test_no_gaussian(arguments, message):
@@ -133,6 +136,8 @@ def test_types_of_polynomials():
         (([0, 1], [0], [0, 0], 1), r"one shape \(k,\)"),
         (([0, 1], [0, 1], [0, 0], -1), "degree must be an integer of at least 0"),
         (([0, 1], [0, 1], [0, 0], 1.5), "degree must be an integer of at least 0"),
+        (([0, 1], [0, 1], [0, 0], None), "degree must be an integer of at least 0, got None"),
+        (([0, 1], [0, 1], [0, 0], math.inf), "degree must be an integer of at least 0, got inf"),
         (([0, 1, 2], [0, 1, 4], [0, 2, 4.1], 2), "slopes: no polynomial of degree 2"),
         (([0, 1, 2], [0, 1, 5], None, 1), "values: no polynomial of degree 1"),
         (([0, 1e-200], [0, 1e200], None, 1), "values: the coefficients .* overflow"),
@@ -270,6 +275,17 @@ def test_balls_and_floats_compute_the_same_member():
                 down[k] -= 1e-6
                 difference = (family([0.3], up, order) - family([0.3], down, order))[0] / 2e-6
                 assert float(flint.arb(derivative)) == pytest.approx(float(difference), abs=1e-7)
+
+
+def test_fractions_in_a_formula_are_exact():
+    """A third is no float: a proof about the nearest float is one about another family."""
+    family = Family("a / 3 + x**3 / 7 + exp(x / 9)", {"a": (0.0, 2.0)})
+    with flint.ctx.workprec(200):
+        one = flint.arb(1)
+        growth = (one / 9).exp()
+        for order, exact in ((0, one / 3 + one / 7 + growth), (1, one * 3 / 7 + growth / 9)):
+            assert (family.on_balls[order](one, one)[0] - exact).contains(0)
+        assert (family.on_balls[0](one, one)[1] - one / 3).contains(0)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,29 @@ def test_random_points_by_every_method_and_with_leaky_units(n, d, seed, slope, m
         assert max(found.values, found.gradients) < 1e-11 * (1 + net.lipschitz)
 
 
+@given(
+    hnp.arrays(int, st.tuples(st.integers(2, 8), st.integers(1, 3)), elements=st.integers(-1, 1)),
+    st.sampled_from(METHODS), st.integers(0, 10**6),
+)  # fmt: skip
+@SLOW
+def test_small_whole_numbers_where_much_coincides(points, method, seed):
+    """Tangent planes that meet in further points, points on a line, values and slopes of 0."""
+    x = torch.from_numpy(np.unique(points, axis=0)).double()
+    rng = np.random.default_rng(seed)
+    y, dy = (torch.from_numpy(rng.integers(-1, 2, size=s)).double() for s in (len(x), x.shape))
+    found = errors(relu_interpolant(x, y, dy, method=method, seed=seed), x, y, dy)
+    assert max(found.values, found.gradients) < 1e-9
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_slopes_across_the_line_of_the_points(method):
+    """One affine function turns into the next on the very line on which all points are."""
+    x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]).double()
+    dy = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, -2.0]]).double()
+    found = errors(relu_interpolant(x, x[:, 1], dy, method=method), x, x[:, 1], dy)
+    assert max(found.values, found.gradients) < 1e-12
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_output_is_what_the_loss_expects(method):
     x, y, dy = data(SETS["random"])

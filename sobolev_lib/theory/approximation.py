@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ def line_network(
     """
     a, b = check_interval(interval)
     ends = np.array([a, b])
-    _check_eps(eps)
+    eps = _check_eps(eps)
     off = np.abs(vectorised(f, "f", ends)(ends) - np.asarray(limits, dtype=np.float64))
     steep = vectorised(df, "df", ends)(ends)
     if not (off < eps / 2).all() or (np.abs(steep) > eps).any():
@@ -155,6 +156,7 @@ def line_network(
         eps=eps,
         value_error=bounds.value_error + float(off.max()),
         slope_error=max(bounds.slope_error, float(np.abs(steep).max())),
+        least_pieces=fewest_pieces(df, (a, b), eps),  # `bounds` has that for eps / 2
     )
     return _certified(net, ends, tails)
 
@@ -169,7 +171,7 @@ def fewest_pieces(df: Function, interval: tuple[float, float], eps: float) -> in
     width is therefore at least this number minus 1 for the slope along any line.
     """
     a, b = check_interval(interval)
-    _check_eps(eps)
+    eps = _check_eps(eps)
     g = vectorised(df, "df", np.linspace(a, b, 9))
     return _least(g(_cells(g, (a, b), eps).x), eps)
 
@@ -190,9 +192,10 @@ def least_slope_error(df: Function, interval: tuple[float, float], pieces: int) 
     return low
 
 
-def _check_eps(eps: float) -> None:
-    if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps > 0):
+def _check_eps(eps: float) -> float:
+    if not (isinstance(eps, Real) and math.isfinite(eps) and eps > 0):  # NumPy's numbers are Real
         raise ValueError(f"eps is {eps!r}; a positive number is needed")
+    return float(eps)
 
 
 def _pieces(
@@ -207,7 +210,7 @@ def _pieces(
 ) -> tuple[Array, Array, Array, Certificate]:
     """Lemma 1: ends, slopes and values at the ends of the pieces, and bounds of their errors."""
     a, b = check_interval(interval)
-    _check_eps(eps)
+    eps = _check_eps(eps)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype is {dtype}; torch.float64 or torch.float32 is needed")
     if sum(how is not None for how in (lipschitz, modulus, ball)) > 1:
@@ -216,6 +219,8 @@ def _pieces(
         if not (math.isfinite(lipschitz) and lipschitz >= 0):
             raise ValueError(f"lipschitz is {lipschitz}; a finite number >= 0 is needed")
         modulus = float(lipschitz).__mul__
+    elif modulus is not None:
+        modulus = _bound(modulus)
     if dtype == torch.float32:  # the numbers of float32 inside the interval
         a, b = _inside(a, b)
     probe = np.linspace(a, b, 9)
@@ -225,6 +230,8 @@ def _pieces(
         start = max(start, min(int(2 * (b - a)), 1 << 18))
         grid = _cells(slope, (a, b), eps, modulus=modulus, dtype=dtype, start=start)
         x, y, d = grid.x, value(grid.x), slope(grid.x)
+        if modulus is not None:
+            _check_modulus(modulus, x, d, eps)
         if ball is not None:
             exact, grid = enclosed(ball, x)
             if (np.abs(exact - y) > eps / 8 + 1e-12 * np.abs(y)).any():
@@ -236,13 +243,18 @@ def _pieces(
         if not certified:  # look between the points that were used, too
             between = (x[:-1] + np.diff(x) * np.array([[0.21], [0.71]])).ravel()
             line = np.interp(between, ends, values)
-            piece = np.searchsorted(ends, between, side="right") - 1
+            piece = np.searchsorted(ends[1:-1], between, side="right")
             value_error = max(value_error, float(np.abs(line - value(between)).max()))
             slope_error = max(slope_error, float(np.abs(slopes[piece] - slope(between)).max()))
             points += len(between)
         if max(value_error, slope_error) <= eps:
             break
     else:
+        if certified:
+            raise ValueError(
+                f"eps is {eps}: with the rounding of {dtype} the error is "
+                f"{max(value_error, slope_error):.3g}, as df is as large as {np.abs(d).max():.3g}"
+            )
         raise ValueError(
             f"df varies too fast between {points:,} points to be followed within {eps}: the error "
             f"is {max(value_error, slope_error):.3g} at a point; give lipschitz, modulus or ball"
@@ -254,6 +266,34 @@ def _pieces(
         eps, value_error, slope_error, certified, how, points, len(slopes), _least(d, eps)
     )  # fmt: skip
     return ends, slopes, values, bounds
+
+
+def _bound(modulus: Callable[[float], float]) -> Callable[[float], float]:
+    """The same modulus of continuity, whose answers are looked at."""
+
+    def bound(h: float) -> float:
+        most = float(modulus(h))
+        if not (math.isfinite(most) and most >= 0):
+            raise ValueError(f"modulus gives {most} for {h}; a finite number >= 0 is needed")
+        return most
+
+    return bound
+
+
+def _check_modulus(modulus: Callable[[float], float], x: Array, d: Array, eps: float) -> None:
+    """Refuse a bound that the slopes at some pairs of points contradict."""
+    at = np.unique(np.linspace(0, len(x) - 1, 257).astype(np.int64))
+    room = eps / 64 + 2.0**-30 * np.abs(d).max()  # for the rounding of df
+    for step in (1, 4, 16, 64):
+        i, j = at[:-step], at[step:]
+        most = np.array([modulus(h) for h in (x[j] - x[i]).tolist()])
+        change = np.abs(d[j] - d[i])
+        k = int((change - most).argmax()) if len(change) else 0
+        if len(change) and change[k] > most[k] + room:
+            raise ValueError(
+                f"lipschitz or modulus is too small: df changes by {change[k]:.3g} from "
+                f"{x[i][k]:.9g} to {x[j][k]:.9g}, where it allows {most[k]:.3g}"
+            )
 
 
 def _inside(a: float, b: float) -> tuple[float, float]:

@@ -167,7 +167,10 @@ _End = tuple[float, float, float]  # value, lower and upper bound of the derivat
 
 def _end(ball: Function, x: float) -> _End:
     """Value and derivative at a point."""
-    y = series(ball, flint().arb(x))
+    try:
+        y = series(ball, flint().arb(x))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"ball has no value at {x}: {error}") from error
     if not y[0].rad() <= 1e-15 * (1 + abs(y[0].mid())):
         raise ValueError(f"ball is not known to double precision at {x}: {y[0]}")
     return float(y[0].mid()), *outward(y[1])
@@ -179,7 +182,10 @@ def _slopes(
     """Bounds of the derivative between two points."""
     (a, (_, low_a, high_a)), (b, (_, low_b, high_b)) = left, right
     centre = (a + b) / 2
-    curvature = 2 * series(ball, span(a, b))[2]
+    try:
+        curvature = 2 * series(ball, span(a, b))[2]
+    except (ValueError, ZeroDivisionError):  # a denominator whose ball contains 0: halve
+        curvature = flint().arb("nan")
     if not curvature.contains(0):
         return min(low_a, low_b), max(high_a, high_b)
     middle = (centre, _end(ball, centre))

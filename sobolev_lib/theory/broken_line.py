@@ -112,6 +112,7 @@ class BrokenLine(nn.Module):
             raise ValueError(f"negative_slope is {alpha}; a finite number other than 1 is needed")
         self.negative_slope, self.certificate = alpha, certificate
         jumps, faces = np.diff(slopes), np.where(kinks >= anchor, 1.0, -1.0)
+        start = torch.tensor(start, dtype=dtype).item()  # so that the bias is exact
         # relu(z) = (L(z) - alpha z) / (1 - alpha): all parts alpha z together are one affine map
         tilt = alpha / (1 - alpha) * jumps * faces
         slope = float(slopes[np.searchsorted(kinks, anchor)]) - math.fsum(tilt)
@@ -144,13 +145,17 @@ class BrokenLine(nn.Module):
         return self.output(functional.leaky_relu(self.hidden(x), self.negative_slope))
 
     def rounding(self, low: float, high: float) -> float:
-        """Bound of the rounding error of a value on [low, high], in the weights' own dtype."""
+        """Bound of the rounding error of a value on [low, high].
+
+        The network computes in the dtype of its weights; the weights were computed in float64.
+        """
         sizes = self.output.weight.abs().double()[0]
         ends = torch.tensor([[low], [high]], dtype=torch.float64)
         hidden, bias = self.hidden.weight.double(), self.hidden.bias.double()
         reach = (ends @ hidden.T + bias).abs().amax(0)
         total = float(sizes @ reach) + float(self.output.bias.abs())
-        return (len(sizes) + 4) * torch.finfo(self.output.weight.dtype).eps / 2 * total
+        unit = (torch.finfo(self.output.weight.dtype).eps + torch.finfo(torch.float64).eps) / 2
+        return (len(sizes) + 4) * unit * total
 
 
 def broken_line(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import sympy
 from numpy.typing import ArrayLike, NDArray
+from sympy.printing.lambdarepr import LambdaPrinter
 
 from .balls import flint
 
@@ -52,7 +53,11 @@ class Family:
         """For order 0 and 1, functions of (x, *theta): f and its derivatives by the parameters."""
         arguments = [_X, *map(sympy.Symbol, self.box)]
         names = _ball_functions()
-        return [sympy.lambdify(arguments, row, modules=[names], cse=True) for row in self._rows]
+        printer = _Exact({"fully_qualified_modules": False, "inline": True})
+        return [
+            sympy.lambdify(arguments, row, modules=[names], cse=True, printer=printer)
+            for row in self._rows
+        ]
 
     def __call__(self, x: ArrayLike, theta: Sequence[float], order: int = 0) -> NDArray[np.float64]:
         """Return a member's values (order 0) or slopes (order 1) at x, in float64."""
@@ -85,10 +90,19 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+class _Exact(LambdaPrinter):  # type: ignore[misc]
+    """A third becomes a ball: as a float it would be another number, which halves are not."""
+
+    def _print_Rational(self, fraction: sympy.Rational) -> str:
+        plain: str = super()._print_Rational(fraction)
+        return plain if fraction.q.bit_count() == 1 else f"ratio({fraction.p}, {fraction.q})"
+
+
 def _ball_functions() -> dict[str, Any]:
     library = flint()
     with library.ctx.workprec(1024):
         names: dict[str, Any] = {"pi": library.arb.pi()}
     for name in ("exp", "log", "sin", "cos", "sqrt"):
         names[name] = lambda v, name=name: getattr(library.arb(v), name)()
+    names["ratio"] = lambda p, q: library.arb(p) / q
     return names

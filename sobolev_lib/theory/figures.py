@@ -183,7 +183,7 @@ def draw_trained(eta: float, errors: Mapping[str, float]) -> Figure:
     names = list(errors)
     ax.plot([errors[name] for name in names], names, "s", color=style.COLOURS["sobolev"], ms=8)
     ax.axvline(eta, color=style.COLOURS["truth"], ls="--")
-    ax.annotate("no function is here", (eta, 0.5), xytext=(-5, 0), textcoords="offset points",
+    ax.annotate("bound", (eta, 0.5), xytext=(-5, 0), textcoords="offset points",
                 xycoords=("data", "axes fraction"), rotation=90, ha="right", va="center",
                 fontsize=9)  # fmt: skip
     ax.set(xlabel="largest error of value or slope", xlim=(0.85 * eta, None))

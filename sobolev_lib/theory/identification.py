@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,11 @@ def gaussian(x: Any, value: Any, slope: Any) -> tuple[Any, Any]:
     ValueError
         If a number is not finite, a value is not positive, or mean or deviation overflow.
     """
-    x, value, slope = (_real(n, a) for n, a in (("x", x), ("value", value), ("slope", slope)))
+    given = (("x", x), ("value", value), ("slope", slope))
+    try:
+        x, value, slope = np.broadcast_arrays(*(_real(name, part) for name, part in given))
+    except ValueError as error:
+        raise ValueError(f"x, value and slope: {error}") from error
     if (value <= 0).any():
         raise ValueError(f"value must be positive, as a density is, got {value[value <= 0].min()}")
     with np.errstate(over="ignore", divide="ignore", under="ignore", invalid="ignore"):
@@ -103,8 +108,9 @@ def polynomial(
     """
     points, v = _real("x", x), _real("values", values)
     s = None if slopes is None else _real("slopes", slopes)
-    if isinstance(degree, bool) or int(degree) != degree or degree < 0:
+    if isinstance(degree, bool) or not isinstance(degree, Real) or degree % 1 or degree < 0:
         raise ValueError(f"degree must be an integer of at least 0, got {degree!r}")
+    degree = int(degree)
     if points.ndim != 1 or v.shape != points.shape or (s is not None and s.shape != points.shape):
         shapes = [points.shape, v.shape] + ([] if s is None else [s.shape])
         raise ValueError(f"x, values and slopes must have one shape (k,), got {shapes}")

@@ -143,7 +143,10 @@ def _gated(x: Array, y: Array, dy: Array, _: np.random.Generator) -> Interpolant
     with np.errstate(over="ignore", divide="ignore"):
         steepness = (room + size) / reach + largest
     if not np.isfinite(steepness).all():
-        raise ValueError(f"x: points {reach.min() * 2:.1e} apart are too close in double precision")
+        raise ValueError(
+            f"x: points {reach.min() * 2:.1e} apart are too close in double precision for values "
+            f"and gradients up to {max(np.abs(y).max(), np.abs(dy).max()):.1e}"
+        )
     parts = {
         "points": z, "slopes": g, "values": f, "room": room,
         "steepness": steepness, "slope": slope, "offset": offset,
@@ -158,7 +161,8 @@ def _pair(x: Array, y: Array, dy: Array, rng: np.random.Generator) -> Interpolan
     """Walk along a direction a; between neighbours two units change one affine piece into the next.
 
     relu(s a.x + v.x + k - b) - relu(s a.x - b) is 0 where both are off and v.x + k where both are
-    on.  b / s is the middle of the gap, and s so large that at each point both are on or both off.
+    on.  b / s is the middle of the gap, and s so large that at each point both are on or both off,
+    also where v.x + k is 0 at all of them (points on a line, say, and slopes across it).
     """
     (n, d), (z, centre) = x.shape, _centred(x)
     a = _directions(rng.normal(size=(TRIES["pair"], 1, d)), z, "pair")[0]
@@ -169,6 +173,7 @@ def _pair(x: Array, y: Array, dy: Array, rng: np.random.Generator) -> Interpolan
     k = np.diff(f - (g * z).sum(1))
     change = np.abs(v @ z.T + k[:, None])
     scale = 2 * (change / np.abs(t - middle[:, None])).max(1, initial=0.0)
+    scale = np.maximum(scale, np.linalg.norm(v, axis=1))
     along, shift = scale[:, None] * a, scale * middle
     # the first affine piece, with its kink beyond all points
     start = f[0] - g[0] @ z[0]
@@ -215,7 +220,8 @@ def _one_hidden(weight: Array, bias: Array, output: Array, constant: float) -> n
 
 def _centred(x: Array) -> tuple[Array, Array]:
     """Move the origin to the mean, unless points of very different sizes would coincide there."""
-    centre = x.mean(0).astype(np.float32).astype(np.float64)  # exact in either precision
+    with np.errstate(over="ignore"):  # then it is not finite, and x stays where it is
+        centre = x.mean(0).astype(np.float32).astype(np.float64)  # exact in either precision
     z = x - centre
     if not np.isfinite(centre).all() or len(np.unique(z, axis=0)) < len(x):
         return x, np.zeros_like(centre)

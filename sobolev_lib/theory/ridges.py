@@ -244,6 +244,10 @@ def sigmoid_cosine(reach: float, spacing: float, width: float = 0.3) -> tuple[Ar
     coefficients, shifts : array, shape (n,)
     constant : float
     """
+    if not (reach > 0 and spacing > 0 and width > 0):
+        raise ValueError(
+            f"reach is {reach}, spacing {spacing}, width {width}; positive numbers are needed"
+        )
     count = math.ceil((reach + 40 * width) / spacing)
     shifts: Array = spacing * np.arange(-count, count + 1, dtype=np.float64)
     factor = math.sinh(math.pi * width) / (math.pi * width)
@@ -313,6 +317,8 @@ def fourier_example(eps: float) -> tuple[HiddenLayer, float]:
     left_out : float
         Bound of the error of the cut series.
     """
+    if not eps > 0:
+        raise ValueError(f"eps is {eps!r}; a positive number is needed")
     waves = cosines(16)
     costs = np.array([c * max(1.0, math.hypot(*k)) for c, k, _ in waves])
     by_cost = np.argsort(-costs)

@@ -106,6 +106,12 @@ class Cells(NamedTuple):
     hi: Array
 
 
+def _rounded_up(x: Array) -> Array:
+    """A little larger, so that nearly equal numbers become equal."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.ceil(mantissa * 2.0**20) / 2.0**20, exponent)
+
+
 def cells(
     g: Callable[[Array], Array],
     interval: tuple[float, float],
@@ -158,10 +164,10 @@ def cells(
     while True:
         width = right - left
         bend = np.abs(low - 2 * mid + high) / 4
-        if modulus is not None:
-            bend = np.array([modulus(float(h) / 4) for h in np.unique(width)])[
-                np.unique(width, return_inverse=True)[1]
-            ]
+        if modulus is not None:  # of the distance to the nearest of the three points
+            reach = _rounded_up(np.maximum(middle - left, right - middle) / 2)
+            distances, which = np.unique(reach, return_inverse=True)
+            bend = np.array([modulus(h) for h in distances.tolist()])[which]
         top = np.maximum(np.maximum(low, mid), high)
         bottom = np.minimum(np.minimum(low, mid), high)
         split = (top - bottom > tolerance) | (bend > tolerance / 2)

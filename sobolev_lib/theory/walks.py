@@ -76,8 +76,12 @@ def path_bound(
         raise ValueError("path has length 0; two different corners are needed")
     loop = bool((corners[0] == corners[-1]).all())
     if balls is not None:
+        if not isinstance(balls, (tuple, list)) or len(balls) != 2:
+            raise ValueError(f"balls is {balls!r}; a pair, of f and of g, is needed")
         with working(2):
             return _certified(*balls, corners, loop)
+    if order < 1:
+        raise ValueError(f"order is {order}; at least 1 is needed")
     gain = _sides(g, corners[:-1], corners[1:], order).sum()
     rise = 0.0 if loop else float(np.subtract(*_values(f, corners[[-1, 0]])))
     return float(abs(rise - gain) / (length if loop else 2 + length))
@@ -88,13 +92,13 @@ def _certified(f: Function, g: Function, corners: Array, loop: bool) -> float:
     arb = flint().arb
     points = [[arb(p) for p in corner] for corner in corners.tolist()]
     gain, length = arb(0), arb(0)
+    if (given := len(g(*points[0]))) != len(points[0]):
+        raise ValueError(f"balls: g gives {given} numbers; {len(points[0])} are needed")
     for start, end in pairwise(points):
         step = [q - p for p, q in zip(start, end, strict=True)]
 
         def along(t: Any, start: list[Any] = start, step: list[Any] = step) -> Any:
             slopes = g(*(p + t * q for p, q in zip(start, step, strict=True)))
-            if len(slopes) != len(step):
-                raise ValueError(f"balls: g gives {len(slopes)} numbers; {len(step)} are needed")
             return sum((q * slope for q, slope in zip(step, slopes, strict=True)), arb(0))
 
         gain += integral(along, 0.0, 1.0, name="balls: g")
