@@ -19,7 +19,7 @@ from scipy import stats
 
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.ledger import Ledger, LedgerError, Record
-from sobolev_lib.records.summary import Interval, difference, interval, log_errors
+from sobolev_lib.records.summary import FEWEST, Interval, difference, interval, log_errors
 from sobolev_lib.regression import arms, kriging
 from sobolev_lib.regression import training as regression
 
@@ -117,8 +117,8 @@ class Results:
         """What each of :data:`KNOBS` with records gains: median over functions, and each."""
         found = {}
         for label, (before, after) in KNOBS.items():
-            if gains := self.gains(n, before, after):
-                centres = [gain.centre for gain in gains.values()]
+            gains = self.gains(n, before, after).values()
+            if centres := [gain.centre for gain in gains if gain.count >= FEWEST]:
                 found[label] = float(np.median(centres)), centres
         return found
 
