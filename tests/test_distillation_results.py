@@ -39,8 +39,8 @@ def record(settings, seed, kl, **metrics):
     }
     more = {
         "kl": kl, "kl_reverse": kl, "action_error": kl, "validation_kl": kl, "best_kl": 0.9 * kl,
-        "best_action_error": kl, "step_seconds": 0.1, "teacher_seconds": 0.0, "curve": curve,
-        "return_mean": 10 * kl, "teacher_uniform": 0.7, "gradient_cosine": 0.5,
+        "best_kl_reverse": kl, "best_action_error": kl, "step_seconds": 0.1, "teacher_seconds": 0.0,
+        "curve": curve, "return_mean": 10 * kl, "teacher_uniform": 0.7, "gradient_cosine": 0.5,
         "gradient_cosine_other": 0.1, "gradient_overlap": 0.3, "gradient_size": 0.8,
     }  # fmt: skip
     config = arms.config(settings, MADE_FROM)
@@ -170,7 +170,7 @@ def test_what_is_closer_everywhere_holds():
         "fig4-uniform": HOLDS,
     }
     assert found["fig4-closer"].seeds == 3
-    assert "closer in 8 of 8" in found["fig4-closer"].ours
+    assert "closer in 12 of 12" in found["fig4-closer"].ours
     said = pages.gains(cells)
     assert "smaller with derivatives in Pong at 1 %, Pong at 5 %" in said
     assert "larger" not in said and "not settled" not in said
@@ -191,7 +191,7 @@ def test_what_is_further_away_somewhere_does_not_hold_at_this_scale():
     made += trained("breakout", 0.05, 0.2, 0.3)
     found = claims.findings(made)
     assert found["fig4-closer"].verdict == NOT_HERE
-    assert "Breakout, 5 % (divergence)" in found["fig4-closer"].ours
+    assert "Breakout, 5 %, KL(teacher, student)" in found["fig4-closer"].ours
     assert found["fig4-less-data"].verdict == HOLDS
     assert found["fig4-pong"] is None
     assert "larger in Breakout at 5 %" in pages.gains(results.cells(made))

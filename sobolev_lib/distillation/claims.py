@@ -31,7 +31,11 @@ from .results import Cell, Runs
 
 SEEDS = 5
 READINGS = {"": "at the end", "best_": "at the best validation"}
-ERRORS = {"kl": "divergence", "action_error": "action error"}
+ERRORS = {
+    "kl": "KL(teacher, student)",
+    "kl_reverse": "KL(student, teacher)",
+    "action_error": "action error",
+}
 Measure = Callable[[Sequence[Record]], Finding | None]
 
 
@@ -55,7 +59,7 @@ def _closer(records: Sequence[Record]) -> Finding | None:
     said, verdicts = [], []
     for at, words in READINGS.items():
         gains = {
-            f"{cell.title} ({name})": cell.gain(at + metric)
+            f"{cell.title}, {name}": cell.gain(at + metric)
             for cell in cells
             for metric, name in ERRORS.items()
         }

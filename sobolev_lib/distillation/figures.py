@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from sobolev_lib.figures import marks, style
@@ -62,18 +63,27 @@ def fig4(cells: Sequence[Cell], metric: str, *, columns: int = 4) -> Figure:
     """
     if not cells or metric not in NAMES:
         raise ValueError(f"cells is {len(cells)} long, metric {metric!r}: nothing can be drawn")
-    rows = -(-(len(cells) + 1) // columns)
-    fig, axes, last = marks.panels(
-        [cell.title for cell in cells], "Updates", NAMES[metric], 2.3 * rows,
-        columns=columns, width="text",
-    )  # fmt: skip
-    for ax, cell in zip(axes, cells, strict=True):
+    rows = -(-len(cells) // columns)
+    fig, grid = style.figure(
+        rows, min(columns, len(cells)), width="wide", height=2.0 * rows + 0.5, squeeze=False
+    )
+    for place, ax in enumerate(grid.flat):
+        if place >= len(cells):
+            ax.set_visible(False)
+            continue
+        cell = cells[place]
+        ax.set_title(cell.title)
+        if place % columns == 0:
+            ax.set_ylabel(NAMES[metric])
+        if place + columns >= len(cells):
+            ax.set_xlabel("Updates")
         for method, mine in (("values", cell.values), ("sobolev", cell.sobolev)):
             if mine:
                 updates, found = results.curves(mine, metric)
                 marks.band(ax, updates, over_seeds(found), method)
         _from_zero(ax)
-    marks.key(last, METHODS, "Mean over seeds, band: 95 % interval.", marker=False)
+    lines = [Line2D([], [], color=marks.look(name)["color"]) for name in METHODS]
+    fig.legend(lines, [style.LABELS[name] for name in METHODS], loc="outside lower center", ncols=2)
     return fig
 
 

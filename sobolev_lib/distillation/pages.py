@@ -21,6 +21,10 @@ ROUTES = {
     "kickstart": "PPO on pixels, at first beside an expert",
 }
 METHODS = {"values": "values only", "sobolev": "Sobolev", "squared": "Sobolev, squared norm"}
+DIVERGENCES = {
+    "kl": "KL(teacher, student)",
+    "kl_reverse": "KL(student, teacher), which training minimises,",
+}
 NOTHING = "No student has been trained yet: the figures appear here when their records do."
 
 
@@ -81,7 +85,7 @@ def gains(cells: Sequence[Cell]) -> str:
             "The two methods have no two seeds in common yet, so that nothing can be compared."
         )  # fmt: skip
     said = []
-    for metric, name in (("kl", "divergence"), ("action_error", "part of other actions")):
+    for metric, name in {**DIVERGENCES, "action_error": "the part of other actions"}.items():
         signs = {cell.title: gain.sign for cell in compared if (gain := cell.gain(metric))}
         closer = [title for title, sign in signs.items() if sign > 0]
         further = [title for title, sign in signs.items() if sign < 0]
@@ -89,19 +93,26 @@ def gains(cells: Sequence[Cell]) -> str:
         parts = [f"smaller with derivatives in {_named(closer)}"] if closer else []
         parts += [f"larger in {_named(further)}"] if further else []
         parts += [f"not settled in {_named(open_)}"] if open_ else []
-        said.append(f"The {name} is {', '.join(parts)}.")
+        said.append(f"{name[0].upper()}{name[1:]} is {', '.join(parts)}.")
+    half = [cell.title for cell in cells if bool(cell.values) != bool(cell.sobolev)]
+    if half:
+        said.append(f"Only one of the two methods has been run in {_named(half)}.")
     return " ".join(said)
 
 
 def count(cells: Sequence[Cell]) -> str:
     """Sentence: in how many games and fractions derivatives bring the student closer."""
-    signs = [gain.sign for cell in cells if (gain := cell.gain("kl"))]
-    if not signs:
-        return NOTHING
-    parts = {"smaller": signs.count(1), "larger": signs.count(-1), "not settled": signs.count(0)}
-    said = [f"{many} {name}" for name, many in parts.items() if many]
-    every = "the one comparison" if len(signs) == 1 else f"{len(signs)} comparisons"
-    return f"With derivatives the divergence from the teacher is, in {every}: {', '.join(said)}."
+    said = []
+    for metric, name in DIVERGENCES.items():
+        signs = [gain.sign for cell in cells if (gain := cell.gain(metric))]
+        if not signs:
+            return NOTHING
+        smaller, larger, open_ = (signs.count(sign) or "none" for sign in (1, -1, 0))
+        said.append(
+            f"{name} is smaller with derivatives in {smaller}, larger in {larger} and not settled "
+            f"in {open_}"
+        )
+    return f"Of {len(signs)} comparisons, {'; '.join(said)}."
 
 
 def settled(cells: Sequence[Cell]) -> str:

@@ -126,7 +126,8 @@ def verdicts(label: str, rows: str) -> str:
 
 def _row(claim: Claim, finding: Finding | None, at: str) -> str:
     ours, said = (finding.ours, finding.verdict) if finding else (NOT_RUN, "\u2014")
-    seeds = f"{finding.seeds} seeds {at}" if finding else "no seeds yet"
+    many = f"{finding.seeds} seed{'s' * (finding.seeds != 1)}" if finding else ""
+    seeds = f"{many} {at}" if finding else "no seeds yet"
     how = (
         f"<details><summary>{seeds}</summary>Deviations: {claim.deviations}.<br>"
         f"<code>{claim.command}</code></details>"
