@@ -74,7 +74,7 @@ def fig4(cells: Sequence[Cell], metric: str, *, columns: int = 4) -> Figure:
         cell = cells[place]
         ax.set_title(cell.title)
         if place % columns == 0:
-            ax.set_ylabel(NAMES[metric])
+            ax.set_ylabel(NAMES[metric].replace("action, ", "action,\n"))
         if place + columns >= len(cells):
             ax.set_xlabel("Updates")
         for method, mine in (("values", cell.values), ("sobolev", cell.sobolev)):
