@@ -18,7 +18,7 @@ ROUTES = {
     "memory": "PPO on memory",
     "ppo": "PPO on pixels",
     "dagger": "imitation of an expert",
-    "kickstart": "PPO on pixels, at first beside an expert",
+    "kickstart": "PPO on pixels, expert first",
 }
 METHODS = {"values": "values only", "sobolev": "Sobolev", "squared": "Sobolev, squared norm"}
 DIVERGENCES = {
@@ -71,7 +71,7 @@ def teachers(records: Sequence[Record]) -> Table | None:
                 "return": f"{metrics['return_mean']:.1f}{half}",
                 "games": metrics["episodes"],
                 "aim": AIMS[game],
-                "decisions": f"{record.config['steps']:,}",
+                "decisions": f"{record.config['steps'] / 1e6:.2f} M",
                 "way": ROUTES[record.config["route"]],
             }
     return Table(rows, corner="policy") if rows else None
