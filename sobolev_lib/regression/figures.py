@@ -254,7 +254,7 @@ def arms(
 
 
 def knobs(sizes: Sequence[int] = (20, 100), book: Ledger | None = None) -> Figure:
-    """What each choice that the paper leaves open changes, beside Sobolev training itself.
+    """What each choice changes, stated by the paper or left open, beside Sobolev training itself.
 
     Decades by which the test error falls: a point for each function, a bar for their median.
     """
