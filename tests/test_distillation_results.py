@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("ale_py", reason="the Atari emulator is an optional extra")
 
-from sobolev_lib.distillation import arms, claims, data, figures, pages, results
+from sobolev_lib.distillation import arms, claims, controls, data, figures, pages, results
 from sobolev_lib.distillation.students import Settings
 from sobolev_lib.figures.style import close
 from sobolev_lib.records.claims import HOLDS, NOT_HERE, OPEN
@@ -236,6 +236,50 @@ def test_controls_are_drawn_once_there_are_some():
     close(fig)
 
 
+def test_without_controls_nothing_is_answered():
+    made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.1)]
+    assert controls.collect(made, 0.01) == []
+    assert controls.answers([]) == controls.NOTHING
+    assert controls.table([], "kl") is None
+    assert controls.shares([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("null", "share", "said"),
+    [
+        (0.25, 0.5, "beside derivatives larger in Breakout; beside values only smaller in"),
+        (0.1, 1.0, "beside derivatives not settled in Breakout; beside values only smaller in"),
+        (0.4, 0.0, "beside values only not settled in Breakout"),
+        (0.7, -1.0, "beside derivatives larger in Breakout; beside values only larger in Breakout"),
+    ],
+)
+def test_a_control_is_held_against_both_methods(null, share, said):
+    made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.1)]
+    made += trained("breakout", 0.01, 0.4, null, arm="null")
+    found = controls.collect(made, 0.01)
+    assert controls.share(found, "breakout", "kl") == pytest.approx(share)
+    assert said in controls.answers(found)
+    expected = f"bring {share:.0%} in" if share > 0 else "bring nothing in Breakout"
+    assert expected in controls.shares(found)
+    row = controls.table(found, "kl").rows["Sobolev, another state's gradients"]["Breakout"]
+    spread = 1 + 0.01 * (0 + 1 + 4) / 3  # of the seeds
+    assert float(row.split()[0]) == pytest.approx((null - 0.1) * spread, abs=0.006)
+
+
+def test_what_gains_nothing_has_no_share():
+    made = [*piloted("breakout"), *trained("breakout", 0.01, 0.1, 0.4)]
+    made += trained("breakout", 0.01, 0.4, 0.3, arm="null")
+    assert controls.share(controls.collect(made, 0.01), "breakout", "kl") is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [([], ""), (["A"], "A"), (["A", "B"], "A and B"), (["A", "B", "C"], "A, B and C")],
+)
+def test_names_are_listed(parts, said):
+    assert controls.listed(parts) == said
+
+
 def test_curves_have_a_row_for_each_seed():
     made = trained("pong", 0.01, 0.4, 0.2)
     mine = {r.seed: r for r in made if r.config["method"] == "values"}
@@ -258,12 +302,16 @@ def test_teachers_and_experts_are_shown_by_their_last_milestone():
 
     made = [milestone("memory", 10), milestone("kickstart", 7), milestone("kickstart", 9, 1)]
     assert figures.latest(made, "breakout")["pixels"].config["steps"] == 9
+    assert pages.ways(made) == "In Breakout ours began beside an expert."
     rows = pages.teachers(made).rows
     assert rows["Breakout, expert"]["return"] == "5.0 \u00b1 2.0"
     assert rows["Breakout, teacher"]["return"] == "5.0"
     assert "expert" in rows["Breakout, teacher"]["way"]
     went_on = milestone("kickstart", 30)
     went_on.metrics["begun"] = {"steps": 9}
+    assert "on a GPU in Breakout" in pages.ways([*made, went_on])
+    assert "nothing but pixels" in pages.ways([milestone("ppo", 9)])
+    assert pages.ways([]) == ""
     fig = figures.learning([*made, went_on])
     longest = max(fig.axes[1].lines, key=lambda line: len(line.get_xdata()))
     numpy.testing.assert_allclose(longest.get_xdata(), numpy.array([1, 9, 10, 39]) / 1e6)

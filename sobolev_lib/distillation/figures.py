@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy
 from matplotlib.axes import Axes
@@ -15,9 +14,10 @@ from sobolev_lib.figures import marks, style
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import Interval, interval
 
-from . import arms, results
+from . import results
+from .controls import of_game
 from .games import GAMES
-from .results import Cell, Runs
+from .results import Cell
 
 METHODS = ("values", "sobolev")
 LOOKS = {"memory": "kriging", "pixels": "critic"}
@@ -25,16 +25,6 @@ NAMES = {
     "kl": "KL(teacher, student)",
     "kl_reverse": "KL(student, teacher)",
     "action_error": "Other action, part of the states",
-}
-ARMS = {
-    "equal_cost": "Values only, same time",
-    "temperature": "Values only, softened targets",
-    "null": "Sobolev, another state's gradients",
-    "jacobian": "Sobolev, whole Jacobian",
-    "squared": "Sobolev, squared norm",
-    "alpha": "Sobolev, alpha x {times:g}",
-    "silu": "{method}, SiLU",
-    "kinks": "Sobolev, kink kernel",
 }
 
 
@@ -110,24 +100,15 @@ def controls(
     records: Sequence[Record], game: str, fraction: float, metric: str = "kl", **given: int
 ) -> Figure | None:
     """The paper's two methods and the controls that were run, at the end; None without any."""
-    lines: list[tuple[str, str, Runs]] = []
-    for settings, mine in results.arm(records, "paper", game, fraction, **given):
-        lines.append((style.LABELS[settings.method], settings.method, mine))
-    chosen = results.chosen(records, game)
-    for name, text in ARMS.items():
-        for settings, mine in results.arm(records, name, game, fraction, **given):
-            pilot = chosen.get(arms.row(asdict(settings)))
-            times = settings.alpha / pilot.alpha if pilot and pilot.alpha else 1.0
-            label = text.format(times=times, method=style.LABELS[settings.method])
-            lines.append((label, settings.method, mine))
-    lines = [line for line in lines if len(line[2]) > 1]
+    lines = of_game(records, game, fraction, **given)
     if len(lines) < 3:
         return None
     fig, ax = style.figure(height=0.34 * len(lines) + 0.9)
-    for place, (_, method, every) in enumerate(reversed(lines)):
-        marks.dots(ax, place, list(results.values(every, metric).values()), method, horizontal=True)
-        marks.interval(ax, place, results.mean(every, metric), method, horizontal=True)
-    ax.set_yticks(range(len(lines)), [line[0] for line in reversed(lines)])
+    for place, line in enumerate(reversed(lines)):
+        method, every = line.settings.method, results.values(line.runs, metric)
+        marks.dots(ax, place, list(every.values()), method, horizontal=True)
+        marks.interval(ax, place, results.mean(line.runs, metric), method, horizontal=True)
+    ax.set_yticks(range(len(lines)), [line.label for line in reversed(lines)])
     ax.set_xlabel(f"{NAMES[metric]}, test, at the end")
     ax.set_xlim(left=0)
     return fig

@@ -9,6 +9,7 @@ from sobolev_lib.records.ledger import Record
 
 from . import arms, data, results
 from .arms import UNIFORM
+from .controls import listed
 from .figures import latest
 from .games import GAMES
 from .results import Cell, Runs
@@ -193,26 +194,34 @@ def agreement(cells: Sequence[Cell]) -> Table | None:
     return Table(rows, corner="game, states, method") if rows else None
 
 
+def ways(records: Sequence[Record]) -> str:
+    """Sentences: how each teacher began, and where it went on; empty without any."""
+    pixels = {g: mine["pixels"] for g in GAMES if "pixels" in (mine := latest(records, g))}
+    beside = [GAMES[g].title for g, r in pixels.items() if r.config["route"] == "kickstart"]
+    moved = [GAMES[g].title for g, r in pixels.items() if r.metrics.get("begun")]
+    alone = [GAMES[g].title for g, r in pixels.items() if r.config["route"] == "ppo"]
+    said = [f"In {listed(beside)} ours began beside an expert."] if beside else []
+    said += [f"Training went on from there on a GPU in {listed(moved)}."] if moved else []
+    said += [f"In {listed(alone)} it had nothing but pixels."] if alone else []
+    return " ".join(said)
+
+
 def uniform(shares: Mapping[str, float]) -> str:
     """Sentence: in how many of the states each teacher's policy is nearly uniform."""
     if not shares:
         return "No teacher has been trained yet."
     parts = [f"{share:.0%} of the states in {GAMES[game].title}" for game, share in shares.items()]
-    return f"The entropy is above {UNIFORM:.0%} of that of a uniform policy in {_and(parts)}."
+    return f"The entropy is above {UNIFORM:.0%} of that of a uniform policy in {listed(parts)}."
 
 
 def origin(recorded: Mapping[str, bool]) -> str:
     """Sentence: which games were replayed from a recording, and which were played for the page."""
     kept = [GAMES[game].title for game, there in recorded.items() if there]
     live = [GAMES[game].title for game, there in recorded.items() if not there]
-    said = [f"Replayed from the committed recording: {_and(kept)}."] if kept else []
-    said += [f"Played by the teacher while this page was built: {_and(live)}."] if live else []
+    said = [f"Replayed from the committed recording: {listed(kept)}."] if kept else []
+    said += [f"Played by the teacher while this page was built: {listed(live)}."] if live else []
     return " ".join(said) or "No teacher has been trained yet."
 
 
 def _named(titles: Sequence[str]) -> str:
-    return _and([f"{title}".replace(", ", " at ") for title in titles])
-
-
-def _and(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return listed([f"{title}".replace(", ", " at ") for title in titles])

@@ -1,0 +1,198 @@
+"""What else would have done: the controls beside the paper's two methods, in words and numbers.
+
+A control answers a question by a difference that is paired by seed: to the student with
+derivatives, and to the one on values only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy
+
+from sobolev_lib.figures import style
+from sobolev_lib.figures.style import Table
+from sobolev_lib.records.ledger import Record
+from sobolev_lib.records.summary import Interval, difference
+
+from . import arms, results
+from .games import GAMES
+from .results import Runs
+from .students import Settings
+
+LABELS = {
+    "equal_cost": "Values only, same time",
+    "temperature": "Values only, softened targets",
+    "null": "Sobolev, another state's gradients",
+    "jacobian": "Sobolev, whole Jacobian",
+    "squared": "Sobolev, squared norm",
+    "alpha": "Sobolev, alpha x {times:g}",
+    "silu": "{method}, SiLU",
+    "kinks": "Sobolev, kink kernel",
+}
+BOTH = ("sobolev", "values")
+QUESTIONS = {
+    "null": ("Is it information, or would any gradient of the right size do", BOTH),
+    "equal_cost": ("Would the same time do, spent on more updates on values", BOTH),
+    "temperature": ("Would softer targets do", BOTH),
+    "kinks": ("Does the boundary term matter that a ReLU's derivative loses", BOTH),
+    "silu": ("Does a smooth activation help", BOTH),
+    "jacobian": ("Is one random direction enough", BOTH[:1]),
+    "squared": ("Does it matter that the norm is not squared", BOTH[:1]),
+    "alpha": ("Does alpha matter", BOTH[:1]),
+}
+"""What an arm asks, and the paper's methods that it is held against."""
+NOTHING = "No control has been run yet."
+
+
+@dataclass(frozen=True)
+class Control:
+    """A student that differs from the paper's in one thing, in one game.
+
+    Parameters
+    ----------
+    arm : str
+        Of :data:`.arms.ARMS`.
+    label : str
+        What a figure and a table call it.
+    game : str
+    settings : Settings
+    runs : mapping
+        From a seed to its record.
+    """
+
+    arm: str
+    label: str
+    game: str
+    settings: Settings
+    runs: Runs
+
+
+def of_game(records: Sequence[Record], game: str, fraction: float, **given: int) -> list[Control]:
+    """The paper's two methods and the controls that have two seeds at least, in a game."""
+    pilots = results.chosen(records, game)
+    found = []
+    for name in ("paper", *LABELS):
+        for settings, mine in results.arm(records, name, game, fraction, **given):
+            pilot = pilots.get(arms.row(asdict(settings)))
+            times = settings.alpha / pilot.alpha if pilot and pilot.alpha else 1.0
+            method = style.LABELS[settings.method]
+            label = LABELS.get(name, "{method}").format(times=times, method=method)
+            if len(mine) > 1:
+                found.append(Control(name, label, game, settings, mine))
+    return found
+
+
+def collect(records: Sequence[Record], fraction: float, **given: int) -> list[Control]:
+    """Controls of all games, the paper's methods first in each; empty where a game has none."""
+    games = [of_game(records, game, fraction, **given) for game in GAMES]
+    return [each for found in games if any(c.arm != "paper" for c in found) for each in found]
+
+
+def beside(found: Sequence[Control], each: Control, method: str, metric: str) -> Interval | None:
+    """How much larger a metric is than with the paper's method in the same game."""
+    for rival in found:
+        if (rival.arm, rival.game, rival.settings.method) == ("paper", each.game, method):
+            return difference(results.values(each.runs, metric), results.values(rival.runs, metric))
+    return None
+
+
+def table(found: Sequence[Control], metric: str, spec: str = "+.2f") -> Table | None:
+    """How much larger a metric is with each control than with derivatives, a column for each game.
+
+    Parameters
+    ----------
+    found : sequence of Control
+        Of :func:`collect`.
+    metric : str
+    spec : str
+        Format of its numbers.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    games = list(dict.fromkeys(each.game for each in found))
+    for each in found:
+        if each.arm == "paper" and each.settings.method == "sobolev":
+            continue
+        gap = beside(found, each, "sobolev", metric)
+        row = rows.setdefault(each.label, {GAMES[g].title: "\u2014" for g in games})
+        row[GAMES[each.game].title] = f"{gap:{spec}}" if gap else "\u2014"
+    return Table(rows, corner="more than with derivatives") if rows else None
+
+
+def answers(found: Sequence[Control], metric: str = "kl") -> str:
+    """A question and its answer a line, as Markdown: larger or smaller than what, in which game."""
+    lines = []
+    for name, (question, rivals) in QUESTIONS.items():
+        mine = [each for each in found if each.arm == name]
+        parts = []
+        for label in dict.fromkeys(each.label for each in mine):
+            same = [each for each in mine if each.label == label]
+            told = [_held_against(found, same, method, metric) for method in rivals]
+            parts.append(f"*{label}*: {'; '.join(filter(None, told))}.")
+        if parts:
+            lines.append(f"- **{question}?** {' '.join(parts)}")
+    return "\n".join(lines) or NOTHING
+
+
+def _held_against(
+    found: Sequence[Control], same: Sequence[Control], method: str, metric: str
+) -> str:
+    signs = {
+        GAMES[each.game].title: gap.sign
+        for each in same
+        if (gap := beside(found, each, method, metric))
+    }
+    rival = {"sobolev": "derivatives", "values": "values only"}[method]
+    words = {1: "larger in", -1: "smaller in", 0: "not settled in"}
+    named = {
+        text: [game for game, sign in signs.items() if sign == value]
+        for value, text in words.items()
+    }
+    told = ", ".join(f"{text} {listed(games)}" for text, games in named.items() if games)
+    return told and f"beside {rival} {told}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Names as a sentence has them: "A", "A and B", "A, B and C"."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def share(found: Sequence[Control], game: str, metric: str) -> float | None:
+    """Part of the derivatives' gain over values only that another state's gradients bring as well.
+
+    Means over the seeds that all three have; None where derivatives do not gain.
+    """
+    runs = {
+        "null" if each.arm == "null" else each.settings.method: each.runs
+        for each in found
+        if each.game == game and each.arm in ("paper", "null")
+    }
+    if len(runs) < 3:
+        return None
+    plain, both, null = (results.values(runs[n], metric) for n in ("values", "sobolev", "null"))
+    gain = difference(plain, both)
+    common = sorted(plain.keys() & both.keys() & null.keys())
+    if gain is None or gain.sign < 1 or not common:
+        return None
+    mean = {n: numpy.mean([v[s] for s in common]) for n, v in (("p", plain), ("b", both))}
+    return float((mean["p"] - numpy.mean([null[s] for s in common])) / (mean["p"] - mean["b"]))
+
+
+def shares(found: Sequence[Control], metric: str = "kl") -> str:
+    """Sentence: how much of the gain needs no information on the state."""
+    parts = {
+        GAMES[game].title: part
+        for game in GAMES
+        if (part := share(found, game, metric)) is not None
+    }
+    if not parts:
+        return ""
+    helped = [f"{part:.0%} in {game}" for game, part in parts.items() if part > 0]
+    harmed = [game for game, part in parts.items() if part <= 0]
+    said = [f"bring {listed(helped)}"] if helped else []
+    said += [f"bring nothing in {listed(harmed)}"] if harmed else []
+    return (
+        "Of what derivatives gain over values only, gradients of *another* state "
+        f"{' and '.join(said)}."
+    )
