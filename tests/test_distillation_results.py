@@ -186,6 +186,17 @@ def test_what_is_closer_everywhere_holds():
         close(fig)
 
 
+def test_steps_that_go_back_through_the_teacher_are_counted_apart():
+    students = trained("pong", 0.01, 0.4, 0.2)
+    paid = {"step_seconds": 0.37, "teacher_seconds": 0.15}
+    back = [
+        replace(r, metrics=r.metrics | paid) for r in students if r.config["method"] == "sobolev"
+    ]
+    assert "went back" not in pages.cost(students)
+    said = pages.cost([*students, *back])
+    assert "2.10 times" in said and "went back through the teacher it took 3.70 times" in said
+
+
 def test_what_is_further_away_somewhere_does_not_hold_at_this_scale():
     made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.1)]
     made += trained("breakout", 0.05, 0.2, 0.3)

@@ -133,13 +133,23 @@ def cost(records: Sequence[Record]) -> str:
     found = [each for game in GAMES if (each := results.cost(records, game))]
     if not found:
         return "What a step costs will stand here when both methods have records."
-    low, high = min(f["ratio"] for f in found), max(f["ratio"] for f in found)
-    share = max(f["share"] for f in found)
-    times = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
-    return (
-        f"A Sobolev step took {times} times the processor time of a step on values. The teacher's "
-        f"gradient is {share:.2f} of a step on values, at most."
+    ratios = [f["ratio"] for f in found]
+    back = [f["back"] for f in found if f["back"] == f["back"]]
+    said = (
+        f"A Sobolev step took {_range(ratios)} times the processor time of a step on values where "
+        "the teacher's gradients fit into memory; reading them is "
+        f"{_range([f['share'] for f in found])} of a step on values."
     )
+    return said + (
+        f" Where each step went back through the teacher it took {_range(back)} times."
+        if back
+        else ""
+    )
+
+
+def _range(found: Sequence[float]) -> str:
+    low, high = (f"{end:.2f}" for end in (min(found), max(found)))
+    return low if low == high else f"{low} to {high}"
 
 
 def choices(records: Sequence[Record]) -> Table | None:

@@ -130,32 +130,48 @@ def settled(mine: Runs) -> dict[int, bool]:
 def cost(records: Sequence[Record], game: str) -> dict[str, float] | None:
     """Processor time of an update: of values only, of both, of the teacher; their ratios.
 
-    From the students of the paper's two methods at the pilots' fraction, pilots included.  Those
-    that were trained on a GPU do not count: there others' steps are in the time of each.
+    From the students of the paper's two methods, pilots included.  Those that were trained on a
+    GPU do not count: there others' steps are in the time of each.
 
     Returns
     -------
     dict or None
-        ``values``, ``sobolev``, ``teacher`` in seconds, medians over records; ``ratio`` and
-        ``share`` in steps of values only.  None if a method has no record.
+        ``sobolev`` in seconds, a median over records whose teacher's gradients were kept in memory;
+        ``ratio`` and ``share`` (the teacher's) in steps of values only; ``back``, the ratio where
+        each step went back through the teacher, NaN without such records.  None if a method has no
+        record.
     """
-    printed = Settings(game, fraction=arms.PILOT["fraction"])
-    same = ("game", "fraction", "activation", "norm", "projections", "derivatives", "batch")
+    printed = Settings(game)
+    same = ("game", "activation", "norm", "projections", "derivatives", "batch")
     paid = [
         r for r in records
         if r.device.startswith("cpu") and all(r.config[k] == getattr(printed, k) for k in same)
     ]  # fmt: skip
-
-    def middle(method: str, metric: str) -> float:
-        found = [r.metrics[metric] for r in paid if r.config["method"] == method]
-        return float(numpy.median(found)) if found else numpy.nan
-
-    plain, both = middle("values", "step_seconds"), middle("sobolev", "step_seconds")
-    teacher = middle("sobolev", "teacher_seconds")
+    taken = {
+        method: [r.metrics for r in paid if r.config["method"] == method]
+        for method in ("values", "sobolev")
+    }
+    plain = _median([m["step_seconds"] for m in taken["values"]])
+    kept, back = [], []
+    for each in taken["sobolev"]:
+        (kept if each["teacher_seconds"] < WENT_BACK * plain else back).append(each)
+    both = _median([m["step_seconds"] for m in kept])
     if numpy.isnan(both / plain):
         return None
-    times = {"values": plain, "sobolev": both, "teacher": teacher}
-    return times | {"ratio": both / plain, "share": teacher / plain}
+    return {
+        "sobolev": both,
+        "ratio": both / plain,
+        "share": _median([m["teacher_seconds"] for m in kept]) / plain,
+        "back": _median([m["step_seconds"] for m in back]) / plain,
+    }
+
+
+WENT_BACK = 0.5
+"""Teacher's part, in steps of values only, above which its gradients cannot have been kept."""
+
+
+def _median(found: Sequence[float]) -> float:
+    return float(numpy.median(found)) if found else numpy.nan
 
 
 def costs(records: Sequence[Record]) -> list[str]:
