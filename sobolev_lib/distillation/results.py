@@ -152,7 +152,8 @@ def cost(records: Sequence[Record], game: str) -> dict[str, float] | None:
         for method in ("values", "sobolev")
     }
     plain = _median([m["step_seconds"] for m in taken["values"]])
-    kept, back = [], []
+    kept: list[dict[str, Any]] = []
+    back: list[dict[str, Any]] = []
     for each in taken["sobolev"]:
         (kept if each["teacher_seconds"] < WENT_BACK * plain else back).append(each)
     both = _median([m["step_seconds"] for m in kept])
