@@ -116,6 +116,24 @@ def count(cells: Sequence[Cell]) -> str:
     return f"Of {len(signs)} comparisons, {'; '.join(said)}."
 
 
+def reach(cells: Sequence[Cell], metric: str = "kl") -> str:
+    """Sentence: at which parts of the states derivatives bring each game's student closer."""
+    signs: dict[str, dict[float, int]] = {}
+    for cell in cells:
+        if gain := cell.gain(metric):
+            signs.setdefault(cell.game, {})[cell.fraction] = gain.sign
+    helped = {
+        GAMES[game].title: listed([f"{100 * f:g}" for f, sign in mine.items() if sign > 0])
+        for game, mine in signs.items()
+        if 1 in mine.values()
+    }
+    never = [GAMES[game].title for game, mine in signs.items() if 1 not in mine.values()]
+    parts = [f"at {those} % of the states in {game}" for game, those in helped.items()]
+    said = [f"Derivatives bring the student closer {listed(parts)}."] if parts else []
+    said += [f"They do not, at any size tried, in {listed(never)}."] if never else []
+    return " ".join(said)
+
+
 def settled(cells: Sequence[Cell]) -> str:
     """Sentence: in how many runs validation had turned or was flat at the end; empty without."""
     found = [each for cell in cells for mine in (cell.values, cell.sobolev)
