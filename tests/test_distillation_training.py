@@ -322,9 +322,10 @@ def test_the_loss_is_that_of_section_4_2(home):
     assert total.item() == pytest.approx((kl + 2.5 * far).mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["relu", "kinks", "silu"])
 @pytest.mark.parametrize("element", ["norm", "squared"])
 @pytest.mark.parametrize("draws", [0, 1, 3])
-def test_the_closed_form_is_sobolev_loss(element, draws):
+def test_the_closed_form_is_sobolev_loss(element, draws, activation):
     """Value and every parameter's gradient, in double precision; 0 draws: the whole Jacobian."""
     random = torch.Generator().manual_seed(draws)
 
@@ -332,7 +333,7 @@ def test_the_closed_form_is_sobolev_loss(element, draws):
         return torch.rand(*shape, generator=random, dtype=torch.float64)
 
     torch.manual_seed(1)
-    net = Student(4).double()
+    net = Student(4, activation).double()
     x, goals = blocks(uniform(5, 4, 84, 84)), uniform(5, 4).log_softmax(-1)
     goal = uniform(5, 4, 64, 21, 21) - 0.5
     loss = SobolevLoss(

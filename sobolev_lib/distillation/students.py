@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,8 +153,6 @@ class Training:
         self.seconds = 0.0  # of computing, in all updates
         self.teacher_seconds = 0.0  # of those, for the teacher's gradients
         self.curve: dict[str, list[float]] = {}
-        fast = settings.activation == "relu"
-        self.differentiate = self._closed if fast else self._autograd
 
     def step(self) -> None:
         """One update of Adam."""
@@ -164,12 +161,12 @@ class Training:
         chosen = torch.randint(len(self.train), (s.batch,), generator=self.generator)
         chosen = chosen.to(self.device)
         source = chosen.roll(1) if s.derivatives == "another" else chosen
-        self.differentiate(chosen, source)
+        self._differentiate(chosen, source)
         self.optimizer.step()
         self.update += 1
         self.seconds += self.clock() - began
 
-    def _closed(self, chosen: Tensor, source: Tensor) -> None:
+    def _differentiate(self, chosen: Tensor, source: Tensor) -> None:
         s = self.settings
         x, goals = self.train.frames(chosen), self.goals[chosen]
         directions, weight = [], s.alpha
@@ -181,17 +178,6 @@ class Training:
             directions = [unit.expand_as(goals) for unit in units]
         goal = functools.partial(self._goal, source)
         differentiate(self.net, x, goals, goal, directions, weight, s.norm == "squared")
-
-    def _autograd(self, chosen: Tensor, source: Tensor) -> None:
-        s = self.settings
-        goal: Any = None
-        if s.alpha and s.projections:
-            goal = functools.partial(self._goal, source)
-        elif s.alpha:
-            goal = self.train.jacobian(source)
-        self.optimizer.zero_grad(set_to_none=True)
-        total, _ = self.loss(self.net, self.train.frames(chosen), self.goals[chosen], goal)
-        total.backward()  # type: ignore[no-untyped-call]
 
     def _goal(self, source: Tensor, v: Tensor) -> Tensor:
         began = self.clock()
