@@ -291,6 +291,21 @@ def test_a_control_is_held_against_both_methods(null, share, said):
     assert float(row.split()[0]) == pytest.approx((null - 0.1) * spread, abs=0.006)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        (0.1, "goes from 20 to 10 % in Breakout (smaller)."),
+        (0.2, "goes from 20 to 20 % in Breakout (not settled)."),
+        (0.3, "goes from 20 to 30 % in Breakout (larger)."),
+    ],
+)
+def test_what_the_kernel_does_is_said(kernel, said):
+    made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.2)]
+    made += trained("breakout", 0.01, 0.4, kernel, arm="kinks")
+    assert controls.kernel(controls.collect(made, 0.01)).endswith(said)
+    assert controls.kernel([]) == ""
+
+
 def test_what_gains_nothing_has_no_share():
     made = [*piloted("breakout"), *trained("breakout", 0.01, 0.1, 0.4)]
     made += trained("breakout", 0.01, 0.4, 0.3, arm="null")

@@ -92,10 +92,15 @@ def collect(records: Sequence[Record], fraction: float, **given: int) -> list[Co
 
 def beside(found: Sequence[Control], each: Control, method: str, metric: str) -> Interval | None:
     """How much larger a metric is than with the paper's method in the same game."""
-    for rival in found:
-        if (rival.arm, rival.game, rival.settings.method) == ("paper", each.game, method):
-            return difference(results.values(each.runs, metric), results.values(rival.runs, metric))
-    return None
+    rival = results.values(_paper(found, each.game, method), metric)
+    return difference(results.values(each.runs, metric), rival)
+
+
+def _paper(found: Sequence[Control], game: str, method: str) -> Runs:
+    for each in found:
+        if (each.arm, each.game, each.settings.method) == ("paper", game, method):
+            return each.runs
+    return {}
 
 
 def table(found: Sequence[Control], metric: str, spec: str = "+.2f") -> Table | None:
@@ -156,6 +161,29 @@ def _held_against(
 def listed(parts: Sequence[str]) -> str:
     """Names as a sentence has them: "A", "A and B", "A, B and C"."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def kernel(found: Sequence[Control]) -> str:
+    """Sentence: what the kernel at the kinks does to the part of other actions, in each game."""
+    parts = []
+    for each in found:
+        gap = beside(found, each, "sobolev", "action_error") if each.arm == "kinks" else None
+        if gap is None:
+            continue
+        mine = results.values(each.runs, "action_error")
+        plain = results.values(_paper(found, each.game, "sobolev"), "action_error")
+        common = mine.keys() & plain.keys()
+        before, after = (numpy.mean([v[s] for s in common]) for v in (plain, mine))
+        word = {1: "larger", -1: "smaller", 0: "not settled"}[gap.sign]
+        parts.append(
+            f"from {100 * before:.0f} to {100 * after:.0f} % in {GAMES[each.game].title} ({word})"
+        )
+    if not parts:
+        return ""
+    return (
+        "With the kernel at the kinks the part of the states in which a student trained on "
+        f"derivatives prefers another action than its teacher goes {listed(parts)}."
+    )
 
 
 def share(found: Sequence[Control], game: str, metric: str) -> float | None:
