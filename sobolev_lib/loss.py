@@ -296,7 +296,7 @@ class SobolevLoss(nn.Module):
 
     def _each(self, name: str, given: Any, first: int = 0) -> Sequence[Any]:
         """`given`, which has to have one entry for each order from `first` on."""
-        needed = f"{name} must have one entry for each order from {first} to {self.order}"
+        needed = f"{name} must be a sequence, one entry for each order from {first} to {self.order}"
         if isinstance(given, (Tensor, str)) or not hasattr(given, "__len__"):
             raise TypeError(f"{needed}, got {type(given).__name__}")
         if len(given) != self.order + 1 - first:

@@ -93,7 +93,7 @@ def test_kink_kernels_are_no_second_derivative() -> None:
         (
             {"loss": ("l2",)},
             ValueError,
-            "loss must have one entry for each order from 0 to 1, got 1",
+            "loss must be .* for each order from 0 to 1, got 1",
         ),
         ({"backend": "jax"}, ValueError, "backend.*'jax'"),
         ({"batch_coupled": "yes"}, ValueError, "batch_coupled.*'yes'"),
@@ -113,7 +113,7 @@ def test_bad_options(options: dict, error: type[Exception], words: str) -> None:
         (X, Y.float(), DY, TypeError, r"y is torch.float32 .* x is torch.float64.*y.to\(x\)"),
         (X, Y / 0, DY, ValueError, "y holds infinity; set what was not measured to NaN"),
         (X, None, DY, ValueError, "y is missing but the weight of order 0 is not 0"),
-        (X, Y, (DY, D2Y), ValueError, "dy must have one entry for each order from 1 to 1, got 2"),
+        (X, Y, (DY, D2Y), ValueError, "dy must be .* for each order from 1 to 1, got 2"),
         (X, Y, "dy", TypeError, "dy must be a torch.Tensor, got str"),
         (X, Y, lambda v: DY, ValueError, "dy is a callable.*set projections"),
     ],
