@@ -58,7 +58,7 @@ def check_count(name: str, count: Any, least: int) -> int:
     return number
 
 
-def check_options(batch_coupled: str, backend: str | None) -> None:
+def check_options(batch_coupled: str = "refuse", backend: str | None = None) -> None:
     """Raise for an unknown option."""
     if batch_coupled not in ("refuse", "allow"):
         raise ValueError(f'batch_coupled must be "refuse" or "allow", got {batch_coupled!r}')
@@ -227,8 +227,10 @@ def check_errors(j: int, errors: Any, prediction: Tensor) -> None:
         raise shape_error(f"the value of loss for order {j}", got, prediction.shape, more)
 
 
-def check_broadcast(j: int, weight: Tensor, errors: Tensor) -> None:
+def check_broadcast(j: int, weight: float | Tensor, errors: Tensor) -> None:
     """Raise unless the weight broadcasts to the errors."""
+    if not isinstance(weight, Tensor):
+        return
     try:
         fits = torch.broadcast_shapes(weight.shape, errors.shape) == errors.shape
     except RuntimeError:

@@ -5,9 +5,9 @@ derivative of order K is ``(B, out, *in, ..., *in)`` with one block ``*in`` for 
 derivative taken last in the last block.
 
 Every derivative is per sample: the output of sample b by the input of sample b. It is computed for
-the whole batch at once as the derivative of the sum over the batch, which is right only if samples
-do not see each other; batch normalisation in training mode is refused for that reason. All
-results are differentiable with respect to the parameters, except under `torch.no_grad`.
+the whole batch as the derivative of the sum, which is right only if samples do not see each other;
+so batch normalisation in training mode is refused. Results are differentiable with respect to the
+parameters, except under `torch.no_grad`.
 
 Source: section 2 of Czarnecki et al. (2017), *Sobolev Training for Neural Networks*.
 """
@@ -20,20 +20,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from . import checks
 from ._finite_differences import finite_differences
-from .checks import (
-    ONCE,
-    check_count,
-    check_graph,
-    check_input,
-    check_like,
-    check_options,
-    nodes_behind,
-    only_once,
-    reaches,
-    readable,
-    transformed,
-)
 
 Model = Callable[[Tensor], Tensor]
 Backend = Literal["autograd", "func"]
@@ -67,7 +55,7 @@ def tower(
     tuple of Tensor
         m, D m, D^2 m, ... or, with directions, m, <D m, v>, <D^2 m, v (x) u_2>, ...
     """
-    functional = backend == "func" or (backend is None and transformed())
+    functional = backend == "func" or (backend is None and checks.transformed())
     vjp: Any = torch.func.vjp if functional else _vjp
     chain: list[Tensor] = []
 
@@ -76,7 +64,7 @@ def tower(
         if j == 0:
             m = _output(model, point)
             if order and not torch.compiler.is_compiling():
-                check_graph(m, None if functional else point, batch_coupled)
+                checks.check_graph(m, None if functional else point, batch_coupled)
             return m, ()
         lower, pull, below = vjp(lambda z: level(j - 1, z), point, has_aux=True)
         if directions is None:
@@ -91,10 +79,10 @@ def tower(
     try:
         top, below = level(order, _live(x) if order and not functional else x)
     except RuntimeError as error:
-        if ONCE.search(str(error)):
-            raise only_once(error) from error
+        if checks.ONCE.search(str(error)):
+            raise checks.only_once(error) from error
         raise
-    if functional and order and readable(x) and not (below[1] if order > 1 else top).any():
+    if functional and order and checks.readable(x) and not (below[1] if order > 1 else top).any():
         tower(model, x, 1, None, batch_coupled, "autograd")  # raises if m does not depend on x
     found = (*below, top)
     return found if order == 0 or torch.is_grad_enabled() else tuple(d.detach() for d in found)
@@ -108,12 +96,11 @@ def _vjp(function: Any, z: Tensor, has_aux: bool = True) -> tuple[Tensor, Any, A
 
     def pull(cotangent: Tensor) -> tuple[Tensor]:
         with torch.inference_mode(False):
-            if not y.requires_grad:
-                return (torch.zeros_like(z),)
-            found = torch.autograd.grad(
-                y, z, _ordinary(cotangent), create_graph=keep, retain_graph=True, allow_unused=True
-            )
-            return (torch.zeros_like(z) if found[0] is None else found[0],)
+            found = None
+            if y.requires_grad:
+                how: Any = {"create_graph": keep, "retain_graph": True, "allow_unused": True}
+                (found,) = torch.autograd.grad(y, z, _ordinary(cotangent), **how)
+            return (torch.zeros_like(z) if found is None else found,)
 
     return y, pull, aux
 
@@ -163,12 +150,11 @@ def refuse_flat(model: Model, x: Tensor, order: int) -> None:
     z = x.detach().requires_grad_()
     with torch.enable_grad():
         lower = tower(model, z, order - 1, None, "allow", "autograd")[-1]
-    if not reaches(nodes_behind(lower, curved=True), z):
+    if not checks.reaches(checks.nodes_behind(lower, curved=True), z):
         raise ValueError(
-            f"order {order}: the derivative of order {order} of model is exactly 0 whatever its "
-            "parameters, as for every piecewise-linear network (ReLU and the like) or affine one, "
-            "so the term cannot train anything. Use a smooth activation (SiLU, softplus, tanh), or "
-            f"order={order - 1}, or weight 0 for order {order}"
+            f"order {order}: that derivative of model is exactly 0 whatever its parameters, as of "
+            "every piecewise-linear network (ReLU and the like). Use a smooth activation (SiLU, "
+            f"softplus, tanh), or order={order - 1}, or weight 0 for order {order}"
         )
 
 
@@ -212,9 +198,9 @@ def value_and_derivatives(
         An empty or non-finite `x`, an output of another shape or independent of `x`, batch
         statistics, or a layer without the derivative that `order` needs.
     """
-    check_input(x)
-    order = check_count("order", order, 1)
-    check_options(batch_coupled, backend)
+    checks.check_input(x)
+    order = checks.check_count("order", order, 1)
+    checks.check_options(batch_coupled, backend)
     return tower(model, x, order, None, batch_coupled, backend)
 
 
@@ -240,21 +226,14 @@ def jacobian(model: Model, x: Tensor, **options: Any) -> Tensor:
     return value_and_derivatives(model, x, 1, **options)[1]
 
 
-def project(
-    model: Model,
-    x: Tensor,
-    v: Tensor,
-    *directions: Tensor,
-    batch_coupled: BatchCoupled = "refuse",
-    backend: Backend | None = None,
-) -> Tensor:
+def project(model: Model, x: Tensor, v: Tensor, *directions: Tensor, **options: Any) -> Tensor:
     """The projected derivative <D^j m(x), v (x) u_2 (x) ... (x) u_j> of Eq. 2 and Fig. 1b.
 
     One reverse pass for each direction, however many outputs and inputs there are.
 
     Parameters
     ----------
-    model, x, batch_coupled, backend
+    model, x, **options
         As in `value_and_derivatives`.
     v : Tensor
         The direction in output space, (B, out) or (out,).
@@ -266,23 +245,20 @@ def project(
     Tensor
         (B, *in): with one direction the gradient of <m, v>; with two its Hessian times u.
     """
-    check_input(x)
-    check_options(batch_coupled, backend)
+    checks.check_input(x)
+    checks.check_options(**options)
 
     def chain(m: Tensor) -> list[Tensor]:
         us = [_direction(f"direction {j}", u, x.shape[1:], x) for j, u in enumerate(directions, 2)]
         return [_direction("v", v, m.shape[1:], x), *us]
 
-    return tower(model, x, 1 + len(directions), chain, batch_coupled, backend)[-1]
+    return tower(model, x, 1 + len(directions), chain, **options)[-1]
 
 
 def _direction(name: str, direction: Any, shape: Sequence[int], x: Tensor) -> Tensor:
     """A direction of one sample, or one for each sample, as (B, *shape)."""
-    check_like(name, direction, x)
+    checks.check_like(name, direction, x)
     full = (len(x), *shape)
     if tuple(direction.shape) not in (full, tuple(shape)):
-        raise ValueError(
-            f"{name} must have shape {full} (one for each sample) or {tuple(shape)} (shared), got "
-            f"{tuple(direction.shape)}"
-        )
+        raise checks.shape_error(name, direction.shape, full, f" or {tuple(shape)} (shared)")
     return direction.expand(full)

@@ -49,23 +49,21 @@ class SobolevLoss(nn.Module):
         The highest order K of derivative, at least 0.
     weights : sequence, optional
         K + 1 weights :math:`w_j`, order 0 first; all 1 by default. Each is a number, or a tensor
-        that broadcasts to the derivative it weights, (B, out, *in, ...): one weight for each
-        partial derivative; with `projections`, to (B, *in). A weight of 0 skips the term: its
-        derivative is not computed and its target may be None. For a schedule assign to the
-        attribute `weights`, or change a tensor in place.
+        that broadcasts to the derivative, (B, out, *in, ...), with `projections` to (B, *in): one
+        weight for each partial derivative. With weight 0 the derivative is not computed and its
+        target may be None. For a schedule assign to `weights`, or change a tensor in place.
     projections : int, optional
-        None compares whole derivatives. k replaces each by its products with k directions drawn
-        for each sample anew: v uniform on the unit sphere of the output space and, for orders
-        above 1, further unit vectors of the input space, as in section 4.2 and Fig. 1b. Terms are
-        averaged over the k draws, each of which evaluates the model.
+        None compares whole derivatives. k compares the mean over k draws, each of which evaluates
+        the model, of products with directions uniform on unit spheres, new for each sample: v of
+        the output space and, above order 1, others of the input space (section 4.2, Fig. 1b).
     reduction : {"mean", "sum", "none"}
         "mean": mean over samples of the sum over components. "sum": sum over both. "none": one
         number for each sample. Missing targets do not change the divisor B of "mean".
     loss : str, callable, or sequence of K + 1 of them
         "l2" (squared difference), "l1", "huber" (delta 1), or a callable of (prediction, target)
-        that returns one number for each component (the shape of the prediction) or for each
-        sample, (B,). With `sobolev_lib.kinks` use "l2" for the derivatives: the kernel averages
-        the residual on both sides of a kink, which is exact for squares only.
+        with one number for each component (the shape of the prediction) or sample, (B,). With
+        `sobolev_lib.kinks` use "l2" for the derivatives: its kernel averages the residual on both
+        sides of a kink, which is exact for squares only.
     rescale : bool
         For a unit vector of R^d, :math:`E\langle g, v\rangle^2 = |g|^2 / d`: a projected L2 term
         of order j is, in the mean, the whole one divided by out * prod(in)**(j - 1). True
@@ -84,9 +82,8 @@ class SobolevLoss(nn.Module):
     -----
     A NaN in a target means *not measured*: the component leaves value and gradient. A sample of
     which no derivative was measured is not differentiated at all (another one stands in for it), so
-    it may lie where the model has no derivative. With `projections` an entry of the projected
-    derivative is a sum; where some of its summands were measured, it runs over these on both sides,
-    and such a batch costs what ``projections=None`` costs.
+    it may lie where the model has none. Where some summands of a projected derivative were
+    measured, both sides sum over these; such a batch costs what ``projections=None`` costs.
 
     float16 and bfloat16 are compared and summed in float32, and so is the result. Inside
     `torch.compile` and the transforms of `torch.func` the checks that look at data are not made.
@@ -122,13 +119,17 @@ class SobolevLoss(nn.Module):
             projections = checks.check_count("projections", projections, 1)
         self.order = checks.check_count("order", order, 0)
         self.projections, self.reduction, self.rescale = projections, reduction, rescale
-        self.losses = _element_losses(loss, self.order)
-        self.generator = generator
-        self.batch_coupled: BatchCoupled = batch_coupled
-        self.backend: Backend | None = backend
-        if rescale and any(loss is not ELEMENT_LOSSES["l2"] for loss in self.losses[1:]):
-            raise ValueError('rescale=True needs loss="l2" for the derivatives')
+        self.generator, self.batch_coupled, self.backend = generator, batch_coupled, backend
         self.weights = weights if weights is not None else (1.0,) * (self.order + 1)
+        each = loss if isinstance(loss, (tuple, list)) else [loss] * (self.order + 1)
+        self.losses: list[Any] = [ELEMENT_LOSSES.get(one, one) for one in self._each("loss", each)]
+        for one in self.losses:
+            if not callable(one):
+                raise ValueError(
+                    f"loss must be one of {(*ELEMENT_LOSSES,)} or callable, got {one!r}"
+                )
+        if rescale and any(one is not ELEMENT_LOSSES["l2"] for one in self.losses[1:]):
+            raise ValueError('rescale=True needs loss="l2" for the derivatives')
 
     def forward(
         self,
@@ -153,11 +154,10 @@ class SobolevLoss(nn.Module):
         dy : Tensor, callable, sequence or None
             (B, out, *in) for order 1; for order K a sequence of K tensors, the j-th of shape
             (B, out, *in, ..., *in). NaN where not measured, None where the weight is 0. With
-            `projections` an entry may be a callable that is given the directions, (B, out) and
-            then (B, *in), and returns the projected target (B, *in): a teacher network need not
-            compute its whole Jacobian, ``dy=lambda v: derivatives.project(teacher, x, v)``.
-            For a model that returns (B,) the axis `out` of y and dy may be left out.
-            Targets are constants: no gradient flows into them.
+            `projections` an entry may be a callable of the directions, (B, out) and then (B, *in),
+            that returns the projected target (B, *in): a teacher network need not compute its whole
+            Jacobian, ``dy=lambda v: derivatives.project(teacher, x, v)``. For a model that returns
+            (B,) the axis `out` may be left out. Targets are constants: no gradient flows into them.
         directions : sequence of sequences of Tensor, optional
             The directions to project on, as `draw` returns them, instead of new ones: to compare
             two models on the same directions, or in a compiled function.
@@ -179,79 +179,76 @@ class SobolevLoss(nn.Module):
             a layer without the derivatives that are needed, order 2 of a piecewise-linear model.
         """
         checks.check_input(x)
-        targets = self._targets(x, y, dy)
-        watched = _Watched(model)
-        errors: dict[int, list[Tensor]] = {j: [] for j in targets}
-        chains: Any = self._chains(directions) if self.projections and max(targets) else [None]
-        for chain in chains:  # one draw of Eq. 2, or None: Eq. 1
-            levels = self._levels(watched, x, targets, chain)
-            for j, (mine, goal) in self._pairs(watched, x, targets, chain, levels).items():
-                if j or not errors[0]:  # the values are the same in each draw
-                    errors[j].append(self._error(j, mine, goal))
-        scale = self._scales(levels[0].shape[1], x)
-        terms = {
-            f"order_{j}": self._reduce(torch.stack(found).mean(0) * scale[j])
-            for j, found in errors.items()
-        }
+        batch = _Batch(model, x, self._targets(x, y, dy), directions)
+        errors: dict[int, list[Tensor]] = {j: [] for j in batch.targets}
+        projecting = self.projections if batch.top else None
+        draws = range(len(batch.chains) or projecting) if projecting else [None]
+        for draw in draws:  # of Eq. 2; None: Eq. 1
+            levels = self._levels(batch, draw)
+            for j, found in errors.items():
+                if j or not found:  # the values are the same in each draw
+                    found.append(self._error(j, *self._pair(j, batch, levels, draw)))
+        reduce: Any = {"mean": torch.mean, "sum": torch.sum}.get(self.reduction, torch.clone)
+        terms = {}
+        for j, found in errors.items():
+            error = torch.stack(found).mean(0)
+            if j and projecting and self.rescale:  # to estimate the whole term
+                error = error * (levels[0].shape[1] * math.prod(x.shape[1:]) ** (j - 1))
+            terms[f"order_{j}"] = reduce(error)
         total = torch.stack(list(terms.values())).sum(0)
-        checks.check_trained(model, total, max(targets) > 0)
+        checks.check_trained(model, total, batch.top > 0)
         return total, {name: term.detach() for name, term in terms.items()}
 
-    def _levels(
-        self, model: _Watched, x: Tensor, targets: dict[int, Any], chain: list[Tensor] | None
-    ) -> list[Tensor]:
+    def _levels(self, batch: _Batch, draw: Any) -> list[Tensor]:
         """m, D m, ..., or m, <D m, v>, ... along a chain, up to the highest order wanted."""
-        top = max(targets)
-        if top >= 2:
-            _refuse_kinks(model.model)
+        x, targets, top = batch.x, batch.targets, batch.top
 
-        def along(m: Tensor) -> list[Tensor]:
-            assert chain is not None
-            if not chain:
-                chain.extend(self._chain(x, m.shape[1], top))
-            checks.check_chain(chain, m, x, top)
-            return chain
+        def along(m: Tensor) -> Sequence[Tensor]:
+            if not batch.chains:
+                batch.chains += self.draw(x, m.shape[1])
+            checks.check_chain(batch.chains[draw], m, x, top)
+            return batch.chains[draw]
 
-        given = [target for j, target in targets.items() if j] or [targets[0]]
-        points = self._stand_in(x, given)
-        directed = None if chain is None else along
-        levels = list(tower(model, points, top, directed, self.batch_coupled, self.backend))
+        points = self._stand_in(x, [t for j, t in targets.items() if j or not top])
+        directed = None if draw is None else along
+        levels = list(tower(batch, points, top, directed, self.batch_coupled, self.backend))
         if points is not x and top and 0 in targets:
-            (levels[0],) = tower(model, self._stand_in(x, [targets[0]]), 0)
-        for j in range(2, top + 1):
-            if j in targets and checks.readable(levels[j]) and not bool(levels[j].any()):
-                refuse_flat(model.model, x, j)
+            (levels[0],) = tower(batch, self._stand_in(x, [targets[0]]), 0)
+        for j in targets:
+            if j > 1 and checks.readable(levels[j]) and not bool(levels[j].any()):
+                refuse_flat(batch.model, x, j)
         return levels
 
-    def _pairs(
-        self,
-        model: _Watched,
-        x: Tensor,
-        targets: dict[int, Any],
-        chain: list[Tensor] | None,
-        levels: list[Tensor],
-    ) -> dict[int, tuple[Tensor, Tensor]]:
+    def _pair(self, j: int, batch: _Batch, levels: list[Tensor], draw: Any) -> Sequence[Tensor]:
         """What is compared: D^j m with D^j f, or both along the chain."""
-        pairs, out, inputs = {}, levels[0].shape[1], x.shape[1:]
-        for j, target in targets.items():
-            mine, name, along = levels[j], self._name(j), (chain or [])[:j]
-            if not isinstance(target, Tensor):
-                name = f"the tensor that {name} returned"
-                goal = model.fit(name, self._constant(name, target(*along), x), x.shape)
-            else:
-                goal = model.fit(name, target, (len(x), out, *inputs * j))
-                if along and _mixed(goal, x):
-                    model.whole = model.whole or self._levels(model, x, targets, None)
-                    mine = _contract(model.whole[j].masked_fill(goal.isnan(), 0.0), along)
-                goal = _projected_target(goal, along, x) if along else goal
-            pairs[j] = mine, goal
-        return pairs
+        x, target, name = batch.x, batch.targets[j], self._name(j)
+        along = [] if draw is None else batch.chains[draw][:j]
+        if not isinstance(target, Tensor):
+            name = f"the tensor that {name} returned"
+            return levels[j], batch.fit(name, _constant(name, target(*along), x), x.shape)
+        goal = batch.fit(name, target, (len(x), levels[0].shape[1], *x.shape[1:] * j))
+        projected, mixed = _project(goal, along, x) if along else (goal, False)
+        if not mixed:
+            return levels[j], projected
+        batch.whole = batch.whole or self._levels(batch, None)
+        return _contract(batch.whole[j].masked_fill(goal.isnan(), 0), along), projected
 
-    def _scales(self, out: int, x: Tensor) -> list[int]:
-        """What makes the projected loss of each order an estimate of the whole one."""
-        if not (self.rescale and self.projections):
-            return [1] * (self.order + 1)
-        return [1, *(out * math.prod(x.shape[1:]) ** (j - 1) for j in range(1, self.order + 1))]
+    def _error(self, j: int, prediction: Tensor, target: Tensor) -> Tensor:
+        """w_j l_j, summed over the components of each sample: (B,)."""
+        element, weight, name = self.losses[j], self._weights[j], self._name(j)
+        prediction, target = checks.wide(prediction), checks.wide(target)
+        measurable = target.is_floating_point()  # or else class labels
+        missing = target.isnan() if measurable else target.new_zeros((), dtype=torch.bool)
+        checks.refuse_singular(j, name, prediction, missing)
+        # Both sides are cleaned before the loss: a NaN would survive a multiplication by 0.
+        errors = element(prediction.masked_fill(missing, 0), target.masked_fill(missing, 0))
+        checks.check_errors(j, errors, prediction)
+        weight = weight.to(errors) if isinstance(weight, Tensor) else weight
+        if errors.shape != prediction.shape:
+            checks.check_per_sample(j, name, missing, weight)
+            return errors * weight
+        checks.check_broadcast(j, weight, errors)
+        return (errors.masked_fill(missing, 0) * weight).reshape(len(errors), -1).sum(1)
 
     def _stand_in(self, x: Tensor, targets: Sequence[Any]) -> Tensor:
         """`x` with another sample in place of each of which nothing was measured.
@@ -265,35 +262,6 @@ class SobolevLoss(nn.Module):
         if self.batch_coupled == "allow" or bool(measured.all()) or not bool(measured.any()):
             return x
         return torch.where(measured.view(-1, *[1] * (x.ndim - 1)), x, x[measured][:1])
-
-    def _error(self, j: int, prediction: Tensor, target: Tensor) -> Tensor:
-        """w_j l_j, summed over the components of each sample: (B,)."""
-        element, weight, name = self.losses[j], self._weights[j], self._name(j)
-        prediction, target = checks.wide(prediction), checks.wide(target)
-        if self._labels(j, target):
-            missing = torch.zeros((), dtype=torch.bool, device=target.device)
-            errors = element(prediction, target)
-        else:
-            missing = target.isnan()
-            checks.refuse_singular(j, name, prediction, missing)
-            # Both sides are cleaned before the loss: a NaN would survive a multiplication by 0.
-            errors = element(
-                torch.where(missing, 0.0, prediction), torch.where(missing, 0.0, target)
-            )
-        checks.check_errors(j, errors, prediction)
-        if isinstance(weight, Tensor):
-            weight = weight.to(errors)
-        if errors.shape != prediction.shape:
-            checks.check_per_sample(j, name, missing, weight)
-            return errors * weight
-        if isinstance(weight, Tensor):
-            checks.check_broadcast(j, weight, errors)
-        return (torch.where(missing, 0.0, errors) * weight).reshape(len(errors), -1).sum(1)
-
-    def _reduce(self, error: Tensor) -> Tensor:
-        if self.reduction == "mean":
-            return error.mean()
-        return error.sum() if self.reduction == "sum" else error
 
     # --- directions, weights, targets ------------------------------------------------------------
 
@@ -313,18 +281,8 @@ class SobolevLoss(nn.Module):
             `projections` chains, each with v (B, out) and, for orders above 1, u (B, *in).
         """
         top = max((j for j in range(self.order + 1) if self._wanted(j)), default=0)
-        return [self._chain(x, out, top) for _ in range(self.projections or 0)]
-
-    def _chains(self, given: Any) -> list[list[Tensor]]:
-        """The given chains, or empty ones: they are drawn when the number of outputs is known."""
-        chains = [list(chain) for chain in given or []]
-        if given is not None and not all(chains or [[]]):
-            raise ValueError("directions is empty; give at least one chain")
-        return chains or [[] for _ in range(self.projections or 0)]
-
-    def _chain(self, x: Tensor, out: int, top: int) -> list[Tensor]:
-        shapes = [(out,), *[x.shape[1:]] * (top - 1)]
-        return [unit_vectors(len(x), shape, x, self.generator) for shape in shapes]
+        shapes, draws = [(out,), *[x.shape[1:]] * (top - 1)], range(self.projections or 0)
+        return [[unit_vectors(len(x), s, x, self.generator) for s in shapes] for _ in draws]
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -333,18 +291,22 @@ class SobolevLoss(nn.Module):
 
     @weights.setter
     def weights(self, weights: Sequence[Weight]) -> None:
-        if isinstance(weights, Tensor) or len(weights) != self.order + 1:
-            got = "a tensor" if isinstance(weights, Tensor) else len(weights)
-            needed = f"a sequence of order + 1 = {self.order + 1} entries, order 0 first"
-            raise ValueError(f"weights must be {needed}, got {got}")
-        self._weights = [checks.check_weight(j, weight) for j, weight in enumerate(weights)]
+        given = enumerate(self._each("weights", weights))
+        self._weights = [checks.check_weight(j, weight) for j, weight in given]
+
+    def _each(self, name: str, given: Any, first: int = 0) -> Sequence[Any]:
+        """`given`, which has to have one entry for each order from `first` on."""
+        needed = f"{name} must be a sequence, one entry for each order from {first} to {self.order}"
+        if isinstance(given, (Tensor, str)) or not hasattr(given, "__len__"):
+            raise TypeError(f"{needed}, got {type(given).__name__}")
+        if len(given) != self.order + 1 - first:
+            raise ValueError(f"{needed}, got {len(given)}")
+        return given
 
     def extra_repr(self) -> str:
         """The options, for printing."""
-        return (
-            f"order={self.order}, weights={self.weights}, projections={self.projections}, "
-            f"reduction={self.reduction!r}, rescale={self.rescale}"
-        )
+        names = ("order", "weights", "projections", "reduction", "rescale")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def _wanted(self, j: int) -> bool:
         weight = checks.check_weight(j, self._weights[j])  # a tensor may have changed in place
@@ -355,21 +317,10 @@ class SobolevLoss(nn.Module):
     def _name(self, j: int) -> str:
         return "y" if j == 0 else "dy" if self.order == 1 else f"dy[{j - 1}]"
 
-    def _labels(self, j: int, target: Tensor) -> bool:
-        named = self.losses[0] in ELEMENT_LOSSES.values()
-        return j == 0 and not named and not target.dtype.is_floating_point
-
     def _targets(self, x: Tensor, y: Any, dy: Any) -> dict[int, Any]:
         """The targets of the orders whose weight is not 0, checked except for their shapes."""
-        dy = [dy] if isinstance(dy, Tensor) or callable(dy) else dy
-        dy = [None] * self.order if dy is None else dy
-        if not isinstance(dy, (tuple, list)):
-            kind = type(dy).__name__
-            raise TypeError(f"dy must be a tensor or a sequence of tensors, got {kind}")
-        if len(dy) != self.order:
-            needed = f"one entry for each order from 1 to {self.order}"
-            raise ValueError(f"dy must have {needed}, got {len(dy)}")
-        wanted = {j: target for j, target in enumerate((y, *dy)) if self._wanted(j)}
+        dy = [None] * self.order if dy is None else dy if isinstance(dy, (tuple, list)) else [dy]
+        wanted = {j: t for j, t in enumerate((y, *self._each("dy", dy, 1))) if self._wanted(j)}
         if not wanted:
             raise ValueError(f"weights are all zero: {self.weights}; nothing is left to minimise")
         return {j: self._target(j, target, x) for j, target in wanted.items()}
@@ -377,34 +328,35 @@ class SobolevLoss(nn.Module):
     def _target(self, j: int, target: Any, x: Tensor) -> Any:
         name = self._name(j)
         if target is None:
-            raise ValueError(
-                f"{name} is missing but the weight of order {j} is not 0; give the target (NaN "
-                "where it was not measured) or set the weight to 0"
-            )
-        if isinstance(target, Tensor) and self._labels(j, target):
-            return target
-        if j and callable(target) and not isinstance(target, Tensor):
+            raise ValueError(f"{name} is missing but the weight of order {j} is not 0; give it")
+        if j and callable(target):
             if self.projections is None:
                 raise ValueError(f"{name} is a callable of directions: set projections")
             return target
-        return self._constant(name, target, x)
-
-    def _constant(self, name: str, target: Any, x: Tensor) -> Tensor:
-        checks.check_like(name, target, x)
-        if checks.readable(target) and bool(target.isinf().any()):
-            raise ValueError(f"{name} holds infinity; set what was not measured to NaN")
-        return target.detach()
+        own = j == 0 and self.losses[0] not in ELEMENT_LOSSES.values()
+        if own and isinstance(target, Tensor) and not target.is_floating_point():
+            return target  # class labels
+        return _constant(name, target, x)
 
 
-class _Watched:
-    """The model in one call of the loss.
+class _Batch:
+    """What one call of the loss is about: the model at x and its targets by order.
 
-    If it returns (B,) targets may lack the axis `out` as well.
+    If the model returns (B,) the targets may lack the axis `out` as well.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model, self.flat = model, False
-        self.whole: list[Tensor] = []  # its derivatives, once they have been needed
+    def __init__(self, model: Model, x: Tensor, targets: dict[int, Any], chains: Any) -> None:
+        self.model, self.x, self.targets, self.top = model, x, targets, max(targets)
+        if chains is not None and not len(chains):
+            raise ValueError("directions is empty; give at least one chain")
+        self.chains = list(chains or [])  # if empty, drawn when the number of outputs is known
+        self.flat = False
+        self.whole: list[Tensor] = []  # the derivatives of Eq. 1, where a draw needs them, too
+        for module in checks.modules_of(model) if self.top > 1 else ():
+            if isinstance(module, (kinks.ReLU, kinks.LeakyReLU)):
+                raise ValueError(
+                    f"order {self.top}: kinks.{module} has no second derivative; use a smooth unit"
+                )
 
     def __call__(self, x: Tensor) -> Tensor:
         m = self.model(x)
@@ -423,16 +375,11 @@ class _Watched:
         return target
 
 
-def _element_losses(loss: Any, order: int) -> list[ElementLoss]:
-    """One element loss for each order."""
-    given = list(loss) if isinstance(loss, (tuple, list)) else [loss] * (order + 1)
-    if len(given) != order + 1:
-        raise ValueError(f"loss must have order + 1 = {order + 1} entries, got {len(given)}")
-    for entry in given:
-        if entry not in ELEMENT_LOSSES and not callable(entry):
-            names = sorted(ELEMENT_LOSSES)
-            raise ValueError(f"loss must be one of {names} or callable, got {entry!r}")
-    return [ELEMENT_LOSSES.get(entry, entry) for entry in given]
+def _constant(name: str, target: Any, x: Tensor) -> Tensor:
+    checks.check_like(name, target, x)
+    if checks.readable(target) and bool(target.isinf().any()):
+        raise ValueError(f"{name} holds infinity; set what was not measured to NaN")
+    return target.detach()
 
 
 # --- projections ----------------------------------------------------------------------------------
@@ -472,36 +419,18 @@ def _contract(tensor: Tensor, chain: Sequence[Tensor]) -> Tensor:
     """<T, v (x) u_2 (x) ...>: every block of axes but the last, one direction each."""
     tensor = checks.wide(tensor)
     for direction in chain:
-        batch, block = len(direction), direction[0].numel()
-        rest = tensor.shape[direction.ndim :]
-        flat = tensor.reshape(batch, block, -1)
-        tensor = (direction.reshape(batch, block, 1) * flat).sum(1).reshape(batch, *rest)
+        batch, rest = len(direction), tensor.shape[direction.ndim :]
+        flat = tensor.reshape(batch, direction[0].numel(), -1)
+        tensor = (direction.reshape(batch, -1, 1) * flat).sum(1).reshape(batch, *rest)
     return tensor
 
 
-def _mixed(target: Tensor, x: Tensor) -> bool:
-    """Whether some but not all summands of an entry of the projection were not measured."""
+def _project(target: Tensor, chain: Sequence[Tensor], x: Tensor) -> tuple[Tensor, bool]:
+    """The projected target, NaN where no summand was measured, and whether some, not all, were."""
     if not checks.readable(target):
-        return False
-    summands = target.isnan().reshape(len(x), -1, *x.shape[1:])  # the last block is not summed over
-    return bool((summands.any(1) != summands.all(1)).any())
-
-
-def _projected_target(target: Tensor, chain: Sequence[Tensor], x: Tensor) -> Tensor:
-    """The projected target (B, *in), NaN where no summand was measured (compiled: where any)."""
+        return _contract(target, chain), False  # NaN where any summand is
     missing = target.isnan()
-    nothing = missing.reshape(len(x), -1, *x.shape[1:]).all(1)
-    if checks.readable(target):
-        target = torch.where(missing, 0.0, target)
-    return torch.where(nothing, math.nan, _contract(target, chain))
-
-
-def _refuse_kinks(model: Any) -> None:
-    """Refuse the kernels of `sobolev_lib.kinks` where second derivatives are compared."""
-    for module in checks.modules_of(model):
-        if isinstance(module, (kinks.ReLU, kinks.LeakyReLU)):
-            raise ValueError(
-                f"order 2 or more: the kernel of kinks.{type(module).__name__} stands for the "
-                "movement of kinks in the gradient of an order-1 loss; it is no second "
-                "derivative. Use a smooth activation (SiLU, softplus, tanh) or order=1"
-            )
+    summands = missing.reshape(len(x), -1, *x.shape[1:])  # the last block is not summed over
+    nothing = summands.all(1)
+    found = _contract(target.masked_fill(missing, 0), chain)
+    return torch.where(nothing, math.nan, found), bool((summands.any(1) != nothing).any())

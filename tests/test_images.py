@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import importlib.util
 import io
 import itertools
 import json
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 from torch import nn
 
 from sobolev_lib import __main__ as command
@@ -183,8 +185,16 @@ def test_augmented_images_are_crops_and_flips():
     assert {f for *_, f in seen} == {False, True} and len(seen) > 30
 
 
-def test_digits_need_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+def test_digits_are_those_of_scikit_learn_and_need_it(monkeypatch):
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    found = images.digits()
+    assert torch.cat([found.train_y, found.test_y]).tolist() == labels[order].tolist()
+    x = torch.cat([found.train_x, found.test_x]).double()
+    raw = torch.as_tensor(pixels[order])
+    mean, std = raw[:1200].mean(dim=0), raw[:1200].std(dim=0)
+    torch.testing.assert_close(x * std.clamp_min(1e-3) + mean, raw, rtol=0, atol=1e-4)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(images.DataError, match="pip install"):
         images.digits()
 

@@ -234,11 +234,17 @@ def _ends(ax: Axes) -> tuple[float, int]:
 
 def _names_listed(ax: Axes) -> list[Text]:
     """Names along the ordinate, its own or those of the panel that it shares it with."""
+    read = set()  # panels that share a formatter have the same names, and reading them is slow
     for one in [ax, *ax.get_shared_y_axes().get_siblings(ax)]:
+        formatter = one.yaxis.get_major_formatter()
+        if formatter in read:
+            continue
         labels = one.get_yticklabels()
         words = [label.get_text().split("mathdefault")[-1] for label in labels]
         if sum(any(c.isalpha() for c in word) for word in words) > 1:
             return list(labels)
+        if any(words):
+            read.add(formatter)
     return []
 
 

@@ -318,7 +318,7 @@ def _by_split(
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.axhline(1 if name == "scale" else 0, color=marks.GREY, linewidth=0.8)
         if name == "scale":
-            style.log_scale(ax)
+            style.log_scale(ax, minor=False)
     if name != "scale":  # few seeds have bands that leave the range of a cosine
         low, high = axes[0].get_ylim()
         axes[0].set_ylim(max(low, -0.4), min(high, 1.02))

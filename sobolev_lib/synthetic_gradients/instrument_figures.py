@@ -152,8 +152,8 @@ def _pulled(ax: Axes, row: str, runs: Sequence[Record], name: str) -> None:
             "markersize": 3,
             "alpha": 0.35,
         }
-        for one in values:
-            ax.plot(epochs, one, color=colour, markeredgewidth=0, **seeds)
+        places = np.tile(epochs, len(values))
+        ax.plot(places, values.ravel(), color=colour, markeredgewidth=0, **seeds)
 
 
 MEASURES = {

@@ -222,7 +222,8 @@ def group(records: Records, arm: str) -> Group | None:
     ValueError
         If there are only changed ones, with several changes: they are several experiments.
     """
-    found = [g for g in groups(records) if g.arm == arm]
+    every = records.read() if isinstance(records, Ledger) else records
+    found = groups([r for r in every if r.config.get("arm") == arm])
     exact = [g for g in found if not g.changes]
     if not exact and len(found) > 1:
         listed = "; ".join(str(g.changes) for g in found)
