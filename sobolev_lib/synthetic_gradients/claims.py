@@ -69,11 +69,6 @@ def claims_on(records: Sequence[Record] | None = None) -> list[Claim]:
 
     Each is measured on :func:`answers` among the records it is given; its command is that of the
     runs that are there now.
-
-    Parameters
-    ----------
-    records : sequence of Record, optional
-        Those of the experiment's ledger unless given.
     """
     records = read() if records is None else records
     claims = []

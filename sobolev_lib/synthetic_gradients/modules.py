@@ -217,13 +217,9 @@ def direct(
 ) -> DirectGradient:
     """Three layers to the gradient itself: 3 x 3 convolutions for maps (SM 4.2), linear else.
 
-    Parameters
-    ----------
-    shape, classes, leak
-        As for :func:`classifier`.
-    hidden : int, optional
-        Units of the two hidden layers: 128 (SM 4.2), for vectors 64.  The last of the three has
-        as many channels as h, which the paper's "3 layers of 128 kernels" leaves out.
+    The arguments are those of :func:`classifier`; ``hidden`` is 128 (SM 4.2) unless given, for
+    vectors 64.  The last of the three layers has as many channels as h, which the paper's "3 layers
+    of 128 kernels" leaves out.
     """
     _check_hidden(hidden)
     if len(shape) != 1:
@@ -318,7 +314,8 @@ class SGModule(nn.Module):
         true_gradient : Tensor or None
             dL/dh (B, *shape); needed where :attr:`needs_gradient`.
         true_log_probabilities : Tensor, optional
-            log p_h (B, classes) of the main network, for the label derivative of SM 4.1.
+            log p_h (B, classes) of the main network, for the label derivative of SM 4.1, with y as
+            free as any other vector.
 
         Raises
         ------
@@ -343,9 +340,10 @@ class SGModule(nn.Module):
         if value and self.objective.label_weight:
             if true_log_probabilities is None or said.log_probabilities is None:
                 raise ValueError("true_log_probabilities are needed for label_weight > 0")
-            total = total + self.objective.label_weight * label_derivative_distance(
-                said.log_probabilities, true_log_probabilities.detach(), self.objective
-            )
+            # As L = -<y, log p>, dL/dy = -log p: matching the label derivative is matching all
+            # log-probabilities, of which the loss term sees only that of the true class.
+            label = distance(-said.log_probabilities, -true_log_probabilities.detach())
+            total = total + self.objective.label_weight * label
         return total
 
     @torch.no_grad()
@@ -373,22 +371,6 @@ class SGModule(nn.Module):
             for part, training in before.items():
                 part.training = training
         return 1 - float(torch.cat(alive).double().mean()) if alive else 0.0
-
-
-def label_derivative_distance(logp: Tensor, true_logp: Tensor, objective: Objective) -> Tensor:
-    """Distance of dm/dy from dL/dy (SM 4.1), with y as free as any other vector.
-
-    As L = -<y, log p>, dL/dy = -log p: matching the label derivative is matching all
-    log-probabilities, of which the loss term sees only that of the true class.
-
-    Parameters
-    ----------
-    logp, true_logp : Tensor
-        (B, classes), of the module and of the main network.
-    objective : Objective
-        Element distance and reduction.
-    """
-    return objective.distance(-logp, -true_logp)
 
 
 def build(
@@ -423,10 +405,10 @@ def build(
     """
     if bandwidth is not None and leak:
         raise ValueError(f"bandwidth is {bandwidth} and leak {leak}: the kernel is one of ReLU")
-    if mode in ("noprop", "direct"):
-        return SGModule(
-            mode, direct(shape, classes, hidden, leak) if mode == "direct" else None, objective
-        )
+    if mode == "noprop":
+        return SGModule(mode, None, objective)
+    if mode == "direct":
+        return SGModule(mode, direct(shape, classes, hidden, leak), objective)
     network = classifier(shape, classes, hidden, pooled, leak)
     if bandwidth is not None:
         kinks.replace(network, bandwidth, scaled=True)

@@ -61,23 +61,18 @@ def cifar_net(width: int = 64, classes: int = 10, image_size: int = 32) -> nn.Se
     channels = 3
     for stage, (factor, count) in enumerate(CIFAR_STAGES):
         for k in range(count):
-            stride = 2 if stage and not k else 1
             out = width * factor
-            children[f"conv{len(children) + 1}"] = _conv_block(channels, out, stride)
+            # No bias: batch normalisation takes every constant away.
+            children[f"conv{len(children) + 1}"] = nn.Sequential(
+                nn.Conv2d(channels, out, 3, 2 if stage and not k else 1, padding=1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+            )
             channels = out
     children["head"] = nn.Sequential(
         nn.Flatten(), nn.Linear(channels * (image_size // 8) ** 2, classes)
     )
     return nn.Sequential(children)
-
-
-def _conv_block(channels: int, out: int, stride: int) -> nn.Sequential:
-    # No bias: batch normalisation takes every constant away.
-    return nn.Sequential(
-        nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(out),
-        nn.ReLU(),
-    )
 
 
 class Bottleneck(nn.Module):
@@ -140,10 +135,9 @@ def resnet50(classes: int = 1000, width: int = 64, stem: str = "imagenet") -> nn
     if stem not in ("imagenet", "small"):
         raise ValueError(f"stem is {stem!r}; it must be 'imagenet' or 'small'")
     large = stem == "imagenet"
+    kernel, stride, padding = (7, 2, 3) if large else (3, 1, 1)
     children: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=nn.Conv2d(3, width, 7, 2, 3, bias=False)
-        if large
-        else nn.Conv2d(3, width, 3, 1, 1, bias=False),
+        conv1=nn.Conv2d(3, width, kernel, stride, padding, bias=False),
         bn1=nn.BatchNorm2d(width),
         relu=nn.ReLU(),
     )

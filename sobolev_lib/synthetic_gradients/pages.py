@@ -36,22 +36,7 @@ SMALL = "<small style='white-space:normal'>{}</small>"
 
 
 def table(block: str, records: Sequence[Record] | None = None) -> str:
-    """One block of Table 1 beside ours, as an HTML table for a page.
-
-    Parameters
-    ----------
-    block : str
-        Key of :data:`.BLOCKS`.
-    records : sequence of Record, optional
-        Those of the experiment's ledger unless given.
-
-    Raises
-    ------
-    ValueError
-        If the block is unknown.
-    """
-    if block not in BLOCKS:
-        raise ValueError(f"block is {block!r}; it must be one of {', '.join(BLOCKS)}")
+    """One block of Table 1 (a key of :data:`.BLOCKS`) beside ours, as an HTML table for a page."""
     part = BLOCKS[block]
     every = groups(read() if records is None else records)
     ours = [g for arm in part.arms for g in every if g.arm == arm]
@@ -173,58 +158,40 @@ def _claim_row(claim: Claim, finding: Finding | None, names: Mapping[str, str]) 
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def accuracy_table(
-    sources: Mapping[str, Records],
-    arm: str = "digits",
-    rows: Sequence[str] = arms.MAIN_ROWS,
-) -> Table:
-    """Test accuracy of each row in per cent, for each source (heading to records)."""
+def accuracy_table(sources: Mapping[str, Records]) -> Table:
+    """Test accuracy on the digits in per cent, by row and source (heading to records)."""
 
     def cell(records: Records, row: str) -> str:
-        found = summarise(records, row, arm=arm)
+        found = summarise(records, row)
         return said(found, ".1f") + (f", n\u00a0=\u00a0{found.count}" if found else "")
 
     return Table(
         {
             BRIEF[row]: {heading: cell(records, row) for heading, records in sources.items()}
-            for row in rows
+            for row in arms.MAIN_ROWS
         },
         corner="Test accuracy (%)",
     )
 
 
-def order_table(
-    sources: Mapping[str, Records],
-    arm: str = "digits",
-    pairs: Sequence[tuple[str, str]] = ORDER,
-) -> Table:
-    """Differences in accuracy between neighbours of Table 1, with a verdict for each source.
-
-    Parameters
-    ----------
-    sources : mapping
-        Heading to records.
-    arm : str
-        Key of :data:`.settings.ARMS`.
-    pairs : sequence of (str, str)
-        Rows (higher, lower).
-    """
+def order_table(sources: Mapping[str, Records]) -> Table:
+    """Differences in accuracy on the digits between neighbours of Table 1, with verdicts."""
     printed = BLOCKS["cifar10"].cells["top1"]
     rows = {}
-    for higher, lower in pairs:
+    for higher, lower in ORDER:
         both = higher in printed and lower in printed
         apart = f"{printed[higher].value - printed[lower].value:+.1f}" if both else "—"
         cells = {"Table 1": apart}
         for heading, records in sources.items():
-            found = difference(records, higher, lower, arm=arm)
+            found = difference(records, higher, lower)
             cells[heading] = said(found, "+.2f")
             cells[f"{heading}: verdict"] = verdict(found)
         rows[f"{NAMES[higher]} above {NAMES[lower]}"] = cells
     return Table(rows, corner="Accuracy, points")
 
 
-def fidelity_table(records: Records, step: int, arm: str = "digits") -> Table:
-    """Measures of fidelity of every row at a step: mean over the splits, interval over seeds."""
+def fidelity_table(records: Records, step: int) -> Table:
+    """Fidelity of every row on the digits at a step: mean over the splits, interval over seeds."""
     columns = {
         "cosine": "As recorded",
         "frozen": "Statistics frozen",
@@ -233,10 +200,10 @@ def fidelity_table(records: Records, step: int, arm: str = "digits") -> Table:
     }
     rows = {
         NAMES[row]: {
-            heading: said(summarise(records, row, name, arm, step))
+            heading: said(summarise(records, row, name, step=step))
             for name, heading in columns.items()
         }
-        for row in by_row(records, arm)
+        for row in by_row(records)
     }
     return Table(rows, corner=f"Cosine, step {step}")
 
