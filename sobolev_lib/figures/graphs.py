@@ -303,8 +303,10 @@ def draw_operations(graph: Graph, ax: Axes) -> None:
     shapes = {"x": "s", "parameters": "s", "value": "o", "loss": "D"}
     for role in (r for r in _COLOURS if r in groups):
         dots = at[groups[role]]
-        look = {"color": _COLOURS[role], "marker": shapes.get(role, "^")}
-        ax.scatter(*dots.T, s=26, zorder=3, label=f"{role}: {len(dots)}", **look)
+        ax.scatter(
+            dots[:, 0], dots[:, 1], s=26, color=_COLOURS[role], zorder=3,
+            marker=shapes.get(role, "^"), label=f"{role}: {len(dots)}",
+        )  # fmt: skip
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3, frameon=False)
     ax.axis("off")
 

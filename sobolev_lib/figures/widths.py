@@ -266,7 +266,7 @@ def _ticks(ax: Axes, axis: str, changes: _Changes) -> None:
     before = getattr(ax, f"{axis}axis").get_tick_params().get(side, True)
     if not before:
         ax.tick_params(axis=axis, **{side: True})  # type: ignore[arg-type]
-        changes.callback(ax.tick_params, axis=axis, **{side: False})
+        changes.callback(ax.tick_params, axis=axis, **{side: False})  # type: ignore[arg-type]
 
 
 # --- texts ---------------------------------------------------------------------------------------
