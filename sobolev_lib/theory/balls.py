@@ -73,11 +73,6 @@ def integral(ball: Function, a: float, b: float, *, name: str = "ball") -> Any:
     name : str
         Of the argument, for the message.
 
-    Returns
-    -------
-    flint.arb
-        A ball that holds the integral.
-
     Raises
     ------
     ImportError
