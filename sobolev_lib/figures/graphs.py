@@ -21,16 +21,6 @@ from torch import Tensor, nn
 from sobolev_lib.figures.style import COLOURS, figure
 from sobolev_lib.loss import SobolevLoss
 
-__all__ = [
-    "Graph",
-    "draw_operations",
-    "draw_summary",
-    "loss_graph",
-    "operations",
-    "record",
-    "summary",
-]
-
 _INK = "#222222"
 _COLOURS = {
     "x": "#BBBBBB",

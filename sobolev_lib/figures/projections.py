@@ -24,17 +24,6 @@ from sobolev_lib.figures.style import (
     log_scale,
 )
 
-__all__ = [
-    "absolute_mean",
-    "draw_costs",
-    "draw_inputs",
-    "draw_norms",
-    "draw_spread",
-    "draw_training",
-    "draw_variance",
-    "square_variance",
-]
-
 
 def square_variance(singular_values: Tensor) -> Tensor:
     r"""Variance of :math:`\|E^\top v\|^2` for a matrix E with d rows and these singular values.

@@ -36,29 +36,6 @@ from numpy.typing import ArrayLike
 
 from sobolev_lib.figures.ends import END_LABELS, spread_ends
 
-__all__ = [
-    "COLOURS",
-    "DASHES",
-    "FIELD_CMAP",
-    "LABELS",
-    "MARKERS",
-    "TEXT_COLOURS",
-    "WIDTHS",
-    "PowersOfTen",
-    "StyleGuard",
-    "Table",
-    "close",
-    "contrast",
-    "curve",
-    "error_bars",
-    "figure",
-    "label_ends",
-    "log_scale",
-    "panel_letters",
-    "ten_to_the",
-    "use_style",
-]
-
 # Colour, the same hue for text, name, mark, dash.  The rows of Table 1 (from "backprop" on, with
 # "sobolev" and "kernel") are a second set.  They never share a figure with the methods whose
 # colours they take; a critic, which is trained on values only, takes that of "values".
@@ -200,8 +177,6 @@ def figure(
 
     Parameters
     ----------
-    rows, columns : int
-        The grid of panels.
     width : str or float
         A key of `WIDTHS`, or inches.
     height : float, optional
@@ -245,11 +220,9 @@ def curve(
 
     Parameters
     ----------
-    ax : Axes
-    x, y : array_like, shape (n,)
     method : str
         A key of `COLOURS`; it chooses colour, dash and mark.
-    low, high : array_like, shape (n,), optional
+    low, high : array_like, optional
         Ends of the interval; give both or neither.
     label : str, optional
         Instead of ``LABELS[method]``.
@@ -348,15 +321,9 @@ class PowersOfTen(LogFormatterSciNotation):
 
 
 def log_scale(ax: Axes, which: str = "y", *, minor: bool = True) -> None:
-    """Make axes logarithmic, with labels that are fast to draw.
+    """Make axes ("x", "y" or "xy") logarithmic, with labels that are fast to draw.
 
-    Parameters
-    ----------
-    ax : Axes
-    which : str
-        "x", "y" or "xy".
-    minor : bool
-        Draw the ticks between the powers of ten, too; in a small panel they are mostly noise.
+    The minor ticks between the powers of ten are mostly noise in a small panel.
     """
     for axis in (getattr(ax, f"{name}axis") for name in which):
         ax.set(**{f"{axis.axis_name}scale": "log"})

@@ -43,12 +43,7 @@ class Ensemble:
     """
 
     def __init__(
-        self,
-        x: Tensor,
-        y: Tensor,
-        dy: Tensor,
-        weight: float = 1.0,
-        **options: Any,
+        self, x: Tensor, y: Tensor, dy: Tensor, weight: float = 1.0, **options: Any
     ) -> None:
         if x.ndim != 4:
             raise ValueError(f"x has shape {tuple(x.shape)}; needed is (arms, seeds, N, d)")

@@ -6,6 +6,7 @@ They draw what :mod:`.throughput`, :mod:`.probing` and :mod:`.fidelity` measure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -166,10 +167,9 @@ def examples(found: Fidelity) -> Figure:
                 marker=marker, markersize=2, alpha=0.3,
             )  # fmt: skip
             tenths = np.array_split(np.argsort(loss), 10)
-            medians = ([np.median(v[t]) for t in tenths] for v in (loss, y))
-            style.curve(ax, *medians, name, label=label, linestyle="-", marker=False).set_marker(
-                marker
-            )
+            middle, height = ([np.median(v[t]) for t in tenths] for v in (loss, y))
+            how: dict[str, Any] = {"label": label, "linestyle": "-", "marker": False}
+            style.curve(ax, middle, height, name, **how).set_marker(marker)
     marks.line_at_zero(axes[0])
     axes[0].set_ylabel("Cosine to the true gradient")
     axes[1].set(ylabel="Length of the true gradient")
@@ -187,10 +187,8 @@ def draw_fields(
 
     Parameters
     ----------
-    h : Tensor
-        Points (n, 2).
-    true : Tensor
-        dL/dh at those points, (n, 2).
+    h, true : Tensor
+        Points (n, 2), and dL/dh there, (n, 2).
     synthetic : mapping of str to Tensor
         From the title of a panel to the synthetic gradients (n, 2).
     seen : Tensor, optional

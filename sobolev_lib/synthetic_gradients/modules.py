@@ -135,8 +135,6 @@ class DirectGradient(nn.Module):
     layers : sequence of nn.Module
         The trainable layers (``Conv2d`` or ``Linear``), ReLU between them; the output must have
         the shape of h.
-    classes : int
-        Number of classes.
     leak : float
         Slope of the units below 0.
     """
@@ -177,8 +175,6 @@ def classifier(
     ----------
     shape : tuple of int
         Shape of h without the batch: (features,) or (channels, height, width).
-    classes : int
-        Number of classes.
     hidden : int, optional
         Units of a hidden layer: for maps 128 (SM 4.2) or, pooled, 64 (SM 4.3), for vectors 64.
     pooled : bool
@@ -257,8 +253,6 @@ class SGModule(nn.Module):
         One of :data:`SG_MODES`.
     network : nn.Module or None
         A :class:`LossModel`, a :class:`DirectGradient`, or ``None`` for "noprop".
-    objective : Objective, optional
-        The losses.
     """
 
     def __init__(
@@ -388,15 +382,11 @@ def build(
 
     Parameters
     ----------
-    mode, objective
-        See :class:`SGModule`.
-    shape, classes, hidden, pooled, leak
-        See :func:`classifier` and :func:`direct`.
+    mode, objective, shape, classes, hidden, pooled, leak, differentiation
+        See :class:`SGModule`, :func:`classifier`, :func:`direct` and :class:`LossModel`.
     bandwidth : float, optional
         Put :class:`sobolev_lib.kinks.ReLU` of this width, in units of the spread of the
         pre-activations, in place of the ReLU of p(h): the gradient term then sees its kinks.
-    differentiation : str
-        See :class:`LossModel`.
 
     Raises
     ------

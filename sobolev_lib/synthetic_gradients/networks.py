@@ -40,20 +40,8 @@ def cifar_net(width: int = 64, classes: int = 10, image_size: int = 32) -> nn.Se
     Children ``conv1`` ... ``conv11`` and ``head``; 64, 64, 128/2, 128, 128, 256/2, 256, 256,
     512/2, 512, 512 channels for ``width`` = 64, "/2" a stride of 2.
 
-    Parameters
-    ----------
-    width : int
-        Channels of the first stage; 64 in the paper.
-    classes : int
-        Number of classes.
-    image_size : int
-        Height and width of the images, a multiple of 8; the linear layer sees all positions, as
-        the paper names no pooling.
-
-    Raises
-    ------
-    ValueError
-        If the size is not a multiple of 8.
+    The height and width of images is a multiple of 8; the linear layer sees all positions, as the
+    paper names no pooling.
     """
     if image_size % 8 or image_size < 8:
         raise ValueError(f"image_size is {image_size}; it must be a multiple of 8")
@@ -119,18 +107,11 @@ def resnet50(classes: int = 1000, width: int = 64, stem: str = "imagenet") -> nn
 
     Parameters
     ----------
-    classes : int
-        Number of classes.
     width : int
         Channels after the stem; 64 in the paper, 25,557,032 parameters for 1,000 classes.
     stem : {"imagenet", "small"}
         "imagenet": 7 x 7 convolution of stride 2 and max pooling; "small", for images of some 32
         pixels: a 3 x 3 convolution of stride 1.
-
-    Raises
-    ------
-    ValueError
-        If the stem is unknown.
     """
     if stem not in ("imagenet", "small"):
         raise ValueError(f"stem is {stem!r}; it must be 'imagenet' or 'small'")

@@ -26,22 +26,6 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from sobolev_lib.figures.style import COLOURS, Table, figure
 
-__all__ = [
-    "KINDS",
-    "PHASES",
-    "SCHEMES",
-    "Arrow",
-    "Kind",
-    "Node",
-    "Scheme",
-    "describe",
-    "describe_all",
-    "draw",
-    "draw_schemes",
-    "segment",
-    "table",
-]
-
 INK = "#222222"
 _PALE = "#CDEBE1"  # green, light: the paper's shading
 _HALF = 0.24  # half the height of a node
@@ -71,13 +55,7 @@ KINDS: dict[str, Kind] = {
 }
 
 #: The phases of one training step.
-PHASES: tuple[str, ...] = (
-    "Forward pass",
-    "Prediction",
-    "Lower segment",
-    "True signal",
-    "Module",
-)
+PHASES: tuple[str, ...] = ("Forward pass", "Prediction", "Lower segment", "True signal", "Module")
 
 
 @dataclass(frozen=True)

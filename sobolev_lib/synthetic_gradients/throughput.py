@@ -134,23 +134,10 @@ def measure(
     compiled: bool = False,
     rounds: int = 3,
 ) -> list[ledger.Record]:
-    """Time training steps of each setting in turn, several rounds; best round of each.
+    """Time training steps of each setting of an arm in turn, several rounds; best round of each.
 
-    Parameters
-    ----------
-    chosen : sequence of Setting
-        Settings of one arm; data are random bytes of the same shape.
-    seconds : float
-        Time for each setting and round.
-    device, compiled
-        See :class:`~sobolev_lib.synthetic_gradients.training.Training`.
-    rounds : int
-        Rounds over all settings: other work on the machine then hits all alike.
-
-    Returns
-    -------
-    list of Record
-        With metrics ``images_per_second`` and ``flops_per_image``.
+    Data are random bytes of the same shape, ``seconds`` are for each setting and round: other work
+    on the machine then hits all alike.  Records have ``images_per_second`` and ``flops_per_image``.
     """
     runs = []
     for setting in chosen:

@@ -92,7 +92,7 @@ class Training:
     setting : Setting
         What to train.
     seed : int
-        Seed of weights, batches and augmentation.
+        Of weights, batches and augmentation.
     data : ImageData, optional
         Loaded by the setting's name unless given.
     device : str or torch.device
@@ -515,23 +515,10 @@ def sweep(
     compiled: bool = False,
     seconds: float | None = None,
 ) -> int:
-    """Train every setting for every seed and enter the records; those there are left out.
+    """Train every setting for every seed, seed by seed; enter the records that the ledger lacks.
 
-    Parameters
-    ----------
-    chosen : sequence of Setting
-        See :func:`settings`.
-    seeds : sequence of int
-        Seeds; all settings of a seed come before the next seed.
-    book, executor, quiet, seconds
-        See :func:`sobolev_lib.records.sweep.sweep`.
-    device, folder, save_every, compiled
-        See :class:`Training`.
-
-    Returns
-    -------
-    int
-        Number of records entered.
+    Device, folder, ``save_every`` and ``compiled`` are those of :class:`Training`, the rest of
+    :func:`sobolev_lib.records.sweep.sweep`.  Returned is the number of records entered.
     """
     rank, processes = hogwild.world()
     # Several processes have to agree when time is over, or some would wait for the others forever.

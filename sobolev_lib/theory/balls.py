@@ -75,8 +75,6 @@ def integral(ball: Function, a: float, b: float, *, name: str = "ball") -> Any:
 
     Raises
     ------
-    ImportError
-        Without python-flint.
     ValueError
         If the function is not finite somewhere, or too rough.
     """
@@ -140,8 +138,6 @@ def enclosed(ball: Function, x: Array) -> tuple[Array, Cells]:
 
     Raises
     ------
-    ImportError
-        Without python-flint.
     ValueError
         If `ball` is not known to double precision at a point, or has no finite derivative.
     """

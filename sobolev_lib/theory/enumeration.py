@@ -67,8 +67,6 @@ def consistent(
 
     Raises
     ------
-    ImportError
-        Without python-flint, the optional extra "theory".
     ValueError
         If there are fewer numbers than parameters (a continuum of members agrees then), if `theta`
         is not inside the box, or a point occurs twice.
@@ -123,11 +121,8 @@ def enclose(
     digits : int
         Decimal places.
 
-    Returns
-    -------
-    list of flint.arb
-        Balls, of radius 10**-digits at most, that hold the parameters of exactly one member that
-        agrees with the data.
+    The balls are of radius 10**-digits at most, and hold the parameters of exactly one member that
+    agrees with the data.
 
     Raises
     ------

@@ -195,10 +195,7 @@ def sigmoid_cosine(reach: float, spacing: float, width: float = 0.3) -> tuple[Ar
     spacing, width : float
         h and tau.
 
-    Returns
-    -------
-    tuple
-        Coefficients (n,), shifts (n,), and the constant.
+    Returned are coefficients (n,), shifts (n,), and the constant.
     """
     for name, value in (("reach", reach), ("spacing", spacing), ("width", width)):
         positive(name, value)

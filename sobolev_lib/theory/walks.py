@@ -49,8 +49,8 @@ def path_bound(
     order : int
         Points of the Gauss rule on each side.
     balls : (callable, callable), optional
-        f and g for the power series of python-flint (`balls`): functions of d numbers, f to one
-        and g to a sequence of d.  They take the place of `f` and `g`.
+        f and g for the power series of python-flint (extra "theory"): functions of d numbers, f to
+        one and g to a sequence of d.  They take the place of `f` and `g`.
 
     Returns
     -------
@@ -61,8 +61,6 @@ def path_bound(
 
     Raises
     ------
-    ImportError
-        If `balls` are given and python-flint, the optional extra "theory", is missing.
     ValueError
         If `path`, or what `f`, `g` or `balls` give, has a wrong shape, or the path no length.
     """
