@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,9 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"--device is {device!r}; it must be cpu, cuda or cuda:K", file=sys.stderr)
         return 2
     if device.startswith("cuda") and not torch.cuda.is_available():
-        print(
-            "--device is cuda, but PyTorch sees no CUDA device; use --device cpu", file=sys.stderr
-        )
+        words = "--device is cuda, but PyTorch sees no CUDA device; use --device cpu"
+        print(words, file=sys.stderr)
         return 2
     try:
         said = options.act(options)
@@ -67,6 +67,15 @@ def _entered(count: int, book: Ledger) -> str:
     return f"{count} records entered in {book.path}"
 
 
+def _swept(
+    options: argparse.Namespace, experiment: str, sweep: Callable[[given.Places, Any], int]
+) -> str:
+    """Let a sweep work where the options say, with the executor that they ask for."""
+    places = given.Places.of(options, experiment)
+    with workers(options.workers, options.scheduler) as executor:
+        return _entered(sweep(places, executor), places.book)
+
+
 def _regression(options: argparse.Namespace) -> str:
     changes = given.changes(options, regression.Setting, arms.IDENTITY)
     if options.scale == "small":
@@ -78,38 +87,34 @@ def _regression(options: argparse.Namespace) -> str:
             arm, options.sizes, options.functions, options.methods, **changes
         )
     ]
-    places = given.Places.of(options, regression.EXPERIMENT)
-    with workers(options.workers, options.scheduler) as executor:
-        entered = regression.sweep(
+    return _swept(
+        options, regression.EXPERIMENT, lambda places, executor: regression.sweep(
             chosen, places.seeds, places.book, options.scale, options.device, options.states,
             executor, options.quiet, options.save_every, options.seconds,
-        )  # fmt: skip
-    return _entered(entered, places.book)
+        )
+    )  # fmt: skip
 
 
 def _kriging(options: argparse.Namespace) -> str:
-    places = given.Places.of(options, regression.EXPERIMENT)
-    with workers(options.workers, options.scheduler) as executor:
-        entered = kriging.sweep(
+    return _swept(
+        options, regression.EXPERIMENT, lambda places, executor: kriging.sweep(
             places.seeds, options.sizes, options.functions, options.methods, places.book,
             executor, options.quiet, options.seconds,
-        )  # fmt: skip
-    return _entered(entered, places.book)
+        )
+    )  # fmt: skip
 
 
 def _rivals(options: argparse.Namespace) -> str:
-    places = given.Places.of(options, rivals.EXPERIMENT)
-    with workers(options.workers, options.scheduler) as executor:
-        entered = rivals.sweep(
+    return _swept(
+        options, rivals.EXPERIMENT, lambda places, executor: rivals.sweep(
             places.seeds, options.functions, options.models, places.book, executor, options.quiet,
             options.seconds,
-        )  # fmt: skip
-    return _entered(entered, places.book)
+        )
+    )  # fmt: skip
 
 
 def _grids(options: argparse.Namespace) -> str:
-    paths = grids.collect(options.states, options.folder)
-    return "\n".join(str(path) for path in paths)
+    return "\n".join(map(str, grids.collect(options.states, options.folder)))
 
 
 def _cost(options: argparse.Namespace) -> str:
@@ -126,18 +131,17 @@ def _synthetic_gradients(options: argparse.Namespace) -> str:
     joined = hogwild.start(options.device)
     changes["workers"] = hogwild.world()[1]
     arm = options.arm or ("digits" if options.scale == "small" else "cifar10")
-    places = given.Places.of(options, training.EXPERIMENT)
     try:
         chosen = training.settings(arm, options.rows, **changes)
-        with workers(options.workers, options.scheduler) as executor:
-            entered = training.sweep(
+        return _swept(
+            options, training.EXPERIMENT, lambda places, executor: training.sweep(
                 chosen, places.seeds, places.book, options.device, options.states, executor,
                 options.quiet, options.save_every, options.compile, options.seconds,
-            )  # fmt: skip
+            )
+        )  # fmt: skip
     finally:
         if joined:
             torch.distributed.destroy_process_group()
-    return _entered(entered, places.book)
 
 
 def _throughput(options: argparse.Namespace) -> str:
@@ -249,20 +253,15 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
 
 def _add_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--arm",
-        choices=list(training.ARMS),
-        metavar="ARM",
+        "--arm", choices=list(training.ARMS), metavar="ARM",
         help=f"data, network and schedule: {', '.join(training.ARMS)} "
         "(default: digits at the small scale, cifar10 at the paper's)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--rows",
-        nargs="+",
-        default=list(training.MAIN_ROWS),
-        choices=list(training.ROWS),
+        "--rows", nargs="+", default=list(training.MAIN_ROWS), choices=list(training.ROWS),
         metavar="ROW",
         help=f"what is compared: {', '.join(training.ROWS)} (default: the first seven)",
-    )
+    )  # fmt: skip
     given.add_fields(parser, training.Setting, SKIPPED)
     parser.add_argument("--compile", action="store_true", help="torch.compile where possible")
     _add_device(parser)
@@ -315,17 +314,13 @@ COMMANDS: dict[str, tuple[Act, Add, str]] = {
     throughput.EXPERIMENT: (_throughput, _add_throughput, "images per second, 4.3"),
     throughput.OPERATIONS: (_operations, _add_operations, "floating-point operations, 4.3"),
     probing.EXPERIMENT: (
-        _watch,
-        partial(_add_watch, modules=probing.PROBED),
-        "what SG modules learn, 4.3",
+        _watch, partial(_add_watch, modules=probing.PROBED), "what SG modules learn, 4.3"
     ),
     fidelity.EXPERIMENT: (
-        _watch,
-        partial(_add_watch, modules=PREDICTING),
-        "how well synthetic gradients point, 4.3",
+        _watch, partial(_add_watch, modules=PREDICTING), "how well synthetic gradients point, 4.3"
     ),
     "images": (_images, _add_images, "prepare image data for section 4.3"),
-}
+}  # fmt: skip
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -80,13 +80,6 @@ def fit_stack(
         the smallest loss there, among those that were looked at.
     patience : int, optional
         Stop when no member has got better on its held-out data for so many steps.
-    progress : bool
-        Show a bar.
-
-    Returns
-    -------
-    History
-        Losses on the way.
 
     Raises
     ------

@@ -69,7 +69,7 @@ class Normalized(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor) -> Normalized:
-        """Set the statistics from training data.
+        """Set the statistics from training data; return the wrapper itself.
 
         Parameters
         ----------
@@ -77,11 +77,6 @@ class Normalized(nn.Module):
             (B, *in), finite.
         y : Tensor
             (B, out) or (B,); NaN (not measured) is left out.
-
-        Returns
-        -------
-        Normalized
-            The wrapper itself.
 
         Raises
         ------
@@ -119,17 +114,7 @@ class Normalized(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raw outputs for raw inputs.
-
-        Parameters
-        ----------
-        x : Tensor
-            (B, *in) in raw units.
-
-        Returns
-        -------
-        Tensor
-            (B, out) or (B,), as the model returns, in raw units.
+        """Raw outputs, (B, out) or (B,) as the model returns them, for raw inputs (B, *in).
 
         Raises
         ------
@@ -154,21 +139,14 @@ class Normalized(nn.Module):
     def normalise(
         self, x: Tensor, y: Tensor | None = None, *derivatives: Tensor
     ) -> tuple[Tensor, ...]:
-        """Data in the units that ``wrapper.model`` is trained in.
+        """Data in the units that ``wrapper.model`` is trained in; NaN stays NaN.
 
         Parameters
         ----------
-        x : Tensor
-            (B, *in).
-        y : Tensor, optional
-            (B, out).
+        x, y : Tensor
+            (B, *in) and (B, out).
         *derivatives : Tensor
             Order 1, 2, ...: (B, out, *in), (B, out, *in, *in), ...
-
-        Returns
-        -------
-        tuple of Tensor
-            The arguments that were given, normalised. NaN stays NaN.
 
         Raises
         ------

@@ -156,7 +156,6 @@ def test_descriptions_are_made_from_the_data():
     for scheme in SCHEMES.values():
         assert schemes.describe(scheme) in said
     assert len({schemes.describe(s) for s in SCHEMES.values()}) == len(SCHEMES)
-    assert SCHEMES["critic"].title not in schemes.describe_all(["vfbn", "direct"])
     rows = schemes.table().rows
     assert rows["Sobolev"]["supervised"] == "m and ∂m/∂h"
     assert rows["Backpropagation"]["Θ gets"] == "the true gradient"
@@ -173,11 +172,10 @@ def test_the_chapter_shows_the_generated_text_alternative():
     assert schemes.describe_all() in alts
 
 
-@pytest.mark.parametrize("keys", [None, ["sobolev"], ["critic", "vfbn", "sobolev"]])
-def test_figures_have_a_panel_for_each_scheme_and_a_legend(keys):
+def test_the_figure_has_a_panel_for_each_scheme_and_a_legend():
     with style.use_style():
-        fig = schemes.draw_schemes(keys)
-    chosen = [SCHEMES[key] for key in keys or SCHEMES]
+        fig = schemes.draw_schemes()
+    chosen = list(SCHEMES.values())
     titles = [ax.get_title(loc="left") for ax in fig.axes]
     assert [title for title in titles if title] == [scheme.title for scheme in chosen]
     fig.canvas.draw()
@@ -190,14 +188,6 @@ def test_figures_have_a_panel_for_each_scheme_and_a_legend(keys):
     labels = [text.get_text() for text in legend.get_texts()]
     assert {kind.label for kind in KINDS.values()} < set(labels)
     style.close(fig)
-
-
-def test_unknown_schemes_are_refused():
-    for keys in (["sobelov"], []):
-        with pytest.raises(ValueError, match="use one or more of backprop, noprop"):
-            schemes.draw_schemes(keys)
-        with pytest.raises(ValueError, match="keys is"):
-            schemes.describe_all(keys)
 
 
 def test_fields_point_downhill_in_both_colours():

@@ -45,14 +45,11 @@ def test_the_papers_numbers_as_printed():
 
 
 @pytest.mark.parametrize("block", paper.BLOCKS.values(), ids=paper.BLOCKS)
-def test_every_part_names_its_place_and_arms_with_its_number_of_modules(block):
+def test_every_part_names_arms_with_its_number_of_modules(block):
     for arm in block.arms:
-        assert len(training.settings(arm, ["sobolev"])[0].splits) == block.modules
-    for metric, cells in block.cells.items():
-        for cell in cells.values():
-            words = cell.where.split(", ")
-            assert words[0] == "Table 1" and block.title.startswith(words[1])
-            assert words[2].split()[0] == str(block.modules) and words[3] == paper.METRICS[metric]
+        splits = training.settings(arm, ["sobolev"])[0].splits
+        assert f"with {len(splits)} synthetic gradient module" in block.title
+    assert set(block.cells) <= set(paper.METRICS)
 
 
 def test_every_row_has_a_name_of_its_own():
@@ -324,8 +321,6 @@ def test_table_has_every_row_with_its_command_and_stands_without_records(block):
         assert page.count("<details>") == page.count("--rows ") >= len(cells)
         assert page.count("<td>") == 2 * page.count("scope='row'>")
         assert page.count("<tr>") == page.count("</tr>")
-    with pytest.raises(ValueError, match="block is 'mnist'"):
-        pages.table("mnist", [])
 
 
 def test_a_subset_says_so_in_each_row():

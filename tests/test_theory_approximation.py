@@ -565,7 +565,7 @@ def test_boxes_and_shapes_are_checked():
         ridges.ridge_network([part], [(0, 1)] * 2, 0)
     with pytest.raises(ValueError, match="eps is 0"):
         ridges.fourier_example(0)
-    with pytest.raises(ValueError, match=r"spacing -1\.0"):
+    with pytest.raises(ValueError, match=r"spacing is -1\.0"):
         ridges.sigmoid_cosine(1.0, -1.0)
     with pytest.raises(ValueError, match="ridges is empty"):
         ridges.ridge_network([], [(0, 1)] * 2, 0.1)

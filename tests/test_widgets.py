@@ -131,7 +131,7 @@ KEY = ("booth", 20, "values", 0)
             {"mine": GRID},
             {("mine", *KEY[1:]): GRID},
             {("mine", *KEY[1:]): 1.0},
-            "domains has no entry",
+            "function is 'mine'",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -55,11 +55,6 @@ def measure(
     clock : str
         A key of :data:`CLOCKS`.
 
-    Returns
-    -------
-    dict
-        A :class:`Timing` for each way.
-
     Raises
     ------
     ValueError
@@ -99,11 +94,9 @@ def _one(chosen: Way, clock: Callable[[], float]) -> tuple[float, float]:
     return middle - start, now() - start
 
 
-def ratios(
-    times: dict[str, Timing], part: str = "step", base: str = BASE
-) -> dict[str, list[float]]:
+def ratios(times: dict[str, Timing], part: str = "step") -> dict[str, list[float]]:
     """Ratios to the base in the same round, for each way."""
-    below = getattr(times[base], part)
+    below = getattr(times[BASE], part)
     return {
         name: [t / b for t, b in zip(getattr(timing, part), below, strict=True)]
         for name, timing in times.items()
@@ -128,12 +121,8 @@ def sweep(
         Each is measured by itself, all ways in turn.
     names : sequence of str
         Keys of :data:`.ways.WAYS`; "values" is measured anyway.
-    threads : sequence of int
-        Numbers of threads.
     seconds : float
         Of measuring, for each size and number of threads.
-    device : str
-        Where to compute.
     clock : str
         A key of :data:`CLOCKS`.
     book, quiet
@@ -143,10 +132,7 @@ def sweep(
     before = torch.get_num_threads()
     jobs = [
         Job(
-            [
-                Run(_config(size, name, count, device, clock), 0, "paper", DEVIATIONS)
-                for name in names
-            ],
+            [Run(_config(size, n, count, device, clock), 0, "paper", DEVIATIONS) for n in names],
             partial(compare, size, names, count, seconds, device, clock),
             device=device,
         )
@@ -206,9 +192,7 @@ def _counts(name: str, chosen: Way) -> dict[str, Any]:
     if name in COMPILED:
         return {"products": None, "peak_bytes": None}
     size = chosen.size
-    enough = Size(
-        min(size.members, 2), max(size.n, size.width), size.width, size.depth, size.inputs
-    )
+    enough = replace(size, members=min(size.members, 2), n=max(size.n, size.width))
     counted = chosen if size == enough else way(name, enough, chosen.device.type)
     return {"products": products(counted), "peak_bytes": peak_bytes(chosen)}
 

@@ -32,14 +32,13 @@ WAYS: dict[str, tuple[str, str]] = {
 """Label and colour of each way."""
 
 
-def steps(threads: int = 1, device: str = "cpu", book: Ledger | None = None) -> Figure:
+def steps(threads: int = 1, book: Ledger | None = None) -> Figure:
     """Time of a whole step relative to a step on values alone: medians, smallest and largest."""
-    found = records(book, threads=threads, device=device)
+    found = records(book, threads=threads, device="cpu")
     present = {r.config["variant"] for r in found}
     names = [name for name in WAYS if name in present]
-    fig, axes = style.figure(
-        1, len(SIZES), width="wide", height=0.6 + 0.29 * len(names), sharey=True
-    )
+    height = 0.6 + 0.29 * len(names)
+    fig, axes = style.figure(1, len(SIZES), width="wide", height=height, sharey=True)
     for ax, size in zip(axes, SIZES, strict=True):
         ax.axvline(1, color=style.COLOURS["values"], linewidth=1)
         here = {
@@ -79,12 +78,7 @@ def _ratio(ax: Axes, place: int, metrics: Mapping[str, Any], method: str) -> Non
 def products_by_depth(counts: Mapping[str, Sequence[float]], depths: Sequence[int]) -> Figure:
     """Large products of a step over those of values alone, against the number of hidden layers.
 
-    Parameters
-    ----------
-    counts : mapping
-        Way to its counts, one for each depth; "values" must be among them.
-    depths : sequence of int
-        Numbers of hidden layers.
+    ``counts`` are those of each way, one for each depth; "values" must be among them.
     """
     fig, ax = style.figure(width="narrow", height=3.2)
     base = np.asarray(counts["values"], dtype=float)
@@ -104,11 +98,11 @@ def products_by_depth(counts: Mapping[str, Sequence[float]], depths: Sequence[in
     return fig
 
 
-def memory(members: int = 1, n: int = 4096, book: Ledger | None = None) -> Figure:
+def memory(book: Ledger | None = None) -> Figure:
     """Most memory a gradient holds, in units of one layer's signals (points x width numbers)."""
     found = {
         r.config["variant"]: r
-        for r in records(book, members=members, n=n, threads=1, device="cpu")
+        for r in records(book, members=1, n=4096, threads=1, device="cpu")
         if r.metrics["peak_bytes"] is not None
     }
     names = [name for name in WAYS if name in found]

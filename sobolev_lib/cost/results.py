@@ -25,13 +25,9 @@ def records(book: Ledger | None = None, **config: Any) -> list[Record]:
 
 
 def metric(
-    variant: str,
-    members: int,
-    n: int,
-    name: str = "step_ratio",
-    book: Ledger | None = None,
+    variant: str, members: int, n: int, name: str = "step_ratio", book: Ledger | None = None,
     **config: Any,
-) -> float:
+) -> float:  # fmt: skip
     """One number of the benchmark, of one thread on the CPU unless ``config`` says otherwise.
 
     Raises
@@ -49,11 +45,10 @@ def metric(
 def layers(record: Record) -> float:
     """Peak memory of a record in units of one hidden layer's signals in single precision."""
     config = record.config
-    return float(record.metrics["peak_bytes"]) / (
-        4 * config["members"] * config["n"] * config["width"]
-    )
+    one = 4 * config["members"] * config["n"] * config["width"]
+    return float(record.metrics["peak_bytes"]) / one
 
 
-def modified(book: Ledger | None = None) -> int:
+def modified() -> int:
     """Number of records that a library with uncommitted changes made."""
-    return sum(r.modified for r in (book or Ledger(EXPERIMENT)).read())
+    return sum(r.modified for r in Ledger(EXPERIMENT).read())

@@ -37,31 +37,19 @@ class Size:
 
 
 class Problem:
-    """Points, targets and initial weights that all ways share: those of seed 0.
-
-    Parameters
-    ----------
-    size : Size
-        Networks and points.
-    device, dtype : optional
-        Where and in what to compute.
-    """
+    """Points, targets and initial weights that all ways share: those of seed 0."""
 
     def __init__(self, size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.size = size
         self.place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.source = torch.Generator().manual_seed(0)
-        self.x, self.y, self.dy = (
+        x, y, dy = (
             torch.randn(size.members, size.n, k, generator=self.source, dtype=torch.float64).to(
                 device=device, dtype=dtype
             )
             for k in (size.inputs, 1, size.inputs)
         )
-
-    @property
-    def data(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Points (E, N, d), values (E, N, 1), gradients (E, N, d)."""
-        return self.x, self.y, self.dy
+        self.data = x, y, dy  # points (E, N, d), values (E, N, 1), gradients (E, N, d)
 
     def stack(self, activation: str = "relu", **options: Any) -> MLPStack:
         """The networks, with their initial weights."""
@@ -122,14 +110,7 @@ def loop(
 ) -> tuple[list[list[Tensor]], Gradient]:
     """One network after another, each a plain module: what most code does.
 
-    Parameters
-    ----------
-    problem : Problem
-    activation : str
-    loss : callable
-        Of (network, x, y, dy).
-    separate : bool
-        An optimiser for each network.
+    ``loss`` is one of (network, x, y, dy); ``separate`` is for an optimiser for each network.
     """
     stack = problem.stack(activation)
     networks = [stack.member(i) for i in range(problem.size.members)]
@@ -147,13 +128,8 @@ def functional(
 ) -> tuple[list[list[Tensor]], Gradient]:
     """``torch.func``: value and slope of one network at one point, mapped over points, networks.
 
-    Parameters
-    ----------
-    problem : Problem
-    forward : bool
-        One tangent for each input instead of reverse mode.
-    compiled : {"", "loss", "gradient"}
-        What ``torch.compile`` gets in one graph.
+    ``forward`` is for one tangent an input instead of reverse mode; ``compiled`` is "loss" or
+    "gradient": what ``torch.compile`` gets in one graph.
     """
     stack = problem.stack()
     parameters, template = layers(stack), stack.member(0)
@@ -237,20 +213,7 @@ COMPILED = tuple(name for name in WAYS if "compiled" in name)
 
 
 class Way:
-    """A way on a problem, with its optimisers.
-
-    Parameters
-    ----------
-    name : str
-        Key of :data:`WAYS`.
-    size, device, dtype
-        See :class:`Problem`.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown.
-    """
+    """A way, by its name in :data:`WAYS`, on a :class:`Problem`, with its optimisers."""
 
     def __init__(
         self, name: str, size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32
@@ -279,21 +242,9 @@ class Way:
         self.gradient()
         self.update()
 
-    def flat_gradient(self) -> Tensor:
-        """Gradient in one vector: member by member, layer by layer, weights before biases."""
-        self.zero()
-        self.gradient()
-        count = self.size.members
-        a_network = 2 * (self.size.depth + 1)
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        if len(grads) == a_network and grads[0].dim() == 3:  # stacked
-            return torch.cat([g.reshape(count, -1) for g in grads], dim=1).flatten()
-        return torch.cat([g.flatten() for g in grads])
 
-
-def way(name: str, size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Way:
-    """Build a way by name; see :class:`Way`."""
-    return Way(name, size, device, dtype)
+way = Way
+"""Build a way by name."""
 
 
 class _Products(TorchDispatchMode):

@@ -20,6 +20,7 @@ from .games import FRAME, REPEAT, STACK, check_actions, emulator, game_named
 MEMORY = 128
 LONGEST = 27_000  # decisions a game: 108,000 frames, as everywhere in the literature
 NOOPS = 30
+ARRAYS = ("memory", "before", "stack", "score", "length", "lives")  # of a state
 Bytes = NDArray[numpy.uint8]
 
 
@@ -59,13 +60,12 @@ class Consoles:
             emulator(game, 1 if frames else REPEAT, seed + index) for index in range(count)
         ]
         self.actions = [self.emulators[0].getMinimalActionSet()[i] for i in self.game.actions]
-        self.fires = any(
-            action.name == "FIRE" for action in self.emulators[0].getMinimalActionSet()
-        )
+        self.fires = any(a.name == "FIRE" for a in self.emulators[0].getMinimalActionSet())
+        shown = count if frames else 0
         self.memory: Bytes = numpy.zeros((count, MEMORY), numpy.uint8)
-        self.before: Bytes = numpy.zeros((count, MEMORY), numpy.uint8)
-        self.stack: Bytes = numpy.zeros((count if frames else 0, STACK, FRAME, FRAME), numpy.uint8)
-        self._screens: Bytes = numpy.zeros((count if frames else 0, 2, 210, 160), numpy.uint8)
+        self.before = numpy.zeros_like(self.memory)
+        self.stack: Bytes = numpy.zeros((shown, STACK, FRAME, FRAME), numpy.uint8)
+        self._screens: Bytes = numpy.zeros((shown, 2, 210, 160), numpy.uint8)
         self.score = numpy.zeros(count)
         self.length = numpy.zeros(count, numpy.int64)
         self.lives = numpy.zeros(count, numpy.int64)
@@ -153,14 +153,12 @@ class Consoles:
 
     def state(self) -> dict[str, Any]:
         """All that the games to come depend on, as JSON."""
-        arrays = ("memory", "before", "stack", "score", "length", "lives")
+        emulators = [e.cloneState(include_rng=True).serialize() for e in self.emulators]
         return {
-            "emulators": [
-                _packed(e.cloneState(include_rng=True).serialize()) for e in self.emulators
-            ],
+            "emulators": [_packed(one) for one in emulators],
             "rng": self.rng.bit_generator.state,
             "finished": self.finished,
-        } | {name: _packed(getattr(self, name).tobytes()) for name in arrays}
+        } | {name: _packed(getattr(self, name).tobytes()) for name in ARRAYS}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state` was called, in an object made with the same arguments.
@@ -178,7 +176,7 @@ class Consoles:
             console.restoreState(ALEState(_unpacked(packed)))
         self.rng.bit_generator.state = state["rng"]
         self.finished = [(float(score), int(length)) for score, length in state["finished"]]
-        for name in ("memory", "before", "stack", "score", "length", "lives"):
+        for name in ARRAYS:
             array = getattr(self, name)
             saved = numpy.frombuffer(_unpacked(state[name]), array.dtype)
             array[:] = saved.reshape(array.shape)
@@ -193,16 +191,7 @@ def _unpacked(text: str) -> bytes:
 
 
 def shrink(screens: Bytes) -> Bytes:
-    """Reduce grey screens to 84 x 84 by averaging over areas.
-
-    Parameters
-    ----------
-    screens : (n, 210, 160) uint8
-
-    Returns
-    -------
-    (n, 84, 84) uint8
-    """
+    """Reduce grey screens (n, 210, 160) to (n, 84, 84) by averaging over areas, all uint8."""
     rows, columns = _areas(screens.shape[1]), _areas(screens.shape[2])
     small = rows @ (torch.from_numpy(screens).float() @ columns.T)  # columns first, as OpenCV
     return small.round_().to(torch.uint8).numpy()

@@ -47,6 +47,7 @@ OPTIONS: dict[str, Any] = {
 STREAMS = 8
 STATES = 100_000  # as the paper records
 BEGINNING = 250  # decisions of each stream that :func:`beginning` plays again, in seconds
+DAMAGED = (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 STUCK = 500  # the same frame so often: the policy waits for ever (Breakout without FIRE)
 
 
@@ -57,23 +58,8 @@ class RecordingError(RuntimeError):
 class Screens:
     """The vector environment, with its traps closed; games that are over start anew at once.
 
-    Parameters
-    ----------
-    game : str
-        A name of :data:`.games.GAMES`.
-    count : int
-        Number of games.
-    seed : int
-        Game k has the seed ``seed + k``.
-    threads : int
-        0: as many as there are cores.
-
-    Attributes
-    ----------
-    stack : (count, 4, 84, 84) uint8
-        The last four frames; zero before the start of a game.
-    finished : list of (float, int)
-        Score and decisions of the games that are over, since the caller emptied the list.
+    It is used as :class:`.consoles.Consoles` with frames, but shows no memory.  Game k has the seed
+    ``seed + k``; 0 threads are as many as there are cores.
     """
 
     def __init__(
@@ -108,10 +94,7 @@ class Screens:
     def step(
         self, actions: NDArray[numpy.int64]
     ) -> tuple[NDArray[numpy.float64], NDArray[numpy.bool_], NDArray[numpy.bool_]]:
-        """Play one decision in each game: rewards, was a life lost, is the game over.
-
-        See :meth:`.consoles.Consoles.step`.
-        """
+        """Play one decision in each game, as :meth:`.consoles.Consoles.step`."""
         # the environment waits for ever on an action that it does not have
         check_actions(actions, self.count, len(self.actions), self.game.name)
         self.stack, rewards, ended, cut, info = self.environment.step(self.actions[actions])
@@ -190,14 +173,7 @@ class Recording:
                 notes = json.loads(file["notes"].tobytes())
             if digest(actions) != notes["actions"]:
                 raise ValueError("the actions do not have the hash that is noted")
-        except (
-            ValueError,
-            LookupError,
-            OSError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except DAMAGED as error:
             raise RecordingError(
                 f"recording {path} is damaged ({error}); restore it: git checkout -- {path.name}"
             ) from error
@@ -233,15 +209,12 @@ def record(
 
     Parameters
     ----------
-    game : str
     choose : callable
         From the last four frames (streams, 4, 84, 84), uint8, to actions.
-    seed : int
     notes : dict
         Of the teacher.
-    states, streams : int
+    states : int
         Of all streams together, rounded up to whole decisions of all of them.
-    quiet : bool
     cache : Path, optional
         Keep the frames there, as :func:`replay` would.
 
@@ -257,55 +230,67 @@ def record(
     if states < 1 or streams < 1:
         raise ValueError(f"states is {states} and streams {streams}; both must be at least 1")
     length = -(-states // streams)
-
-    screens = Screens(game, streams, seed)
     actions = numpy.zeros((length, streams), numpy.uint8)
-    kept = _Cache(cache, length, streams) if cache else None
-    starts = _starts(length, streams)
-    hashed = hashlib.sha256()
     last = numpy.zeros((streams, FRAME, FRAME), numpy.uint8)
     still = numpy.zeros(streams, numpy.int64)
-    for t in tqdm(range(length), unit="decision", disable=quiet):
-        now = screens.stack[:, -1]
-        hashed.update(now.tobytes())
-        if kept:
-            kept.frames[:, t] = now
-        if t < BEGINNING:
-            first = hashed.hexdigest()
-        still = numpy.where((now == last).all((1, 2)), still + 1, 0)
-        last = now.copy()
+
+    def act(t: int, stack: NDArray[numpy.uint8]) -> NDArray[numpy.uint8]:
+        nonlocal last, still
+        still = numpy.where((stack[:, -1] == last).all((1, 2)), still + 1, 0)
+        last = stack[:, -1].copy()
         if still.max() >= STUCK:
-            if kept:
-                kept.drop()
             raise RecordingError(
                 f"{game}: a game has stood still for {STUCK} decisions; the policy never presses "
                 "FIRE, or waits for ever. Train it on, or take another seed"
             )
-        actions[t] = choose(screens.stack)
-        over = screens.step(actions[t].astype(numpy.int64))[2]
-        starts[:, t + 1 : t + 2] = over[:, None]
-    made = Recording(
-        actions,
-        notes
-        | {
-            "game": game,
-            "seed": seed,
-            "options": OPTIONS,
-            "ale_py": ale_py.__version__,
-            "frames": hashed.hexdigest(),
-            "beginning": first,
-            "actions": digest(actions),
-        },
-    )
+        actions[t] = choose(stack)
+        return actions[t]
+
+    screens = Screens(game, streams, seed)
+    kept = _Cache(cache, length, streams) if cache else None
+    frames = kept.frames if kept else None
+    try:
+        starts, first, whole = _walk(screens, length, act, frames, quiet=quiet)
+    except RecordingError:
+        if kept:
+            kept.drop()
+        raise
+    told = {
+        "game": game, "seed": seed, "options": OPTIONS, "ale_py": ale_py.__version__,
+        "frames": whole, "beginning": first, "actions": digest(actions),
+    }  # fmt: skip
+    made = Recording(actions, notes | told)
     if kept:
         kept.keep(starts, made)
     return made
 
 
-def _starts(length: int, streams: int) -> NDArray[numpy.bool_]:
-    starts = numpy.zeros((streams, length), bool)
+def _walk(
+    screens: Screens,
+    length: int,
+    act: Callable[[int, NDArray[numpy.uint8]], NDArray[numpy.uint8]],
+    frames: NDArray[numpy.uint8] | None,
+    title: str | None = None,
+    quiet: bool = False,
+) -> tuple[NDArray[numpy.bool_], str, str]:
+    """Play ``length`` decisions, and keep the frames (streams, decisions, 84, 84) if asked to.
+
+    Returned are where games start (streams, decisions), and the hashes of the frames up to
+    :data:`BEGINNING` and of all.
+    """
+    starts = numpy.zeros((len(screens), length), bool)
     starts[:, 0] = True
-    return starts
+    hashed, first = hashlib.sha256(), ""
+    for t in tqdm(range(length), title, unit="decision", disable=quiet):
+        now = screens.stack[:, -1]
+        hashed.update(now.tobytes())
+        if t < BEGINNING:
+            first = hashed.hexdigest()
+        if frames is not None:
+            frames[:, t] = now
+        over = screens.step(act(t, screens.stack).astype(numpy.int64))[2]
+        starts[:, t + 1 : t + 2] = over[:, None]
+    return starts, first, hashed.hexdigest()
 
 
 class _Cache:
@@ -373,15 +358,7 @@ class Frames:
 
 
 def replay(recording: Recording, cache: Path | None = None, quiet: bool = False) -> Frames:
-    """Play a recording again, or take its frames from the cache.
-
-    Parameters
-    ----------
-    recording : Recording
-    cache : Path, optional
-        :func:`cache_folder` unless given.
-    quiet : bool
-        No progress bar.
+    """Play a recording again, or take its frames from the cache (:func:`cache_folder`).
 
     Raises
     ------
@@ -424,22 +401,17 @@ def _play(
     """Fill ``frames`` (streams, decisions, 84, 84), check them; return where games start."""
     notes = recording.notes
     streams, length = frames.shape[:2]
-    starts = _starts(length, streams)
-    found = hashlib.sha256()
     screens = Screens(notes["game"], streams, notes["seed"], options=notes["options"])
     title = f"replay of {notes['game']}"
-    for t in tqdm(range(length), title, unit="decision", disable=quiet):
-        now = screens.stack[:, -1]
-        found.update(now.tobytes())
-        frames[:, t] = now
-        over = screens.step(recording.actions[t].astype(numpy.int64))[2]
-        starts[:, t + 1 : t + 2] = over[:, None]
-    if found.hexdigest() != notes[note]:
+    starts, _, found = _walk(
+        screens, length, lambda t, stack: recording.actions[t], frames, title, quiet
+    )
+    if found != notes[note]:
         import ale_py
 
         raise RecordingError(
             f"the replay of {notes['game']} shows other frames than were recorded "
-            f"(SHA-256 {found.hexdigest()[:12]}, recorded {notes[note][:12]}). They were made "
+            f"(SHA-256 {found[:12]}, recorded {notes[note][:12]}). They were made "
             f"with ale-py {notes['ale_py']}, here is {ale_py.__version__}: install "
             f"ale-py=={notes['ale_py']}, or make a recording of your own with "
             f"python -m sobolev_lib.distillation record --game {notes['game']}"

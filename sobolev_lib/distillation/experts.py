@@ -19,17 +19,11 @@ EXPERIMENT = "teacher"
 
 
 class Expert(nn.Module):
-    """From memory now and one decision ago to logits and a value.
+    """From memory now and one decision ago to logits and a value; two layers of 256 units."""
 
-    Parameters
-    ----------
-    actions : int
-    width : int
-        Units in each of the two hidden layers.
-    """
-
-    def __init__(self, actions: int, width: int = 256) -> None:
+    def __init__(self, actions: int) -> None:
         super().__init__()
+        width = 256
         self.body = nn.Sequential(
             nn.Linear(2 * MEMORY, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
         )
@@ -48,9 +42,8 @@ class Expert(nn.Module):
         """Return the last hidden layer (N, width) for memories (N, 256), uint8."""
         now, before = seen.float().split(MEMORY, -1)
         # velocities are a few units a decision; a byte that wraps around must not drown them
-        units: Tensor = self.body(
-            torch.cat([now / 127.5 - 1, ((now - before) / 8).clamp(-1, 1)], -1)
-        )
+        speed = ((now - before) / 8).clamp(-1, 1)
+        units: Tensor = self.body(torch.cat([now / 127.5 - 1, speed], -1))
         return units
 
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:

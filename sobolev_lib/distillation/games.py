@@ -19,10 +19,8 @@ class Game:
 
     Parameters
     ----------
-    name : str
-        Name of its file, as the emulator calls it.
-    title : str
-        For pages.
+    name, title : str
+        Of its file, as the emulator calls it; for pages.
     actions : tuple of int
         Indices into the minimal action set of the emulator.
     names : tuple of str
@@ -56,13 +54,7 @@ class AtariError(RuntimeError):
 
 
 def game_named(name: str) -> Game:
-    """Return the game of that name.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
+    """Return the game of that name, or refuse it by a ``ValueError``."""
     if name not in GAMES:
         raise ValueError(f"game is {name!r}; it must be one of {', '.join(GAMES)}")
     return GAMES[name]
@@ -94,15 +86,7 @@ def rom(game: str) -> str:
 
 
 def emulator(game: str, repeat: int, seed: int) -> Any:
-    """Return one console with the game, without sticky actions.
-
-    Parameters
-    ----------
-    game : str
-    repeat : int
-        Frames for each action.
-    seed : int
-    """
+    """Return one console with the game, without sticky actions, ``repeat`` frames an action."""
     path = rom(game)
     from ale_py import ALEInterface, LoggerMode
 
@@ -116,12 +100,9 @@ def emulator(game: str, repeat: int, seed: int) -> Any:
 
 
 def check_actions(actions: NDArray[Any], games: int, count: int, name: str) -> None:
-    """Refuse actions that the emulator would wait on for ever.
+    """Refuse what is not a whole number from 0 to ``count - 1`` for each game.
 
-    Raises
-    ------
-    ValueError
-        If there is not one whole number from 0 to ``count - 1`` for each game.
+    The emulator would wait on it for ever.
     """
     if actions.shape != (games,) or not numpy.issubdtype(actions.dtype, numpy.integer):
         raise ValueError(

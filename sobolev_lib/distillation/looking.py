@@ -16,19 +16,9 @@ Logs = Callable[[Tensor], Tensor]
 
 
 def saliency(logs: Logs, x: Tensor, actions: Tensor) -> Tensor:
-    """Gradient of the log-probability of an action with respect to the frames.
+    """Gradient (B, 4, 84, 84) of actions' log-probabilities with respect to the frames.
 
-    Parameters
-    ----------
-    logs : callable
-        From frames to log-probabilities.
-    x : (B, 64, 21, 21)
-        Frames in blocks.
-    actions : (B,) int
-
-    Returns
-    -------
-    (B, 4, 84, 84)
+    ``logs`` goes from frames to log-probabilities, x (B, 64, 21, 21) are frames in blocks.
     """
     x = x.detach().clone().requires_grad_()
     chosen = logs(x).gather(1, actions[:, None]).sum()
@@ -59,11 +49,10 @@ def agreement(student: Student, targets: Targets, count: int = SEEN) -> dict[str
     first = teacher.abs().topk(round(SHARE * teacher.shape[1]), 1).indices
     squares = student_.square()
     inside = squares.gather(1, first).sum(1) / squares.sum(1).clamp(min=1e-30)
+    other = torch.cosine_similarity(student_, teacher.roll(1, 0))
     return {
         "gradient_cosine": float(torch.cosine_similarity(student_, teacher).mean()),
-        "gradient_cosine_other": float(
-            torch.cosine_similarity(student_, teacher.roll(1, 0)).mean()
-        ),
+        "gradient_cosine_other": float(other.mean()),
         "gradient_overlap": float(inside.mean()),
         "gradient_size": float(student_.norm(dim=1).mean() / teacher.norm(dim=1).mean()),
     }

@@ -57,15 +57,10 @@ def returns(
     ----------
     policy : callable
         From what ``observe`` returns to logits, or to logits and values.
-    game : str
-    observe : callable
     seed : int
         Of the games' starts and of the actions.
     episodes : int
         Each of the games played together plays as many, so that short ones count no more.
-    together : int
-    quiet : bool
-        No progress bar.
     longest : int
         Decisions after which a game is cut; its score counts.
     threads : int
@@ -132,11 +127,9 @@ def reach(
     path : Path
         The state.
     kind : {"expert", "teacher"}
-    book : Ledger
     episodes : int
         To play; 0: the games of the training's last milestone are taken instead, and the record
         says so.
-    quiet : bool
     """
     if not path.exists():
         raise ValueError(f"there is no state at {path}; train first")
@@ -189,16 +182,9 @@ def reach(
     if route not in ("memory", "ppo"):
         said += EXPERT_NOTES
     record = ledger.Record(
-        experts.EXPERIMENT,
-        config,
-        seed,
-        metrics,
-        "paper",
-        said,
-        device=ledger.device_name(training.device),
-        seconds=training.seconds,
-        peak_memory=ledger.peak_memory(training.device),
-        **ledger.provenance(),
-    )
+        experts.EXPERIMENT, config, seed, metrics, "paper", said,
+        device=ledger.device_name(training.device), seconds=training.seconds,
+        peak_memory=ledger.peak_memory(training.device), **ledger.provenance(),
+    )  # fmt: skip
     book.append([record])
     return metrics

@@ -38,12 +38,7 @@ def images(blocked: Tensor) -> Tensor:
 
 
 class First(nn.Conv2d):
-    """The first convolution, 8 x 8 with stride 4, of frames that went through :func:`blocks`.
-
-    Parameters
-    ----------
-    units : int
-    """
+    """The first convolution, 8 x 8 with stride 4, of frames that went through :func:`blocks`."""
 
     def __init__(self, units: int) -> None:
         super().__init__(STACK, units, 2 * BLOCK, BLOCK)
@@ -54,27 +49,14 @@ class First(nn.Conv2d):
 
 
 class Teacher(nn.Module):
-    """Three convolutions and two linear layers, as SM 3 lists them, with a value beside the policy.
-
-    Parameters
-    ----------
-    actions : int
-        Outputs of the policy.
-    """
+    """Three convolutions and two linear layers, as SM 3 lists them, and a value."""
 
     def __init__(self, actions: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            First(32),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 4, 2),
-            nn.ReLU(),
-            nn.Conv2d(64, 64, 3, 1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(64 * 7 * 7, 512),
-            nn.ReLU(),
-        )
+            First(32), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1),
+            nn.ReLU(), nn.Flatten(), nn.Linear(64 * 7 * 7, 512), nn.ReLU(),
+        )  # fmt: skip
         self.policy = nn.Linear(512, actions)
         self.value = nn.Linear(512, 1)
         for layer in self.body:
@@ -107,15 +89,9 @@ class Student(nn.Module):
             )
         unit = ACTIVATIONS[activation]
         self.body = nn.Sequential(
-            First(16),
-            unit(),
-            nn.Conv2d(16, 32, 4, 2),
-            unit(),
-            nn.Flatten(),
-            nn.Linear(32 * 9 * 9, 256),
-            unit(),
-            nn.Linear(256, actions),
-        )
+            First(16), unit(), nn.Conv2d(16, 32, 4, 2), unit(), nn.Flatten(),
+            nn.Linear(32 * 9 * 9, 256), unit(), nn.Linear(256, actions),
+        )  # fmt: skip
 
     def forward(self, seen: Tensor) -> Tensor:
         """Return log-probabilities (N, actions) for frames as :func:`scaled` takes them."""
@@ -126,15 +102,8 @@ class Student(nn.Module):
 def scaled(seen: Tensor) -> Tensor:
     """Frames from 0 to 1, in blocks: (N, 64, 21, 21).
 
-    Parameters
-    ----------
-    seen : (N, 4, 84, 84) or (N, 64, 21, 21)
-        uint8 is divided by 255, floating types are taken as they are; what is in blocks stays so.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another.
+    Frames are (N, 4, 84, 84), or in blocks already, which stays so; another shape is refused.
+    uint8 is divided by 255, floating types are taken as they are.
     """
     if seen.shape[1:] not in ((STACK, FRAME, FRAME), BLOCKED):
         raise ValueError(

@@ -74,19 +74,10 @@ class Settings:
 def advantages(
     rewards: Tensor, values: Tensor, ends: Tensor, last: Tensor, discount: float, trace: float
 ) -> Tensor:
-    """Generalised advantage estimates (Schulman et al., 2016).
+    """Generalised advantage estimates (T, N) of Schulman et al. (2016).
 
-    Parameters
-    ----------
-    rewards, values, ends : (T, N)
-        ``ends`` is 1 where nothing of what follows counts for that decision.
-    last : (N,)
-        Value of what is seen after the last decision.
-    discount, trace : float
-
-    Returns
-    -------
-    (T, N)
+    ``rewards``, ``values`` and ``ends`` are (T, N); ``ends`` is 1 where nothing of what follows
+    counts for that decision.  ``last`` (N,) is the value of what is seen after the last decision.
     """
     result = torch.zeros_like(rewards)
     sum_ = torch.zeros_like(last)
@@ -105,12 +96,10 @@ class Trainer:
 
     Parameters
     ----------
-    settings : Settings
     net : Module
         From observations (uint8) to logits (N, actions) and values (N,).
-    consoles : Consoles or Screens
     observe : callable
-        From them to the observations (N, ...) that the network takes.
+        From the games to the observations (N, ...) that the network takes.
     device : str
         Of the network; the games are played on the CPU.
     """
@@ -163,8 +152,7 @@ class Trainer:
             reward, lost, _ = self.consoles.step(actions.numpy())
             rewards[t] = torch.from_numpy(numpy.sign(reward))
             ends[t] = torch.from_numpy(lost)
-        columns = (torch.stack(column) for column in zip(*rows, strict=True))
-        seen, actions, logs, values, *rest = columns
+        seen, actions, logs, values, *rest = map(torch.stack, zip(*rows, strict=True))
         last = self.answer(self.observe(self.consoles).to(self.device))[1].cpu()
         gains = advantages(rewards, values, ends, last, s.discount, s.trace)
         batch = (seen, actions, logs, gains, gains + values, *rest)
@@ -206,9 +194,8 @@ class Trainer:
         seen, actions, old, gains, returns = batch
         logits, values = self.answer(seen)
         everywhere = torch.ones_like(gains, dtype=torch.bool)
-        return self.surrogate(
-            logits, actions, old, gains, everywhere
-        ) + self.settings.value * functional.mse_loss(values, returns)
+        total = self.surrogate(logits, actions, old, gains, everywhere)
+        return total + self.settings.value * functional.mse_loss(values, returns)
 
     def surrogate(
         self, logits: Tensor, actions: Tensor, old: Tensor, gains: Tensor, mine: Tensor
@@ -274,17 +261,12 @@ class Trainer:
 
 
 def train(
-    trainer: Trainer,
-    path: Path,
-    hours: float,
-    until: int | None = None,
-    quiet: bool = False,
+    trainer: Trainer, path: Path, hours: float, until: int | None = None, quiet: bool = False
 ) -> None:
     """Train for a time, or to a number of decisions; go on from the state if there is one.
 
     Parameters
     ----------
-    trainer : Trainer
     path : Path
         The state: read at the start if it is there, written at every milestone and at the end.
         Ctrl-C (and SIGTERM, through the command line) ends after the iteration in hand, so that
@@ -293,8 +275,6 @@ def train(
         Wall time of this call.
     until : int, optional
         Decisions in all after which to stop.
-    quiet : bool
-        No progress bar.
     """
     if path.exists():
         trainer.resume(path)

@@ -66,22 +66,15 @@ def chooser(
     return choose
 
 
-def beginning(game: str, seed: int = 0) -> Beginning:
-    """Bring the beginning of a game's recording back; without one let the teacher play.
-
-    Parameters
-    ----------
-    game : str
-    seed : int
-        Of the games, where there is no recording of the committed teacher.
-    """
+def beginning(game: str) -> Beginning:
+    """Bring the beginning of a game's recording back; without one let the teacher play."""
     teacher, notes = arms.load_teacher(game)
     there = data.Recording.there(game)
     recording = data.Recording.load(data.folder() / f"{game}.npz") if there else None
     recorded = recording is not None and recording.notes["weights"] == notes["weights"]
     if recording is None or not recorded:
         states = data.BEGINNING * data.STREAMS
-        recording = data.record(game, chooser(teacher, seed), seed, {}, states, quiet=True)
+        recording = data.record(game, chooser(teacher, 0), 0, {}, states, quiet=True)
     actions = recording.actions[: data.BEGINNING].T.reshape(-1)
     return Beginning(teacher, data.beginning(recording), actions, recorded)
 
@@ -102,18 +95,9 @@ def small_sets(start: Beginning) -> Sets:
     return arms.answers(start.teacher, start.frames, parts, most=SMALL_TEST)
 
 
-def teach(sets: Sets, settings: Settings, seed: int = 0) -> Training:
-    """Train one student on a beginning, in seconds.
-
-    Parameters
-    ----------
-    sets : tuple of Targets
-        Of :func:`small_sets`.
-    settings : Settings
-        Such as :data:`SMALL`.
-    seed : int
-    """
-    training = Training(settings, seed, *sets)
+def teach(sets: Sets, settings: Settings) -> Training:
+    """Train one student on :func:`small_sets`, in seconds if the settings are :data:`SMALL`."""
+    training = Training(settings, 0, *sets)
     training.run(lambda step: False)
     return training
 
@@ -132,21 +116,11 @@ def kept_students(game: str) -> dict[str, Student]:
 
 
 def clip(game: str, start: Beginning, first: int = 30, count: int = 96) -> dict[str, Any]:
-    """What :class:`sobolev_lib.widgets.player.Player` shows of a game.
+    """What :class:`sobolev_lib.widgets.player.Player` shows of some states of the first stream.
 
-    Parameters
-    ----------
-    game : str
-    start : Beginning
-    first, count : int
-        States of the first stream.
-
-    Returns
-    -------
-    dict
-        ``title``, ``names`` of the actions, ``probabilities`` (count, actions), ``played``,
-        ``columns``, ``side``, and two sprite sheets as data URIs: ``frames``, and ``looks``, how
-        large the gradient of the most probable action's log-probability is.
+    ``title``, ``names`` of the actions, ``probabilities`` (count, actions), ``played``,
+    ``columns``, ``side``, and two sprite sheets as data URIs: ``frames``, and ``looks``, how large
+    the gradient of the most probable action's log-probability is.
     """
     index = numpy.arange(first, first + count)
     x = scaled(torch.from_numpy(start.frames.stacks(index)))

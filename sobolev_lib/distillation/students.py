@@ -142,12 +142,9 @@ class Training:
         self.optimizer = torch.optim.Adam(self.net.parameters(), settings.learning_rate)
         element = {"norm": norm, "squared": squared}[settings.norm]
         self.loss = SobolevLoss(
-            order=1,
-            weights=(1.0, settings.alpha),
-            projections=settings.projections or None,
-            loss=(divergence, element),
-            generator=self.sphere,
-        )
+            1, (1.0, settings.alpha), settings.projections or None,
+            loss=(divergence, element), generator=self.sphere,
+        )  # fmt: skip
         self.goals = (train.logs / settings.temperature).log_softmax(-1)
         self.update = 0
         self.seconds = 0.0  # of computing, in all updates

@@ -135,18 +135,9 @@ class Targets:
 
     @torch.no_grad()
     def gradient(self, chosen: Tensor, v: Tensor) -> Tensor:
-        """Gradient of <log pi*(s), v> with respect to the frames from 0 to 1.
+        """Gradient of <log pi*(s), v> with respect to the frames from 0 to 1, in blocks.
 
-        Parameters
-        ----------
-        chosen : (B,) int
-            Positions in ``index``.
-        v : (B, actions)
-
-        Returns
-        -------
-        (B, 64, 21, 21)
-            In blocks.
+        ``chosen`` (B,) are positions in ``index``, v is (B, actions).
         """
         # log pi = z - logsumexp(z), so that <log pi, v> has the gradient v - pi sum(v) in z
         weights = v - self.logs[chosen].exp() * v.sum(1, keepdim=True)
@@ -194,10 +185,8 @@ class Targets:
     def jacobian(self, chosen: Tensor) -> Tensor:
         """Gradients of all log-probabilities, (B, actions, 64, 21, 21)."""
         actions = self.logs.shape[1]
-        rows = [
-            self.gradient(chosen, torch.eye(actions, device=self.device)[k].expand(len(chosen), -1))
-            for k in range(actions)
-        ]
+        units = torch.eye(actions, device=self.device)
+        rows = [self.gradient(chosen, unit.expand(len(chosen), -1)) for unit in units]
         return torch.stack(rows, 1)
 
 

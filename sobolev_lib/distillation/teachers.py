@@ -59,19 +59,10 @@ class PixelSettings(Settings):
 
 
 FROM_SCRATCH: dict[str, Any] = {
-    "policy": 1.0,
-    "imitation": 0.0,
-    "hint": 0.0,
-    "lead": 0,
-    "games": 128,
-    "horizon": 64,
-    "epochs": 4,
-    "minibatch": 512,
-    "learning_rate": 4e-4,
-    "last_rate": 1e-5,
-    "planned": 15_000_000,
-    "milestone": 500_000,
-}
+    "policy": 1.0, "imitation": 0.0, "hint": 0.0, "lead": 0, "games": 128, "horizon": 64,
+    "epochs": 4, "minibatch": 512, "learning_rate": 4e-4, "last_rate": 1e-5,
+    "planned": 15_000_000, "milestone": 500_000,
+}  # fmt: skip
 """PPO on pixels alone, for a GPU: what the settings have there instead."""
 
 
@@ -117,13 +108,11 @@ class PixelTrainer(Trainer):
 
     Parameters
     ----------
-    settings : PixelSettings
     expert : Expert, optional
         Not trained; needed unless ``settings.imitation`` is 0.
     device : str
         On a GPU games are played in :class:`.data.Screens`, on as many cores as ``threads``, which
         show no memory, so that there is no expert; otherwise in :class:`.consoles.Consoles`.
-    threads : int
     """
 
     settings: PixelSettings

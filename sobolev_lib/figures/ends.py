@@ -18,15 +18,7 @@ NARROW_ROWS: WeakKeyDictionary[Figure, list[list[Axes]]] = WeakKeyDictionary()
 
 
 def spread_ends(ax: Axes, gap: float = 13.0) -> None:
-    """Move the labels of :func:`.style.label_ends` apart by the size that the axes have now.
-
-    Parameters
-    ----------
-    ax : Axes
-        One with labels.
-    gap : float
-        Smallest distance between two labels, in points.
-    """
+    """Move the labels of :func:`.style.label_ends` to ``gap`` points apart, as the axes are now."""
     notes = END_LABELS[ax]
     figure = ax.get_figure(root=True)
     assert figure is not None

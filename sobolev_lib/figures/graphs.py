@@ -21,16 +21,6 @@ from torch import Tensor, nn
 from sobolev_lib.figures.style import COLOURS, figure
 from sobolev_lib.loss import SobolevLoss
 
-__all__ = [
-    "Graph",
-    "draw_operations",
-    "draw_summary",
-    "loss_graph",
-    "operations",
-    "record",
-    "summary",
-]
-
 _INK = "#222222"
 _COLOURS = {
     "x": "#BBBBBB",
@@ -79,39 +69,23 @@ def _ancestors(nodes: Iterable[Any]) -> dict[Any, None]:
 
 
 def operations(tensor: Tensor) -> int:
-    """The number of operations, leaves included, that PyTorch recorded behind a tensor.
-
-    Parameters
-    ----------
-    tensor : Tensor
-        The result of a computation with gradients.
-
-    Returns
-    -------
-    int
-        0 for a constant.
-    """
+    """Number of operations, leaves included, that PyTorch recorded for a tensor; 0: a constant."""
     return len(_ancestors([tensor.grad_fn]))
 
 
 def record(
     loss: SobolevLoss, model: nn.Module, x: Tensor, y: Tensor, dy: Sequence[Tensor]
 ) -> Graph:
-    """Walk the graph of a Sobolev loss.
+    """Walk the graph of a Sobolev loss, from the total to the leaves (input and parameters).
 
     Parameters
     ----------
     loss : SobolevLoss
-        Of order at least 1, with one draw if it has projections.
+        With one draw if it has projections.
     model : nn.Module
         A model with parameters.
     x, y, dy
         A batch, as the loss takes it; `dy` is a sequence.
-
-    Returns
-    -------
-    Graph
-        All operations between the leaves (input and parameters) and the total.
     """
     seen: dict[int, list[Any]] = {}
 
@@ -157,26 +131,11 @@ def _with_roles(total: Tensor, seen: dict[int, list[Any]], parameters: set[int])
     return Graph(names, [roles.get(node, "total") for node in nodes], edges)
 
 
-def loss_graph(order: int = 2, projections: int | None = None, hidden: int = 3) -> Graph:
-    """The graph of the loss of a network 2-`hidden`-1, or with projections 2-`hidden`-3.
-
-    Parameters
-    ----------
-    order : int
-        1 or 2.
-    projections : int, optional
-        As in `SobolevLoss`.
-    hidden : int
-        Units of the one hidden layer, whose activation is tanh.
-
-    Returns
-    -------
-    Graph
-        See `record`.
-    """
+def loss_graph(order: int = 2, projections: int | None = None) -> Graph:
+    """The graph of the loss of a tanh network 2-3-1, or with projections 2-3-3."""
     out = 1 if projections is None else 3
     generator = torch.Generator().manual_seed(0)
-    model = nn.Sequential(nn.Linear(2, hidden), nn.Tanh(), nn.Linear(hidden, out))
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, out))
     x = torch.randn(4, 2, generator=generator)
     targets = [torch.randn(4, out, *[2] * j, generator=generator) for j in range(order + 1)]
     loss = SobolevLoss(order, projections=projections, generator=generator)
@@ -184,18 +143,7 @@ def loss_graph(order: int = 2, projections: int | None = None, hidden: int = 3) 
 
 
 def summary(graph: Graph) -> set[tuple[str, str]]:
-    """The arrows between roles: the graph with all operations of one role merged.
-
-    Parameters
-    ----------
-    graph : Graph
-        From `record`.
-
-    Returns
-    -------
-    set of (str, str)
-        Pairs (from, to) for which at least one number goes from one role to the other.
-    """
+    """The arrows (from, to) between roles: the graph with all operations of one role merged."""
     pairs = {(graph.roles[a], graph.roles[b]) for a, b in graph.edges}
     return {(a, b) for a, b in pairs if a != b}
 
@@ -254,36 +202,19 @@ def _arrow(
     ends = [(p.get_x() + p.get_width() / 2, p.get_y() + p.get_height() / 2) for p in (a, b)]
     ax.add_patch(
         FancyArrowPatch(
-            *ends,
-            patchA=a,
-            patchB=b,
-            shrinkA=1,
-            shrinkB=1,
-            connectionstyle=f"arc3,rad={bent}",
-            arrowstyle="-|>",
-            mutation_scale=11,
-            color="#555555",
-            lw=0.9 if dashed else 1.2,
-            linestyle="--" if dashed else "-",
-            zorder=2,
+            *ends, patchA=a, patchB=b, shrinkA=1, shrinkB=1, connectionstyle=f"arc3,rad={bent}",
+            arrowstyle="-|>", mutation_scale=11, color="#555555", lw=0.9 if dashed else 1.2,
+            linestyle="--" if dashed else "-", zorder=2,
         )
-    )
+    )  # fmt: skip
 
 
 def draw_summary(graph: Graph, ax: Axes, projected: bool = False) -> None:
     """Draw the merged graph: Fig. 1a, or Fig. 1b for a projected loss.
 
     Solid boxes and arrows are in the recorded graph: the error flows back along the arrows. Dashed
-    ones are constants of the batch, which autograd does not record.
-
-    Parameters
-    ----------
-    graph : Graph
-        From `record`.
-    ax : Axes
-        Where to draw.
-    projected : bool
-        Write the derivatives as projections and show the directions.
+    ones are constants of the batch, which autograd does not record.  If `projected`, the
+    derivatives are written as projections, beside their directions.
     """
     orders = sorted(int(role[-1]) for role in set(graph.roles) if role.startswith("loss"))
     middle = 0.9 * orders[-1] + 0.9
@@ -325,7 +256,7 @@ def _ranks(graph: Graph) -> list[int]:
     return [depth(node) for node in range(len(graph.names))]
 
 
-def _positions(graph: Graph, sweeps: int = 40) -> np.ndarray:
+def _positions(graph: Graph) -> np.ndarray:
     """Layers by longest path; within a layer each node is drawn towards its neighbours."""
     rank = np.array(_ranks(graph))
     across = np.zeros(len(rank))
@@ -336,7 +267,7 @@ def _positions(graph: Graph, sweeps: int = 40) -> np.ndarray:
     for a, b in graph.edges:
         neighbours[a].append(b)
         neighbours[b].append(a)
-    for _ in range(sweeps):
+    for _ in range(40):
         wish = np.array([np.mean(across[near]) for near in neighbours])
         for layer in range(rank.max() + 1):
             members = np.flatnonzero(rank == layer)
@@ -347,15 +278,7 @@ def _positions(graph: Graph, sweeps: int = 40) -> np.ndarray:
 
 
 def draw_operations(graph: Graph, ax: Axes) -> None:
-    """Draw every recorded operation as a dot, coloured by its role; numbers flow to the right.
-
-    Parameters
-    ----------
-    graph : Graph
-        From `record`.
-    ax : Axes
-        Where to draw.
-    """
+    """Draw every recorded operation as a dot, coloured by its role; numbers flow to the right."""
     at = _positions(graph)
     for a, b in graph.edges:
         arrow = FancyArrowPatch(
@@ -370,16 +293,10 @@ def draw_operations(graph: Graph, ax: Axes) -> None:
     shapes = {"x": "s", "parameters": "s", "value": "o", "loss": "D"}
     for role in (r for r in _COLOURS if r in groups):
         dots = at[groups[role]]
-        label = f"{role}: {len(dots)}"
         ax.scatter(
-            dots[:, 0],
-            dots[:, 1],
-            s=26,
-            color=_COLOURS[role],
-            marker=shapes.get(role, "^"),
-            zorder=3,
-            label=label,
-        )
+            dots[:, 0], dots[:, 1], s=26, color=_COLOURS[role], zorder=3,
+            marker=shapes.get(role, "^"), label=f"{role}: {len(dots)}",
+        )  # fmt: skip
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3, frameon=False)
     ax.axis("off")
 
@@ -387,21 +304,7 @@ def draw_operations(graph: Graph, ax: Axes) -> None:
 def figure_1(
     order: int = 2, projections: int | None = None, operations: bool = False
 ) -> tuple[Figure, Graph]:
-    """Fig. 1a (no projections) or Fig. 1b, or all operations behind it.
-
-    Parameters
-    ----------
-    order, projections
-        As in `loss_graph`.
-    operations : bool
-        Draw every operation instead of the merged graph.
-
-    Returns
-    -------
-    fig : Figure
-    graph : Graph
-        What was drawn.
-    """
+    """Fig. 1a (no projections) or Fig. 1b, or all operations behind it; and what was drawn."""
     graph = loss_graph(order, projections)
     if operations:
         fig, ax = figure(width="wide", height=4.2)

@@ -44,10 +44,8 @@ def interval(
 
     Parameters
     ----------
-    ax : Axes
     place : float
         On the other axis: the abscissa, or the ordinate if ``horizontal``.
-    found : Interval or None
     name : str
         Method, or colour.
     horizontal : bool
@@ -85,20 +83,10 @@ def band(
     ax: Axes, x: ArrayLike, found: Sequence[Interval], name: str, *, marker: bool = False,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Draw a line of centres and the band of their intervals; nothing where there are none.
+    """Draw a line of centres at x (n,) and the band of their intervals, one for each x.
 
-    Parameters
-    ----------
-    ax : Axes
-    x : array_like, shape (n,)
-    found : sequence of Interval
-        One for each x.
-    name : str
-        Method, or colour.
-    marker : bool
-        Draw the method's mark at each point.
-    **options
-        For the line.
+    Nothing where there are none.  ``name`` is a method or a colour, ``marker`` draws its mark at
+    each point, ``options`` are the line's.
     """
     if not len(found):
         return
@@ -130,16 +118,8 @@ def key(
 ) -> None:
     """Use a panel for the names of what is drawn, each beside its mark, and a note below.
 
-    Parameters
-    ----------
-    ax : Axes
-        A panel that nothing else needs.
-    names : sequence or mapping of str
-        Methods, or from method or colour to the text.
-    note : str
-        What marks, bars and bands mean.
-    marker : bool
-        Show the marks, not the lines alone.
+    ``names`` are methods, or go from method or colour to the text.  Without ``marker`` the lines
+    are shown alone.
     """
     texts = names if isinstance(names, Mapping) else {name: style.LABELS[name] for name in names}
     ax.axis("off")
@@ -160,25 +140,9 @@ def panels(
 ) -> tuple[Figure, list[Axes], Axes]:  # fmt: skip
     """Make a wide figure of one panel a title and one more for the :func:`key`.
 
-    Outer panels carry the axes' names.
-
-    Parameters
-    ----------
-    titles : sequence of str
-        One a panel; with the key they fill rows of ``columns``.
-    xlabel, ylabel : str
-        Names of the axes.
-    height : float
-        Inches.
-    columns : int
-        Panels in a row.
-    **options
-        For :func:`.style.figure`, such as ``sharex``.
-
-    Returns
-    -------
-    fig, axes, last
-        The figure, the panels in the order of the titles, and the one for the key.
+    Panels and key fill rows of ``columns``; outer panels carry the axes' names.  ``options`` are
+    those of :func:`.style.figure`.  Returned are the figure, the panels in the order of the titles,
+    and the one for the key.
     """
     rows = -(-(len(titles) + 1) // columns)
     options = {"width": "wide", "height": height, "squeeze": False, **options}

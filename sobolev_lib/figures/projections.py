@@ -24,17 +24,6 @@ from sobolev_lib.figures.style import (
     log_scale,
 )
 
-__all__ = [
-    "absolute_mean",
-    "draw_costs",
-    "draw_inputs",
-    "draw_norms",
-    "draw_spread",
-    "draw_training",
-    "draw_variance",
-    "square_variance",
-]
-
 
 def square_variance(singular_values: Tensor) -> Tensor:
     r"""Variance of :math:`\|E^\top v\|^2` for a matrix E with d rows and these singular values.
@@ -44,11 +33,10 @@ def square_variance(singular_values: Tensor) -> Tensor:
     singular_values : Tensor
         (..., d): one for each row of E, zeros included.
 
-    Returns
-    -------
-    Tensor
-        (...): :math:`\frac{2}{d+2}` times the variance of the d numbers :math:`\sigma_i^2`.
-        For one nonzero value, the vector case, :math:`2 \sigma^4 (d-1) / (d^2 (d+2))`.
+    Notes
+    -----
+    It is :math:`\frac{2}{d+2}` times the variance of the d numbers :math:`\sigma_i^2`.
+    For one nonzero value, the vector case, :math:`2 \sigma^4 (d-1) / (d^2 (d+2))`.
     """
     squares = singular_values.square()
     d = squares.shape[-1]
@@ -58,16 +46,8 @@ def square_variance(singular_values: Tensor) -> Tensor:
 def absolute_mean(d: int) -> float:
     r"""The constant c with :math:`E|\langle g, v\rangle| = c\,|g|` for g in R^d.
 
-    Parameters
-    ----------
-    d : int
-        The dimension, at least 1.
-
-    Returns
-    -------
-    float
-        :math:`\Gamma(d/2) / (\sqrt\pi\, \Gamma((d+1)/2))`; 1 for d = 1, and close to
-        :math:`\sqrt{2 / (\pi d)}` for large d.
+    It is :math:`\Gamma(d/2) / (\sqrt\pi\, \Gamma((d+1)/2))`: 1 for d = 1, and close to
+    :math:`\sqrt{2 / (\pi d)}` for large d.
 
     Raises
     ------
@@ -80,18 +60,7 @@ def absolute_mean(d: int) -> float:
 
 
 def draw_spread(samples: Mapping[int, Tensor]) -> Figure:
-    """Histograms of d <g, v>^2 / |g|^2 beside their density.
-
-    Parameters
-    ----------
-    samples : mapping of int to Tensor
-        For each d > 1 the simulated ratios.
-
-    Returns
-    -------
-    Figure
-        One panel for each d; the mean, 1, is marked.
-    """
+    """Histograms of d <g, v>^2 / |g|^2 beside their density, one panel for each d > 1."""
     fig, axes = figure(1, len(samples), width="wide", height=2.6, sharey=True)
     for ax, (d, ratios) in zip(axes, samples.items(), strict=True):
         ax.hist(
@@ -116,12 +85,8 @@ def draw_variance(dimensions: Sequence[int], simulated: Tensor, error: Tensor) -
     dimensions : sequence of int
         The dimensions d.
     simulated, error : Tensor
-        (n,): estimates of Var[d <g, v>^2] for |g| = 1 and their standard errors.
-
-    Returns
-    -------
-    Figure
-        Marks with intervals of two standard errors, and 2 (d - 1) / (d + 2).
+        (n,): estimates of Var[d <g, v>^2] for |g| = 1 and their standard errors, of which marks
+        show two.
     """
     fig, ax = figure(width="narrow")
     grid = np.geomspace(1, max(dimensions), 200)
@@ -144,12 +109,8 @@ def draw_costs(panels: Mapping[str, tuple[Sequence[int], Mapping[str, np.ndarray
     ----------
     panels : mapping
         From the name of the size, which labels the axis, to the sizes and the milliseconds
-        (n, repeats) for "values" (values only), "whole" and "projected" (one draw).
-
-    Returns
-    -------
-    Figure
-        Medians, with the range from the lower to the upper quartile of the repeats.
+        (n, repeats) for "values" (values only), "whole" and "projected" (one draw); shown are
+        medians and quartiles.
     """
     fig, axes = figure(1, len(panels), width="wide", height=3.2, sharey=True, squeeze=False)
     for ax, (name, (sizes, milliseconds)) in zip(axes[0], panels.items(), strict=True):
@@ -188,12 +149,7 @@ def draw_inputs(inputs: Sequence[int], simulated: Mapping[int, Tensor]) -> Figur
         Numbers of columns n.
     simulated : mapping of int to Tensor
         For each number of rows d, (n, 2): mean over matrices and its standard error of the
-        variance of :math:`d\,\|E^\top v\|^2 / \|E\|_F^2`.
-
-    Returns
-    -------
-    Figure
-        Marks with intervals of two standard errors, and the line 2 / n.
+        variance of :math:`d\,\|E^\top v\|^2 / \|E\|_F^2`, beside the line 2 / n.
     """
     fig, ax = figure(width="narrow")
     grid = np.geomspace(min(inputs), max(inputs), 50)
@@ -214,23 +170,16 @@ def draw_inputs(inputs: Sequence[int], simulated: Mapping[int, Tensor]) -> Figur
 
 
 def draw_training(steps: Sequence[int], errors: Mapping[str, np.ndarray]) -> Figure:
-    """Test error against training steps.
+    """Test error against training steps: medians over seeds, with the range of all seeds.
 
-    Parameters
-    ----------
-    steps : sequence of int
-        When the error was measured.
-    errors : mapping of str to ndarray
-        (seeds, n) for "values", "whole" and "projected".
-
-    Returns
-    -------
-    Figure
-        Medians over seeds, with the range of all seeds.
+    ``errors`` are (seeds, n) for "values", "whole" and "projected".
     """
     fig, ax = figure(width="text", height=3.4)
-    looks = {"values": ("values", "values only"), "whole": ("truth", "whole Jacobian")}
-    looks["projected"] = ("sobolev", "one projection")
+    looks = {
+        "values": ("values", "values only"),
+        "whole": ("truth", "whole Jacobian"),
+        "projected": ("sobolev", "one projection"),
+    }
     lines = []
     for name, runs in errors.items():
         method, label = looks[name]
@@ -252,12 +201,7 @@ def draw_norms(dimensions: Sequence[int], simulated: Mapping[str, Tensor]) -> Fi
         Numbers of rows d.
     simulated : mapping of str to Tensor
         (n, 2), mean and standard error of :math:`\sqrt d\, E\|E^\top v\|`, for "one" (a matrix of
-        rank one) and "equal" (all singular values equal).
-
-    Returns
-    -------
-    Figure
-        Marks with intervals of two standard errors on the exact curves.
+        rank one) and "equal" (all singular values equal), drawn on the exact curves.
     """
     fig, ax = figure(width="narrow")
     dense = np.unique(np.geomspace(1, max(dimensions), 60).astype(int))

@@ -21,7 +21,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from types import TracebackType
 from typing import Any
 
 import matplotlib as mpl
@@ -37,115 +36,37 @@ from numpy.typing import ArrayLike
 
 from sobolev_lib.figures.ends import END_LABELS, spread_ends
 
-__all__ = [
-    "COLOURS",
-    "DASHES",
-    "FIELD_CMAP",
-    "LABELS",
-    "MARKERS",
-    "TEXT_COLOURS",
-    "WIDTHS",
-    "PowersOfTen",
-    "StyleGuard",
-    "Table",
-    "close",
-    "contrast",
-    "curve",
-    "error_bars",
-    "figure",
-    "label_ends",
-    "log_scale",
-    "panel_letters",
-    "ten_to_the",
-    "use_style",
-]
+# Colour, the same hue for text, name, mark, dash.  The rows of Table 1 (from "backprop" on, with
+# "sobolev" and "kernel") are a second set.  They never share a figure with the methods whose
+# colours they take; a critic, which is trained on values only, takes that of "values".
+_METHODS: dict[str, tuple[str, str, str, str, Any]] = {
+    "values": ("#0072B2", "#0072B2", "Values only", "o", "-"),
+    "sobolev": ("#D55E00", "#B85100", "Sobolev", "s", "-"),
+    "kernel": ("#009E73", "#007A59", "Sobolev, kink kernel", "D", (0, (5, 1.2))),
+    "equal_information": (
+        "#CC79A7", "#A34F7E", "Values only, 3N values", "^", (0, (3, 1.2, 1, 1.2))
+    ),
+    "smooth": ("#E69F00", "#8F6300", "Smooth activation", "v", (0, (1.2, 1.2))),
+    "kriging": ("#56B4E9", "#1B77AC", "Kriging", "P", (0, (6, 2))),
+    "truth": ("#555555", "#555555", "Truth", "", (0, (4, 2))),
+    "backprop": ("#222222", "#222222", "Backpropagation", "*", (0, (4, 2))),
+    "noprop": ("#888888", "#707070", "Noprop", "X", (0, (1, 1.6))),
+    "direct": ("#CC79A7", "#A34F7E", "Direct SG", "^", (0, (3, 1.2, 1, 1.2))),
+    "vfbn": ("#E69F00", "#8F6300", "VFBN", "v", (0, (1.2, 1.2))),
+    "critic": ("#0072B2", "#0072B2", "Critic", "o", "-"),
+    "local_ce": ("#56B4E9", "#1B77AC", "Local CE", "P", (0, (6, 2))),
+}  # fmt: skip
 
-#: Colour of each method, for lines, marks and bands.  The rows of Table 1 (from "backprop" on, with
-#: "sobolev" and "kernel") are a second set.  They never share a figure with the methods whose
-#: colours they take; a critic, which is trained on values only, takes that of "values".
-COLOURS: dict[str, str] = {
-    "values": "#0072B2",
-    "sobolev": "#D55E00",
-    "kernel": "#009E73",
-    "equal_information": "#CC79A7",
-    "smooth": "#E69F00",
-    "kriging": "#56B4E9",
-    "truth": "#555555",
-    "backprop": "#222222",
-    "noprop": "#888888",
-    "direct": "#CC79A7",
-    "vfbn": "#E69F00",
-    "critic": "#0072B2",
-    "local_ce": "#56B4E9",
-}
-
+#: Colour of each method, for lines, marks and bands.
+COLOURS: dict[str, str] = {method: row[0] for method, row in _METHODS.items()}
 #: The same hues, darkened until text on white has a contrast of at least 4.5 (WCAG AA).
-TEXT_COLOURS: dict[str, str] = {
-    "values": "#0072B2",
-    "sobolev": "#B85100",
-    "kernel": "#007A59",
-    "equal_information": "#A34F7E",
-    "smooth": "#8F6300",
-    "kriging": "#1B77AC",
-    "truth": "#555555",
-    "backprop": "#222222",
-    "noprop": "#707070",
-    "direct": "#A34F7E",
-    "vfbn": "#8F6300",
-    "critic": "#0072B2",
-    "local_ce": "#1B77AC",
-}
-
+TEXT_COLOURS: dict[str, str] = {method: row[1] for method, row in _METHODS.items()}
 #: Name of each method as the reader sees it.
-LABELS: dict[str, str] = {
-    "values": "Values only",
-    "sobolev": "Sobolev",
-    "kernel": "Sobolev, kink kernel",
-    "equal_information": "Values only, 3N values",
-    "smooth": "Smooth activation",
-    "kriging": "Kriging",
-    "truth": "Truth",
-    "backprop": "Backpropagation",
-    "noprop": "Noprop",
-    "direct": "Direct SG",
-    "vfbn": "VFBN",
-    "critic": "Critic",
-    "local_ce": "Local CE",
-}
-
+LABELS: dict[str, str] = {method: row[2] for method, row in _METHODS.items()}
 #: Mark of each method: colour is never the only difference.
-MARKERS: dict[str, str] = {
-    "values": "o",
-    "sobolev": "s",
-    "kernel": "D",
-    "equal_information": "^",
-    "smooth": "v",
-    "kriging": "P",
-    "truth": "",
-    "backprop": "*",
-    "noprop": "X",
-    "direct": "^",
-    "vfbn": "v",
-    "critic": "o",
-    "local_ce": "P",
-}
-
+MARKERS: dict[str, str] = {method: row[3] for method, row in _METHODS.items()}
 #: Dash pattern of each method.
-DASHES: dict[str, Any] = {
-    "values": "-",
-    "sobolev": "-",
-    "kernel": (0, (5, 1.2)),
-    "equal_information": (0, (3, 1.2, 1, 1.2)),
-    "smooth": (0, (1.2, 1.2)),
-    "kriging": (0, (6, 2)),
-    "truth": (0, (4, 2)),
-    "backprop": (0, (4, 2)),
-    "noprop": (0, (1, 1.6)),
-    "direct": (0, (3, 1.2, 1, 1.2)),
-    "vfbn": (0, (1.2, 1.2)),
-    "critic": "-",
-    "local_ce": (0, (6, 2)),
-}
+DASHES: dict[str, Any] = {method: row[4] for method, row in _METHODS.items()}
 
 #: Widths in inches: a figure beside nothing, a small one, a wide table of panels.
 WIDTHS: dict[str, float] = {"narrow": 4.6, "text": 6.8, "wide": 8.6}
@@ -209,12 +130,7 @@ class StyleGuard:
     def __enter__(self) -> StyleGuard:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         _settings.update(self._before)
 
 
@@ -223,11 +139,6 @@ def use_style() -> StyleGuard:
 
     In a notebook the figures become SVG as well.  Called as a function it stays on; as
     ``with use_style():`` the rcParams it changed return to what they were.
-
-    Returns
-    -------
-    StyleGuard
-        A context manager; ignore it to keep the style.
     """
     guard = StyleGuard({key: _settings[key] for key in _RC})
     _settings.update(_RC)
@@ -266,20 +177,12 @@ def figure(
 
     Parameters
     ----------
-    rows, columns : int
-        The grid of panels.
     width : str or float
         A key of `WIDTHS`, or inches.
     height : float, optional
         Inches; by default 0.72 of a panel's width for each row.
     **options
         Passed on to ``plt.subplots``.
-
-    Returns
-    -------
-    fig : matplotlib.figure.Figure
-    axes : Axes or array of Axes
-        As ``plt.subplots`` gives them.
 
     Raises
     ------
@@ -291,12 +194,9 @@ def figure(
             raise ValueError(
                 f"width is {width!r}; use one of {sorted(WIDTHS)} or a number of inches"
             )
-        inches = WIDTHS[width]
-    else:
-        inches = float(width)
-    tall = height if height is not None else 0.72 * inches * rows / columns
-    fig, axes = plt.subplots(rows, columns, figsize=(inches, tall), **options)
-    return fig, axes
+        width = WIDTHS[width]
+    tall = height if height is not None else 0.72 * width * rows / columns
+    return plt.subplots(rows, columns, figsize=(width, tall), **options)
 
 
 def close(fig: Figure) -> None:
@@ -320,11 +220,9 @@ def curve(
 
     Parameters
     ----------
-    ax : Axes
-    x, y : array_like, shape (n,)
     method : str
         A key of `COLOURS`; it chooses colour, dash and mark.
-    low, high : array_like, shape (n,), optional
+    low, high : array_like, optional
         Ends of the interval; give both or neither.
     label : str, optional
         Instead of ``LABELS[method]``.
@@ -387,32 +285,23 @@ def error_bars(
     return ax.errorbar(np.asarray(x), y, yerr=np.stack([y - low, high - y]), **(style | options))
 
 
-def label_ends(ax: Axes, lines: Sequence[Line2D], *, gap: float = 13.0, pad: float = 6.0) -> None:
+def label_ends(ax: Axes, lines: Sequence[Line2D]) -> None:
     """Write each line's label at its right end, in its colour; labels move apart where they touch.
 
-    Call it last: it uses the limits and scales that the axes have by then.
-
-    Parameters
-    ----------
-    ax : Axes
-    lines : sequence of Line2D
-        Lines with a label; those whose last point is not finite get none.
-    gap : float
-        Smallest distance between two labels, in points.
-    pad : float
-        Distance from the line's end, in points.
+    Call it last: it uses the limits and scales that the axes have by then.  Lines whose last point
+    is not finite get no label.
     """
     shown = [line for line in lines if np.isfinite(_end(line)).all()]
     notes = [
         ax.annotate(
-            str(line.get_label()), _end(line), xytext=(pad, 0), textcoords="offset points",
+            str(line.get_label()), _end(line), xytext=(6, 0), textcoords="offset points",
             va="center", ha="left", fontsize=9, color=_readable(line.get_color()),
             annotation_clip=False,
         )
         for line in shown
     ]  # fmt: skip
     END_LABELS[ax] = notes
-    spread_ends(ax, gap)
+    spread_ends(ax)
 
 
 def ten_to_the(exponent: int, factor: str = "") -> str:
@@ -432,15 +321,9 @@ class PowersOfTen(LogFormatterSciNotation):
 
 
 def log_scale(ax: Axes, which: str = "y", *, minor: bool = True) -> None:
-    """Make axes logarithmic, with labels that are fast to draw.
+    """Make axes ("x", "y" or "xy") logarithmic, with labels that are fast to draw.
 
-    Parameters
-    ----------
-    ax : Axes
-    which : str
-        "x", "y" or "xy".
-    minor : bool
-        Draw the ticks between the powers of ten, too; in a small panel they are mostly noise.
+    The minor ticks between the powers of ten are mostly noise in a small panel.
     """
     for axis in (getattr(ax, f"{name}axis") for name in which):
         ax.set(**{f"{axis.axis_name}scale": "log"})
@@ -539,10 +422,8 @@ def _check_method(method: str) -> None:
 
 def _end(line: Line2D) -> tuple[float, float]:
     """Last point of a line."""
-    return (
-        float(np.asarray(line.get_xdata(), dtype=float)[-1]),
-        float(np.asarray(line.get_ydata(), dtype=float)[-1]),
-    )
+    x, y = (np.asarray(data, dtype=float) for data in line.get_data())
+    return float(x[-1]), float(y[-1])
 
 
 def _readable(colour: Any) -> Any:

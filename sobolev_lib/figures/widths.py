@@ -24,9 +24,8 @@ import base64
 import re
 import textwrap
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -61,11 +60,8 @@ SMALL, LINE = 8.0, 11.0
 TITLE, LETTER = 10.0, 0.0082
 
 
-class _Changes:
-    """Properties set on artists, to be put back in the opposite order."""
-
-    def __init__(self) -> None:
-        self._undo: list[Callable[[], object]] = []
+class _Changes(ExitStack):
+    """What was changed in a ``with`` block, put back at its end in the opposite order."""
 
     def set(self, artist: Artist, **properties: Any) -> None:
         """Set properties and remember what they were."""
@@ -73,36 +69,18 @@ class _Changes:
             before = getattr(artist, f"get_{name}")()
             setter = getattr(artist, f"set_{name}")
             setter(value)
-            self.after(partial(setter, before))
-
-    def after(self, undo: Callable[[], object]) -> None:
-        """Remember how to undo something."""
-        self._undo.append(undo)
-
-    def put_back(self) -> None:
-        """Undo everything."""
-        while self._undo:
-            self._undo.pop()()
+            self.callback(setter, before)
 
 
 @contextmanager
 def narrow(fig: Figure) -> Iterator[Figure]:
-    """Lay a figure out for a phone inside a ``with`` block; afterwards it is as it was.
+    """Lay a figure out `NARROW` inches wide inside a ``with`` block; afterwards it is as it was.
 
-    Parameters
-    ----------
-    fig : matplotlib.figure.Figure
-        With panels in one grid, or of any other making: then it only becomes smaller.
-
-    Yields
-    ------
-    matplotlib.figure.Figure
-        The same figure, `NARROW` inches wide.
+    Its panels stand in one grid, or it is of any other making: then it only becomes smaller.
     """
-    changes = _Changes()
     size = tuple(fig.get_size_inches())
-    changes.after(lambda: fig.set_size_inches(*size))
-    try:
+    with _Changes() as changes:
+        changes.callback(fig.set_size_inches, *size)
         panels = _panels(fig)
         if panels:
             _stack(fig, panels, changes)
@@ -111,22 +89,12 @@ def narrow(fig: Figure) -> Iterator[Figure]:
         _break_texts(fig, changes)
         _refit_ends(fig, changes)
         yield fig
-    finally:
-        changes.put_back()
 
 
 def drawing(fig: Figure, **options: Any) -> str:
     """Return a figure as SVG: as it is, and packed into a comment as a phone should show it.
 
-    Parameters
-    ----------
-    fig : matplotlib.figure.Figure
-    **options
-        For ``fig.savefig``.
-
-    Returns
-    -------
-    str
+    ``options`` are those of ``fig.savefig``.
     """
     wide = _svg(fig, **options)
     with narrow(fig):
@@ -198,7 +166,7 @@ def _stack(fig: Figure, rows: Sequence[Sequence[Axes]], changes: _Changes) -> No
             before = ax.get_subplotspec()
             assert before is not None
             ax.set_subplotspec(spec[i, j])
-            changes.after(partial(ax.set_subplotspec, before))
+            changes.callback(ax.set_subplotspec, before)
     if len(panels) > 1:
         _names(rows, grid, changes)
 
@@ -206,10 +174,7 @@ def _stack(fig: Figure, rows: Sequence[Sequence[Axes]], changes: _Changes) -> No
 def _height(ax: Axes, old: float, columns: int) -> float:
     """Inches of a panel's row: lists need their lines, maps are as high as wide, curves get lower.
 
-    Parameters
-    ----------
-    old : float
-        Inches of its row in the wide figure.
+    ``old`` is what it has in the wide figure.
     """
     wide = NARROW / columns
     if ax.name == "3d":
@@ -298,7 +263,7 @@ def _label(ax: Axes, axis: str, text: str, changes: _Changes) -> None:
 
 def _title(ax: Axes, text: str, changes: _Changes) -> None:
     ax.set_title(text)
-    changes.after(lambda: ax.set_title(""))
+    changes.callback(ax.set_title, "")
 
 
 def _ticks(ax: Axes, axis: str, changes: _Changes) -> None:
@@ -307,7 +272,7 @@ def _ticks(ax: Axes, axis: str, changes: _Changes) -> None:
     before = getattr(ax, f"{axis}axis").get_tick_params().get(side, True)
     if not before:
         ax.tick_params(axis=axis, **{side: True})  # type: ignore[arg-type]
-        changes.after(lambda: ax.tick_params(axis=axis, **{side: False}))  # type: ignore[arg-type]
+        changes.callback(ax.tick_params, axis=axis, **{side: False})  # type: ignore[arg-type]
 
 
 # --- texts ---------------------------------------------------------------------------------------
@@ -316,9 +281,7 @@ def _ticks(ax: Axes, axis: str, changes: _Changes) -> None:
 def _break(text: str, inches: float, points: float) -> str:
     """Break a text into lines; formulae stay whole."""
     most = max(6, int(inches / (LETTER * points)))
-    if max(map(_letters, text.split("\n"))) <= most:
-        return text
-    if "$" in text:
+    if "$" in text or max(map(len, text.split("\n"))) <= most:
         return text
     return textwrap.fill(re.sub(r"[ \n]+", " ", text), most, break_long_words=False)
 
@@ -370,7 +333,7 @@ def _break_list(ax: Axes, changes: _Changes) -> None:
 
     if any(labels):
         put(broken, SMALL)
-        changes.after(partial(put, labels, size))
+        changes.callback(put, labels, size)
 
 
 def _relay(fig: Figure, legend: Legend, changes: _Changes) -> None:
@@ -386,7 +349,7 @@ def _relay(fig: Figure, legend: Legend, changes: _Changes) -> None:
         loc="outside upper center" if fig.get_supxlabel() else "outside lower center",
         ncols=max(1, min(len(texts), int(NARROW / widest))),
     )
-    changes.after(other.remove)
+    changes.callback(other.remove)
 
 
 def _refit_ends(fig: Figure, changes: _Changes) -> None:
@@ -395,5 +358,5 @@ def _refit_ends(fig: Figure, changes: _Changes) -> None:
         gap, _ = _ends(ax)
         for note in ends.END_LABELS[ax]:
             changes.set(note, text=_break(note.get_text(), ENDS, SMALL), fontsize=SMALL)
-            changes.after(partial(setattr, note, "xyann", note.xyann))
+            changes.callback(setattr, note, "xyann", note.xyann)
         ends.spread_ends(ax, gap)

@@ -26,17 +26,7 @@ PAIRS = list(itertools.combinations(range(ATOMS), 2))
 
 
 def frames(count: int, generator: torch.Generator, size: float = 0.1) -> Tensor:
-    """Positions (count, 12) in angstrom: a tetrahedron with normal displacements.
-
-    Parameters
-    ----------
-    count : int
-        Number of geometries.
-    generator : torch.Generator
-        Source of the displacements.
-    size : float
-        Standard deviation of each coordinate's displacement, in angstrom.
-    """
+    """Positions (count, 12) in angstrom: a tetrahedron, each atom displaced by ``size``."""
     corners = torch.tensor(
         [[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64
     ) * (BOND / 8**0.5)
@@ -45,14 +35,9 @@ def frames(count: int, generator: torch.Generator, size: float = 0.1) -> Tensor:
 
 
 def label(positions: Tensor, calculator: Any = None) -> tuple[Tensor, Tensor]:
-    """Energies (B,) in eV and forces (B, 12) in eV per angstrom.
+    """Energies (B,) in eV and forces (B, 12) in eV per angstrom, at positions (B, 12).
 
-    Parameters
-    ----------
-    positions : Tensor
-        (B, 12) in angstrom.
-    calculator : optional
-        A calculator of ASE for copper; ``ase.calculators.emt.EMT()`` unless given.
+    ``calculator`` is one of ASE for copper, ``ase.calculators.emt.EMT()`` unless given.
 
     Raises
     ------

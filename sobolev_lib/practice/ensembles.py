@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ __all__ = ["Ensemble", "gains"]
 
 
 class Ensemble:
-    """Networks of A arms and S seeds on data of one size; of a seed all arms start alike.
+    """SiLU networks d-32-32-1 of A arms and S seeds on data of one size.
+
+    Of a seed all arms start alike.
 
     Each network is trained in its own units: inputs and values with mean 0 and variance 1 over its
     points, slopes by the chain rule.
@@ -31,10 +33,6 @@ class Ensemble:
         Slopes (A, S, N, d); NaN where not measured.  An arm without any is trained on values only.
     weight : float
         Weight of the derivative term, in units of the training.
-    hidden, activation
-        As for :class:`~sobolev_lib.stack.MLPStack`.
-    seed : int
-        Of initial weights and batches.
     **options
         For :func:`~sobolev_lib.fitting.fit_stack`: ``steps``, ``learning_rate``, ``batch_size``.
 
@@ -45,16 +43,7 @@ class Ensemble:
     """
 
     def __init__(
-        self,
-        x: Tensor,
-        y: Tensor,
-        dy: Tensor,
-        weight: float = 1.0,
-        *,
-        hidden: Sequence[int] = (32, 32),
-        activation: str = "silu",
-        seed: int = 0,
-        **options: Any,
+        self, x: Tensor, y: Tensor, dy: Tensor, weight: float = 1.0, **options: Any
     ) -> None:
         if x.ndim != 4:
             raise ValueError(f"x has shape {tuple(x.shape)}; needed is (arms, seeds, N, d)")
@@ -66,10 +55,10 @@ class Ensemble:
         self.x_mean, self.x_std = x.mean(1, keepdim=True), x.std(1, correction=0, keepdim=True)
         self.y_mean = y.nanmean(1, keepdim=True)
         self.y_std = (y - self.y_mean).square().nanmean(1, keepdim=True).sqrt()
-        source = torch.Generator().manual_seed(seed)
+        source = torch.Generator().manual_seed(0)
         draws = torch.randint(2**62, (seeds,), generator=source).tolist()
         self.stack = MLPStack(
-            arms * seeds, x.shape[-1], hidden, activation,
+            arms * seeds, x.shape[-1], (32, 32), "silu",
             generator=[torch.Generator().manual_seed(s) for _ in range(arms) for s in draws],
         )  # fmt: skip
         slopes = dy * self.x_std / self.y_std.unsqueeze(-1)
@@ -100,15 +89,7 @@ class Ensemble:
 
 
 def gains(errors: Mapping[str, Tensor], baseline: str) -> dict[str, Interval]:
-    """Decades by which each arm is better than a baseline, paired by seed.
-
-    Parameters
-    ----------
-    errors : mapping
-        Errors (S,) of each arm, one a seed, positive.
-    baseline : str
-        A key of it; it is left out of the answer.
-    """
+    """Decades by which each arm's errors (S,) are below a baseline's, which is one of the arms."""
     logs = {name: dict(enumerate(e.log10().tolist())) for name, e in errors.items()}
     pairs = {name: difference(logs[baseline], own) for name, own in logs.items()}
     return {name: found for name, found in pairs.items() if found and name != baseline}

@@ -23,12 +23,7 @@ Curves = Mapping[str, tuple[str, Tensor]]
 def labels(market: Market, paths: Paths, shown: Mapping[str, tuple[str, Tensor]]) -> Figure:
     """Payoffs of a digital option on single paths, and labels for the slope.
 
-    Parameters
-    ----------
-    market, paths
-        Of the spots and payoffs.
-    shown : mapping
-        From the name of a label to its look and its values (n,).
+    ``shown`` goes from the name of a label to its look and its values (n,).
     """
     fig, (top, bottom) = style.figure(2, 1, width="narrow", height=5.6, sharex=True)
     x = torch.linspace(market.low, market.high, 200, dtype=torch.float64)
@@ -49,16 +44,9 @@ def labels(market: Market, paths: Paths, shown: Mapping[str, tuple[str, Tensor]]
 
 
 def learned(x: Tensor, panels: Mapping[str, Curves], xlabel: str) -> Figure:
-    """Means over seeds with the band of all seeds, one panel a quantity.
+    """Means over seeds at x (points,) with the band of all seeds, one panel a quantity.
 
-    Parameters
-    ----------
-    x : Tensor
-        Abscissae (points,).
-    panels : mapping
-        From the name of an ordinate to its curves; one of a single row is a plain line.
-    xlabel : str
-        Name of the abscissa.
+    ``panels`` goes from the name of an ordinate to its curves; one of a single row is a plain line.
     """
     rows = len(panels)
     fig, axes = style.figure(rows, 1, width="narrow", height=2.6 * rows + 0.6, sharex=True)
@@ -76,12 +64,7 @@ def learned(x: Tensor, panels: Mapping[str, Curves], xlabel: str) -> Figure:
 def gains(rows: Mapping[str, Mapping[str, Interval]], baseline: str) -> Figure:
     """Decades of error gained over a baseline: a filled and an open mark a row.
 
-    Parameters
-    ----------
-    rows : mapping
-        From the name of a row to at most two intervals by the name of their quantity.
-    baseline : str
-        What the rows are compared with.
+    ``rows`` goes from the name of a row to at most two intervals by the name of their quantity.
     """
     fig, ax = style.figure(width="narrow", height=1.2 + 0.42 * len(rows))
     quantities = list(next(iter(rows.values())))
@@ -102,13 +85,7 @@ def gains(rows: Mapping[str, Mapping[str, Interval]], baseline: str) -> Figure:
 
 
 def beams(thickness: Tensor) -> Figure:
-    """One beam: thickness, deflected axis, and what each element's thickness does to mid-span.
-
-    Parameters
-    ----------
-    thickness : Tensor
-        (8,).
-    """
+    """One beam: thickness (8,), deflected axis, and what each element does to mid-span."""
     fig, (top, bottom) = style.figure(2, 1, width="narrow", height=4.4, sharex=True)
     edges = np.linspace(0, 1, beam.ELEMENTS + 1)
     middle = (edges[1:] + edges[:-1]) / 2
@@ -130,12 +107,7 @@ def errors(
 ) -> Figure:
     """Errors against an amount of work or data, with intervals over seeds.
 
-    Parameters
-    ----------
-    lines : mapping
-        From a label to its look and, by abscissa, the errors (seeds,).
-    xlabel, ylabel : str
-        Names of the axes.
+    ``lines`` goes from a label to its look and, by abscissa, the errors (seeds,).
     """
     fig, ax = style.figure(width="narrow", height=3.6)
     for name, (look, found) in lines.items():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.special import ndtr
 
 from sobolev_lib import kinks
 
@@ -55,23 +56,24 @@ class Market:
         _check(payoff)
         upper, lower = self._quantiles(spot)
         if payoff == "digital":
-            return _cdf(lower)
-        return spot * _cdf(upper) - self.strike * _cdf(lower)
+            return ndtr(lower)
+        return spot * ndtr(upper) - self.strike * ndtr(lower)
 
     def delta(self, payoff: str, spot: Tensor) -> Tensor:
         """Slope of the price with respect to the spot, in closed form."""
         _check(payoff)
         upper, lower = self._quantiles(spot)
         if payoff == "call":
-            return _cdf(upper)
+            return ndtr(upper)
         return torch.exp(-(lower**2) / 2) / (math.sqrt(2 * math.pi) * spot * self.spread)
 
     def _quantiles(self, spot: Tensor) -> tuple[Tensor, Tensor]:
         lower = (torch.log(spot / self.strike) - self.spread**2 / 2) / self.spread
         return lower + self.spread, lower
 
-    def bundle(self, spot: float, count: int = 20_000) -> Paths:
+    def bundle(self, spot: float) -> Paths:
         """Paths from one spot, their Z a quadrature: means over them are expectations."""
+        count = 20_000
         u = (torch.arange(count, dtype=torch.float64) + 0.5) / count
         return Paths(self, torch.full_like(u, spot), torch.special.ndtri(u))
 
@@ -148,13 +150,7 @@ def step(z: Tensor, bandwidth: float) -> Tensor:
     """1 where z > 0, else 0; its derivative is the kernel of :mod:`sobolev_lib.kinks`.
 
     It is the derivative of ``kinks.relu``, as the payoff of a digital option is that of a call.
-
-    Parameters
-    ----------
-    z : Tensor
-        Depends on what is to be differentiated.
-    bandwidth : float
-        Width of the kernel, in units of z.
+    The width of the kernel is in units of z.
     """
     (gate,) = torch.autograd.grad(kinks.relu(z, bandwidth).sum(), z, create_graph=True)
     return gate
@@ -164,16 +160,8 @@ def blurred(values: Tensor, length: float, spacing: float) -> Tensor:
     r"""What a network learns whose slope labels are all zero: the values, blurred.
 
     The minimiser of :math:`\int (m - p)^2 + \ell^2 m'^2` solves :math:`m - \ell^2 m'' = p` with
-    :math:`m' = 0` at both ends.
-
-    Parameters
-    ----------
-    values : Tensor
-        p (n,) at the midpoints of n cells.
-    length : float
-        :math:`\ell`, the square root of the weight in raw units.
-    spacing : float
-        Width of a cell.
+    :math:`m' = 0` at both ends.  The values are p at the midpoints of n cells of that spacing, the
+    length is :math:`\ell`, the square root of the weight in raw units.
     """
     n = len(values)
     links = torch.ones(n - 1, dtype=values.dtype)
@@ -186,7 +174,3 @@ def blurred(values: Tensor, length: float, spacing: float) -> Tensor:
 def _check(payoff: str) -> None:
     if payoff not in PAYOFFS:
         raise ValueError(f"payoff is {payoff!r}; it must be one of {', '.join(PAYOFFS)}")
-
-
-def _cdf(x: Tensor) -> Tensor:
-    return torch.special.ndtr(x)

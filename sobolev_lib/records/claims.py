@@ -65,18 +65,12 @@ class Claim:
 
     Parameters
     ----------
-    key : str
-        Short name.
-    where : str
-        Place in the paper.
-    paper : str
-        The claim in the paper's numbers.
+    key, where, paper : str
+        Short name; place in the paper; the claim in the paper's numbers.
     measure : callable
         Ledger records to a :class:`Finding`; ``None`` while records are missing.
-    command : str
-        Makes the records.
-    deviations : str
-        Where ours differs.
+    command, deviations : str
+        What makes the records; where ours differs.
     """
 
     key: str
@@ -88,19 +82,11 @@ class Claim:
 
 
 def table(
-    claims: Sequence[Claim],
-    found: Mapping[str, Finding | None],
-    at: str = "at the paper scale",
+    claims: Sequence[Claim], found: Mapping[str, Finding | None], at: str = "at the paper scale"
 ) -> str:
     """*Paper versus ours* as an HTML table; how a row was made unfolds below our number.
 
-    Parameters
-    ----------
-    claims : sequence of Claim
-    found : mapping
-        From a claim's key to what was measured.
-    at : str
-        At what the seeds were run.
+    ``found`` goes from a claim's key to what was measured, ``at`` says at what the seeds were run.
     """
     rows = "".join(_row(claim, found[claim.key], at) for claim in claims)
     return verdicts("Paper versus ours", rows)
@@ -109,12 +95,7 @@ def table(
 def verdicts(label: str, rows: str) -> str:
     """Table of claims with their verdicts, around its rows; on a phone each row is a card.
 
-    Parameters
-    ----------
-    label : str
-        Name of the table, for those who do not see it.
-    rows : str
-        HTML of the body: claim, our number, verdict.
+    The rows are HTML (claim, our number, verdict), the label is for those who do not see the table.
     """
     widths = {"The paper says": 34, "We measure": 48, "Verdict": 18}
     head = "".join(f"<th scope='col' style='width:{w}%'>{n}</th>" for n, w in widths.items())

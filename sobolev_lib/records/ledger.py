@@ -42,8 +42,6 @@ class Record:
         Name of the experiment, and of its file.
     config : dict
         What was run: everything but the seed that decides the result.
-    seed : int
-        Seed of the run.
     metrics : dict
         Results: numbers, or lists of numbers (learning curves).
     scale : {"small", "paper"}
@@ -105,17 +103,7 @@ def default_folder() -> Path:
 def select(
     records: Iterable[Record], config: Mapping[str, Any], scale: str | None = None
 ) -> list[Record]:
-    """Return the records of one whole configuration, by seed; no label decides.
-
-    Parameters
-    ----------
-    records : iterable of Record
-        To choose from.
-    config : mapping
-        All entries of the configuration, as :attr:`Record.config` has them.
-    scale : str, optional
-        Only those of this scale.
-    """
+    """Return the records of one whole configuration (and scale), by seed; no label decides."""
     wanted = json.dumps(dict(config), sort_keys=True)
     found = [
         r
@@ -126,15 +114,7 @@ def select(
 
 
 class Ledger:
-    """The records of one experiment.
-
-    Parameters
-    ----------
-    experiment : str
-        Name of the experiment.
-    folder : path, optional
-        Folder of the file; :func:`default_folder` unless given.
-    """
+    """The records of one experiment, in a file in :func:`default_folder` or another folder."""
 
     def __init__(self, experiment: str, folder: str | os.PathLike[str] | None = None) -> None:
         self.experiment = experiment
@@ -168,12 +148,7 @@ class Ledger:
         return {record.key for record in self.read()}
 
     def append(self, records: Iterable[Record]) -> int:
-        """Add records, sorted in; one whose identity is there already is left out.
-
-        Returns
-        -------
-        int
-            Number of records added.
+        """Add records, sorted in, unless their identity is there already; return how many.
 
         Raises
         ------
@@ -239,13 +214,7 @@ class Ledger:
 
 @functools.cache
 def provenance(libraries: Sequence[str] = ()) -> dict[str, Any]:
-    """Commit, versions and day, as a record holds them.
-
-    Parameters
-    ----------
-    libraries : tuple of str
-        Packages beside torch and numpy whose version can change the numbers.
-    """
+    """Commit, day, and versions of what can change the numbers, as a record holds them."""
     return {
         "commit": _commit(),
         "versions": {

@@ -24,24 +24,16 @@ OWN = Path("out") / "ledger"
 def add_fields(parser: argparse.ArgumentParser, cls: type, skip: Collection[str] = ()) -> None:
     """Add an option for each field of a dataclass but those in ``skip``.
 
-    Parameters
-    ----------
-    parser : ArgumentParser
-        What is not given on its command line is absent from its namespace.
-    cls : type
-        A dataclass with a numpydoc section *Parameters*.
-    skip : collection of str
-        Fields that are chosen in another way.
+    Its docstring has a numpydoc section *Parameters*.  What is not given on the command line is
+    absent from the parser's namespace.
     """
     hints, said = get_type_hints(cls), descriptions(cls)
     group = parser.add_argument_group("instead of the arm's")
     for field in fields(cls):
         if field.name in skip:
             continue
-        kind: dict[str, Any] = _kind(hints[field.name])
-        group.add_argument(
-            _flag(field.name), default=argparse.SUPPRESS, help=said.get(field.name), **kind
-        )
+        how: dict[str, Any] = {"help": said.get(field.name), **_kind(hints[field.name])}
+        group.add_argument(_flag(field.name), default=argparse.SUPPRESS, **how)
 
 
 def changes(options: argparse.Namespace, cls: type, skip: Collection[str] = ()) -> dict[str, Any]:
@@ -130,21 +122,15 @@ def add_ledger(parser: argparse.ArgumentParser) -> None:
 def add_states(parser: argparse.ArgumentParser) -> None:
     """Add where the states of long runs are kept, and how often."""
     folder = Path(os.environ.get("SOBOLEV_STATES", Path("out") / "states"))
-    add = parser.add_argument
-    add(
-        "--states", type=Path, default=folder, metavar="FOLDER", help="to resume from (%(default)s)"
-    )
+    add, said = parser.add_argument, "to resume from (%(default)s)"
+    add("--states", type=Path, default=folder, metavar="FOLDER", help=said)
     add("--save-every", type=float, default=60.0, metavar="SECONDS", help="(default: 60)")
 
 
 def add_scale(parser: argparse.ArgumentParser) -> None:
     """Add the scale, which the records carry."""
-    parser.add_argument(
-        "--scale",
-        choices=ledger.SCALES,
-        default="small",
-        help="small: shortened to seconds; paper: full length (default: %(default)s)",
-    )
+    said = "small: shortened to seconds; paper: full length (default: %(default)s)"
+    parser.add_argument("--scale", choices=ledger.SCALES, default="small", help=said)
 
 
 @dataclass(frozen=True)
@@ -163,15 +149,13 @@ class Places:
         return cls(ledger.Ledger(experiment, folder), range(first, first + count))
 
 
+def natural(text: str, least: int = 0) -> int:
+    """Read a whole number of at least 0."""
+    if int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return int(text)
-
-
-def natural(text: str) -> int:
-    """Read a whole number of at least 0."""
-    if int(text) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
-    return int(text)
+    return natural(text, 1)

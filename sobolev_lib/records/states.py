@@ -22,50 +22,39 @@ from torch import Tensor, nn
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
-def save(path: Path, net: nn.Module, optimizers: Optimizers, notes: Mapping[str, Any]) -> None:
-    """Write a state beside the old one, then swap them: a cut leaves one of the two whole.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its folder is made if need be.
-    net : Module
-        Parameters and buffers are kept.
-    optimizers : mapping
-        From a name to an optimiser; what it keeps for each parameter is kept, its settings are not.
-    notes : mapping
-        What else there is; JSON.
-    """
+def write(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Write tensors and notes beside the old file, then swap: a cut leaves one of the two whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # safetensors refuses tensors that share memory, hence the clones
+    kept = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    part = path.with_suffix(".part")
+    save_file(kept, part, {name: json.dumps(v, sort_keys=True) for name, v in notes.items()})
+    os.replace(part, path)
+
+
+def read(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write` wrote: the tensors, and the notes of these names."""
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    return tensors, {name: json.loads(meta[name]) for name in names}
+
+
+def save(path: Path, net: nn.Module, optimizers: Optimizers, notes: Mapping[str, Any]) -> None:
+    """Write a state: parameters, buffers, and what optimisers keep for them, not their settings."""
     tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, entries in optimizer.state_dict()["state"].items():
             for entry, value in entries.items():
                 if value is not None:  # a momentum before the first step
                     tensors[f"{name}.{index}.{entry}"] = torch.as_tensor(value)
-    # safetensors refuses tensors that share memory, hence the clones
-    kept = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    part = path.with_suffix(".part")
-    save_file(kept, part, {name: json.dumps(value) for name, value in notes.items()})
-    os.replace(part, path)
+    write(path, tensors, notes)
 
 
 def load(
-    path: Path,
-    net: nn.Module,
-    optimizers: Optimizers,
-    names: Sequence[str],
+    path: Path, net: nn.Module, optimizers: Optimizers, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Put a state back into a network and its optimisers; return the notes.
-
-    Parameters
-    ----------
-    path : Path
-        Written by :func:`save`.
-    net, optimizers
-        Of the same form as those that were saved; changed in place.
-    names : sequence of str
-        Notes that the state must have.
+    """Put a state back into a network and its optimisers; return the notes of these names.
 
     Raises
     ------
@@ -73,10 +62,7 @@ def load(
         If the file is damaged, or not the state of this network; see :func:`unreadable`.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            meta = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        notes = {name: json.loads(meta[name]) for name in names}
+        tensors, notes = read(path, names)
         net.load_state_dict(_below("net", tensors))
         for name, optimizer in optimizers.items():
             _fill(optimizer, _below(name, tensors))

@@ -93,29 +93,22 @@ def sweep(
     seconds: float | None = None,
     enter: bool = True,
 ) -> int:
-    """Do every job that has a run which the ledger lacks; enter records as soon as they are there.
+    """Do every job that has a run which the ledger lacks; return how many records were entered.
+
+    A record is entered as soon as it is there.
 
     Parameters
     ----------
-    experiment : str
-        Name of the experiment.
     jobs : sequence of Job
         In the order in which they are done.
     book : Ledger, optional
         The experiment's in the book's data unless given.  Only this process writes it.
     executor : concurrent.futures.Executor, optional
         Runs the jobs (:func:`workers`); in this process, one after the other, unless given.
-    quiet : bool
-        No progress bar.
     seconds : float, optional
         Ask the work to stop after that time.
     enter : bool
         Write the records; False in all but one of several processes that share each job.
-
-    Returns
-    -------
-    int
-        Number of records entered.
 
     Raises
     ------
@@ -153,16 +146,8 @@ def perform(
 ) -> list[ledger.Record]:
     """Do one job where we are; its records with their provenance, none if it was stopped.
 
-    Parameters
-    ----------
-    experiment : str
-        Name of the experiment.
-    job : Job
-        What to do.
-    deadline : float, optional
-        ``time.time()`` after which the work is asked to stop.
-    report : callable, optional
-        Told the steps done so far.
+    After ``deadline`` (of ``time.time()``) the work is asked to stop; ``report`` is told the steps
+    done so far.
     """
 
     def over() -> bool:
@@ -177,10 +162,8 @@ def perform(
     results = None if over() else job.work(tick)
     if results is None:
         return []
-    made |= {
-        "device": ledger.device_name(job.device),
-        "peak_memory": ledger.peak_memory(job.device),
-    }
+    made["device"] = ledger.device_name(job.device)
+    made["peak_memory"] = ledger.peak_memory(job.device)
     return [
         ledger.Record(
             experiment, run.config, run.seed, result.metrics, run.scale,
@@ -260,14 +243,7 @@ def interruptible() -> Iterator[threading.Event]:
 def workers(
     count: int = 1, scheduler: str | None = None
 ) -> AbstractContextManager[Executor | None]:
-    """Return a Dask cluster's workers, ``count`` local processes, or None: this process.
-
-    Parameters
-    ----------
-    count : int
-        Local processes, one thread each.
-    scheduler : str, optional
-        Address of a Dask scheduler.
+    """Workers of the Dask scheduler at that address, ``count`` local processes, or None: this one.
 
     Raises
     ------

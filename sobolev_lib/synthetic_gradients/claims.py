@@ -29,21 +29,10 @@ from sobolev_lib.records.claims import (
 )
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import FEWEST, Interval, number
+from sobolev_lib.synthetic_gradients import results
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
 from sobolev_lib.synthetic_gradients.paper import BLOCKS, METRICS, NAMES, Block, Cell
-from sobolev_lib.synthetic_gradients.results import (
-    COSINES,
-    Group,
-    answering,
-    command,
-    compare,
-    cosine_gain,
-    group,
-    measured_cosine,
-    read,
-    shown,
-    spread,
-)
+from sobolev_lib.synthetic_gradients.results import Group
 from sobolev_lib.synthetic_gradients.settings import ARMS
 
 COMPARED = (
@@ -51,6 +40,8 @@ COMPARED = (
     *("imagenette_reduced_3", "imagenet200_reduced_1", "imagenet200_reduced_3"),
 )
 """Arms over which alignment and accuracy are compared."""
+
+PAIRS = (("sobolev", "critic"), ("sobolev", "local_ce"), ("critic", "local_ce"))
 
 WITHIN = 1.5
 """Points of accuracy within which Sobolev counts as close to backpropagation; our threshold."""
@@ -61,7 +52,7 @@ Measure = Callable[[Group, Sequence[Record]], Finding | None]
 def answers(block: str, records: Sequence[Record]) -> list[Group]:
     """For each data set of a block the nearest runs that answer it, those of the paper first."""
     data = dict.fromkeys(str(ARMS[arm].get("data", "cifar10")) for arm in BLOCKS[block].arms)
-    return [g for name in data if (g := answering(block, records, name))]
+    return [g for name in data if (g := results.answering(block, records, name))]
 
 
 def claims_on(records: Sequence[Record] | None = None) -> list[Claim]:
@@ -69,17 +60,13 @@ def claims_on(records: Sequence[Record] | None = None) -> list[Claim]:
 
     Each is measured on :func:`answers` among the records it is given; its command is that of the
     runs that are there now.
-
-    Parameters
-    ----------
-    records : sequence of Record, optional
-        Those of the experiment's ledger unless given.
     """
-    records = read() if records is None else records
+    records = results.read() if records is None else records
     claims = []
     for key, block in BLOCKS.items():
         found = answers(key, records)
-        how = "; ".join(command(g.arm, None, g) for g in found) or command(block.arms[0])
+        commands = [results.command(g.arm, None, g) for g in found]
+        how = "; ".join(commands) or results.command(block.arms[0])
         deviations = "; ".join([*(g.title for g in found), *(_choices(g) for g in found[:1])])
         claims += [
             Claim(
@@ -196,8 +183,8 @@ def _better(row: str, other: str, metric: str, threshold: float = 0.0) -> Measur
         differences = list(found.difference(row, other, metric).values())
         if not differences:
             return None
-        word = verdict(spread(differences), threshold)
-        return Finding(shown(differences, "+.1f", " points"), word, len(differences))
+        word = verdict(results.spread(differences), threshold)
+        return Finding(results.shown(differences, "+.1f", " points"), word, len(differences))
 
     return measure
 
@@ -215,15 +202,15 @@ def _splits_claim() -> str:
 
 def _splits(three: Group, records: Sequence[Record]) -> Finding | None:
     """Gap with three splits minus gap with one, on pairs of arms of the same scale."""
-    one = group(records, three.arm[:-1] + "1")
+    one = results.group(records, three.arm[:-1] + "1")
     if one is None:
         return None
     gaps = [found.difference("critic", "vfbn") for found in (one, three)]
     change = [gaps[1][seed] - gaps[0][seed] for seed in sorted(gaps[0].keys() & gaps[1].keys())]
     if not change:
         return None
-    ours = f"the gap grows by {shown(change, '+.1f', ' points')}"
-    return Finding(ours, verdict(spread(change)), len(change))
+    ours = f"the gap grows by {results.shown(change, '+.1f', ' points')}"
+    return Finding(ours, verdict(results.spread(change)), len(change))
 
 
 def _reliable_claim(cells: dict[str, Cell]) -> str:
@@ -255,7 +242,7 @@ def _reliable(rows: Sequence[str]) -> Measure:
 
 
 def _aligned(found: Group, _records: Sequence[Record]) -> Finding | None:
-    gains = cosine_gain(found, "sobolev", "critic")
+    gains = results.cosine_gain(found, "sobolev", "critic")
     if not gains:
         return None
     means = {
@@ -282,7 +269,7 @@ def rank_correlation(found: Group, rows: Sequence[str], metric: str = "cosine") 
     late: dict[int, list[tuple[float, float]]] = {}
     for row in rows:
         for r in found.rows.get(row, []):
-            cosine, top1 = measured_cosine(r, metric), r.metrics["top1"]
+            cosine, top1 = results.measured_cosine(r, metric), r.metrics["top1"]
             if cosine and top1 is not None:
                 late.setdefault(r.seed, []).append((float(np.mean(cosine)), top1))
     most = max((len(pairs) for pairs in late.values()), default=0)
@@ -311,16 +298,14 @@ def findings_on_alignment(records: Sequence[Record], arms: Sequence[str]) -> str
     """Markdown list: for each arm, cosines and accuracies of Sobolev, Critic and Local CE."""
     lines = []
     for arm in arms:
-        found = group(records, arm)
+        found = results.group(records, arm)
         if found is None:
-            lines.append(f"- *{arm}*: {NOT_RUN} (`{command(arm)}`).")
+            lines.append(f"- *{arm}*: {NOT_RUN} (`{results.command(arm)}`).")
             continue
-        rows = ("sobolev", "critic", "local_ce")
-        cosines = "; ".join(alignment(found, row) for row in rows)
+        accuracies = "; ".join(results.compare(found, *pair) for pair in PAIRS)
+        cosines = "; ".join(alignment(found, row) for row in ("sobolev", "critic", "local_ce"))
         lines.append(
-            f"- *{found.title}* (`{arm}`). {compare(found, 'sobolev', 'critic')}; "
-            f"{compare(found, 'sobolev', 'local_ce')}; {compare(found, 'critic', 'local_ce')}. "
-            f"Cosines from the input up: {cosines}."
+            f"- *{found.title}* (`{arm}`). {accuracies}. Cosines from the input up: {cosines}."
         )
     return "\n".join(lines)
 
@@ -329,7 +314,7 @@ def settled(
     records: Sequence[Record], arms: Sequence[str], row: str, other: str
 ) -> dict[str, list[str]]:
     """Names of the experiments by the verdict on ``row`` being ahead of ``other`` in accuracy."""
-    found = [g for g in (group(records, arm) for arm in arms) if g]
+    found = [g for g in (results.group(records, arm) for arm in arms) if g]
     return _verdicts({g.short: list(g.difference(row, other).values()) for g in found})
 
 
@@ -339,17 +324,17 @@ def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
     Is Sobolev better than Critic, is either better than Local CE, is Sobolev better aligned than
     Critic, and do better aligned rows train better?  Experiments without three seeds abstain.
     """
-    found = [g for g in (group(records, arm) for arm in arms) if g]
+    found = [g for g in (results.group(records, arm) for arm in arms) if g]
     lines = []
-    for row, other in (("sobolev", "critic"), ("sobolev", "local_ce"), ("critic", "local_ce")):
+    for row, other in PAIRS:
         votes = {g.short: list(g.difference(row, other).values()) for g in found}
         lines.append(f"- **{NAMES[row]} against {NAMES[other]}, test accuracy:** {_votes(votes)}.")
-    for metric, name in COSINES.items():
+    for metric, name in results.COSINES.items():
         lines.append(
             f"- **Sobolev against Critic, {name} gained by split, from the input up:** "
             f"{_gained(found, metric) or NOT_RUN}."
         )
-    for metric, name in COSINES.items():
+    for metric, name in results.COSINES.items():
         ranks = {g.short: rank_correlation(g, PREDICTING, metric) for g in found}
         lines.append(
             f"- **Do schemes with a larger {name} train better networks?** The rank correlation is "
@@ -359,7 +344,7 @@ def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
 
 
 def _gained(found: Sequence[Group], metric: str) -> str:
-    gains = {g.short: cosine_gain(g, "sobolev", "critic", metric) for g in found}
+    gains = {g.short: results.cosine_gain(g, "sobolev", "critic", metric) for g in found}
     return "; ".join(
         f"{name} " + ", ".join(number(gain.centre, "+.2f") for gain in by_split)
         for name, by_split in gains.items()
@@ -385,5 +370,5 @@ def _verdicts(differences: dict[str, list[float]]) -> dict[str, list[str]]:
     kinds: dict[str, list[str]] = {HOLDS: [], FAILS: [], OPEN: []}
     for name, values in differences.items():
         if values:
-            kinds[verdict(spread(values))].append(name)
+            kinds[verdict(results.spread(values))].append(name)
     return kinds

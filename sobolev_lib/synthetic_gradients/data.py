@@ -176,21 +176,9 @@ def normalize(x: Tensor, data: ImageData) -> Tensor:
 
 
 def augment(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Random flips, and random crops of the images padded by zeros, on the device of x.
+    """Random flips, and random crops of normalised images x (B, 3, H, W) padded by zeros.
 
-    Parameters
-    ----------
-    x : Tensor
-        Normalised images (B, 3, H, W).
-    generator : torch.Generator
-        On the CPU, so that all devices draw the same.
-    padding : int
-        Pixels on each side.
-
-    Returns
-    -------
-    Tensor
-        Images of the same shape.
+    The generator is on the CPU, so that all devices draw the same.
     """
     count, _, height, width = x.shape
     top = torch.randint(2 * padding + 1, (count,), generator=generator)
@@ -206,25 +194,13 @@ def augment(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
     return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def toy_images(count: int = 600, size: int = 16, classes: int = 10, seed: int = 0) -> ImageData:
+def toy_images(count: int, size: int = 16, seed: int = 0) -> ImageData:
     """Images to try the code on: each class has its own blurred pattern, with noise on top.
 
-    Parameters
-    ----------
-    count : int
-        Number of training images; half as many for the test.
-    size : int
-        Height and width, a multiple of 4.
-    classes : int
-        Number of classes.
-    seed : int
-        Of patterns and noise.
-
-    Returns
-    -------
-    ImageData
-        As :func:`load` gives it.
+    There are ``count`` for training and half as many for the test; their ``size`` is a multiple of
+    4.
     """
+    classes = 10
     source = torch.Generator().manual_seed(seed)
     coarse = torch.rand(classes, 3, size // 4, size // 4, generator=source)
     patterns = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")

@@ -75,10 +75,8 @@ class Decoupled(nn.Module):
 
     Parameters
     ----------
-    segments : sequence of nn.Module
-        K segments.
-    sg_modules : sequence of SGModule
-        One for each of the K - 1 splits; none for full backpropagation.
+    segments, sg_modules : sequence of nn.Module
+        K segments, and one module for each of the K - 1 splits; none for full backpropagation.
     mode : str
         One of :data:`MODES`.
     targets : {"true", "bootstrapped"}
@@ -138,10 +136,8 @@ class Decoupled(nn.Module):
 
         Parameters
         ----------
-        x : Tensor
-            Inputs (B, *in).
-        y : Tensor
-            Labels (B,), of dtype int64.
+        x, y : Tensor
+            Inputs (B, *in) and labels (B,), of dtype int64.
         measure : bool
             Compare synthetic with true gradients, even where no module needs the latter.
 
@@ -314,12 +310,7 @@ def ratio_of_norms(a: Tensor, b: Tensor) -> Tensor:
 def cut(network: nn.Module, splits: Sequence[str]) -> list[nn.Sequential]:
     """Cut a network after the named children into segments, in the order of its children.
 
-    Parameters
-    ----------
-    network : nn.Module
-        Its forward pass calls its children one after the other (``nn.Sequential`` does).
-    splits : sequence of str
-        Names of children.
+    Its forward pass calls them one after the other, as that of ``nn.Sequential`` does.
 
     Raises
     ------

@@ -8,8 +8,6 @@ it in four.
 from __future__ import annotations
 
 import copy
-import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +16,6 @@ import torch
 from torch import Tensor
 
 from sobolev_lib.records import ledger
-from sobolev_lib.records import sweep as runner
 from sobolev_lib.records.sweep import Result, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
@@ -161,14 +158,7 @@ def follow(
 ) -> dict[int, Fidelity]:
     """Train a run up to the last of some steps; its :func:`fidelity` on training images, by step.
 
-    Parameters
-    ----------
-    run : Training
-        A fresh one.
-    at : sequence of int
-        Steps.
-    count : int
-        The first so many training images, in batches of the setting's size.
+    Those are the first ``count``, in batches of the setting's size.
 
     Raises
     ------
@@ -192,9 +182,7 @@ def recall(run: training.Training) -> list[float]:
     network = copy.deepcopy(run.net).eval()
     data = run.data
     named = network(images.normalize(data.test_x, data)).argmax(dim=1)
-    return [
-        float((named[data.test_y == c] == c).float().mean()) for c in range(data.classes)
-    ]  # fmt: skip
+    return [float((named[data.test_y == c] == c).float().mean()) for c in range(data.classes)]
 
 
 def _work(
@@ -221,11 +209,5 @@ def sweep(
     A record of the experiment "fidelity" has ``steps``, each of :meth:`Fidelity.means` as a curve,
     and the :func:`recall` of the trained network.
     """
-    jobs = [
-        training.job(
-            setting, seed, functools.partial(_work, setting, seed, at, count),
-            {**training.config(setting), "at": list(at), "count": count},
-        )
-        for seed, setting in itertools.product(seeds, chosen)
-    ]  # fmt: skip
-    return runner.sweep(EXPERIMENT, jobs, book, quiet=quiet)
+    asked = {"at": list(at), "count": count}
+    return training.watch(EXPERIMENT, _work, chosen, seeds, asked, book, quiet)

@@ -72,10 +72,6 @@ def nothing(arm: str, words: str | None = None) -> Figure:
     return fig
 
 
-def _group(arm: str, records: Records | None) -> Group | None:
-    return results.group(results.read() if records is None else records, arm)
-
-
 def _grid(count: int, **options: Any) -> tuple[Figure, list[Axes]]:
     """Panels in rows of at most :data:`COLUMNS`; places that are left over stay empty."""
     columns = min(count, COLUMNS)
@@ -116,12 +112,8 @@ def _ours(
             marks.interval(ax, place, spread(values), method(row), horizontal=True, **size)
             marks.dots(ax, place + 0.27, values, method(row), horizontal=True)
         else:
-            where: dict[str, Any] = {
-                "transform": ax.get_yaxis_transform(),
-                "va": "center",
-                "fontsize": 8,
-            }
-            ax.text(0.02, place, NOT_RUN, color="#666666", **where)
+            at = ax.get_yaxis_transform()
+            ax.text(0.02, place, NOT_RUN, color="#666666", transform=at, va="center", fontsize=8)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_yticks(range(len(rows)), [names[row] for row in rows])
     ax.xaxis.set_major_locator(MaxNLocator(6))
@@ -141,61 +133,35 @@ def _papers(ax: Axes, cells: Mapping[str, Cell]) -> None:
     ax.set_title("The paper (full size, ± s.d.)")
 
 
-def accuracy(
-    arm: str,
-    block: str | None = None,
-    metric: str = "top1",
-    records: Records | None = None,
-) -> Figure:
+def accuracy(arm: str, block: str, metric: str = "top1", *, records: Records) -> Figure:
     """Test accuracy by row: ours at the left, the paper's numbers at the right, scales apart.
 
-    Parameters
-    ----------
-    arm : str
-        Arm of :data:`.settings.ARMS`.
-    block : str, optional
-        Key of :data:`.paper.BLOCKS`; no paper's panel without it.
-    metric : {"top1", "top5"}
-        Which accuracy.
-    records : sequence of Record, optional
-        Those of the experiment's ledger unless given.
+    ``arm`` is one of :data:`.settings.ARMS`, ``block`` one of :data:`.paper.BLOCKS`, ``metric``
+    one of :data:`.paper.METRICS`.
     """
-    found = _group(arm, records)
+    found = results.group(records, arm)
     if found is None:
         return nothing(arm)
-    cells = BLOCKS[block].cells[metric] if block else {}
+    cells = BLOCKS[block].cells[metric]
     rows = list(dict.fromkeys([*cells, *found.rows]))
-    shape: dict[str, Any] = {
-        "width": "text",
-        "height": 1.3 + 0.3 * len(rows),
-        "sharey": True,
-        "squeeze": False,
-    }
-    fig, axes = style.figure(1, 2 if cells else 1, **shape)
-    _ours(axes[0, 0], found, rows, metric)
-    axes[0, 0].set_title(f"Ours ({found.scale} scale)")
-    if cells:
-        _papers(axes[0, 1], cells)
-    for ax in axes[0]:
+    fig, axes = style.figure(1, 2, width="text", height=1.3 + 0.3 * len(rows), sharey=True)
+    _ours(axes[0], found, rows, metric)
+    axes[0].set_title(f"Ours ({found.scale} scale)")
+    _papers(axes[1], cells)
+    for ax in axes:
         ax.set_xlabel(f"Test accuracy, {METRICS[metric]} (%)")
     return fig
 
 
-def accuracy_enlarged(
-    records: Records, arm: str = "digits", rows: Sequence[str] = MAIN_ROWS
-) -> Figure:
-    """Test accuracy of each row; the right panel is the left one, enlarged around its best rows."""
-    found = results.group(records, arm)
-    shape: dict[str, Any] = {
-        "width": "wide",
-        "height": 0.7 + 0.36 * len(rows),
-        "width_ratios": (2, 3),
-    }
-    fig, axes = style.figure(1, 2, sharey=True, **shape)
+def accuracy_enlarged(records: Records) -> Figure:
+    """Test accuracy on the digits; the right panel is the left one, enlarged around the best."""
+    found = results.group(records, "digits")
+    height = 0.7 + 0.36 * len(MAIN_ROWS)
+    fig, axes = style.figure(1, 2, width="wide", height=height, sharey=True, width_ratios=(2, 3))
     for ax, title in zip(axes, ("All schemes", "Enlarged"), strict=True):
-        _ours(ax, found, rows)
+        _ours(ax, found, MAIN_ROWS)
         ax.set_title(title)
-    values = [v for row in rows if found and (v := list(found.values(row).values()))]
+    values = [v for row in MAIN_ROWS if found and (v := list(found.values(row).values()))]
     if values:
         best = max(spread(v).centre for v in values)
         kept = [x for v in values if spread(v).centre > best - 15 for x in v]
@@ -204,21 +170,12 @@ def accuracy_enlarged(
     return fig
 
 
-def sum_or_mean(
-    records: Records,
-    arms: Sequence[str] = ("digits", "digits_deep"),
-    rows: Sequence[str] = REDUCTION_ROWS,
-) -> Figure:
+def sum_or_mean(records: Records) -> Figure:
     """Test accuracy where the gradient term of Sobolev training is weighted in different ways."""
-    shape: dict[str, Any] = {
-        "width": "wide",
-        "height": 0.9 + 0.34 * len(rows),
-        "sharey": True,
-        "squeeze": False,
-    }
-    fig, axes = style.figure(1, len(arms), **shape)
-    for ax, arm in zip(axes[0], arms, strict=True):
-        _ours(ax, results.group(records, arm), rows, names=BRIEF)
+    height = 0.9 + 0.34 * len(REDUCTION_ROWS)
+    fig, axes = style.figure(1, 2, width="wide", height=height, sharey=True)
+    for ax, arm in zip(axes, ("digits", "digits_deep"), strict=True):
+        _ours(ax, results.group(records, arm), REDUCTION_ROWS, names=BRIEF)
         ax.set_title(f"{ARMS[arm]['depth']} hidden layers of {ARMS[arm]['width']}")
     fig.supxlabel(ACCURACY, fontsize=10)
     return fig
@@ -256,18 +213,14 @@ def _line(
     return line
 
 
-def accuracy_over_epochs(
-    arm: str,
-    rows: Sequence[str] = ("backprop", *ALIGNED, "noprop"),
-    records: Records | None = None,
-) -> Figure:
+def accuracy_over_epochs(arm: str, records: Records) -> Figure:
     """Test accuracy after each epoch, a line for each row."""
-    found = _group(arm, records)
+    found = results.group(records, arm)
     if found is None:
         return nothing(arm)
     fig, ax = style.figure(width="text", height=4.2)
     lines = []
-    for row in rows:
+    for row in ("backprop", *ALIGNED, "noprop"):
         if runs := found.rows.get(row):
             curves = [r.metrics["tests"]["top1"] for r in runs]
             epochs = np.arange(1, min(map(len, curves)) + 1)
@@ -279,33 +232,21 @@ def accuracy_over_epochs(
     return fig
 
 
-def cosine_over_training(
-    arm: str,
-    rows: Sequence[str] = ALIGNED,
-    records: Records | None = None,
-    metric: str = "cosine",
-) -> Figure:
-    """Cosine of synthetic and true gradient over training, a panel for each split.
-
-    ``metric`` as for :meth:`~sobolev_lib.synthetic_gradients.results.Group.cosine`, here and below.
-    """
-    return _by_split(arm, rows, records, metric, LABELS[metric])
+def cosine_over_training(arm: str, records: Records) -> Figure:
+    """Cosine of synthetic and true gradient over training, a panel for each split."""
+    return _by_split(arm, records, "cosine", LABELS["cosine"])
 
 
-def scale_over_training(
-    arm: str, rows: Sequence[str] = ALIGNED, records: Records | None = None
-) -> Figure:
+def scale_over_training(arm: str, records: Records) -> Figure:
     """Norm of the synthetic gradient over that of the true one, a panel for each split."""
-    return _by_split(arm, rows, records, "scale", "Norm, synthetic over true")
+    return _by_split(arm, records, "scale", "Norm, synthetic over true")
 
 
-def _by_split(
-    arm: str, rows: Sequence[str], records: Records | None, name: str, label: str
-) -> Figure:
-    found = _group(arm, records)
+def _by_split(arm: str, records: Records, name: str, label: str) -> Figure:
+    found = results.group(records, arm)
     every = {
         row: kept
-        for row in rows
+        for row in ALIGNED
         if found and (kept := [r for r in found.rows.get(row, []) if any(_curve(r, name))])
     }
     if found is None or not every:
@@ -343,13 +284,13 @@ def _split_line(ax: Axes, row: str, runs: Sequence[Record], name: str, split: in
     return _line(ax, row, epochs, values, name == "scale", marker="")
 
 
-def curves(records: Records, arm: str = "digits", rows: Sequence[str] = MAIN_ROWS) -> Figure:
-    """Learning curves: test accuracy, training loss, recorded cosine, ratio of norms.
+def curves(records: Records) -> Figure:
+    """Learning curves on the digits: test accuracy, training loss, cosine, ratio of norms.
 
     Lines are centres over seeds, bands their intervals; cosine and ratio are averaged over the
     splits first.
     """
-    found = results.group(records, arm)
+    found = results.by_row(records)
     panels: dict[str, Callable[[Record], tuple[Sequence[int], Sequence[Any]]]] = {
         ACCURACY: lambda r: (r.metrics["tests"]["steps"], r.metrics["tests"]["top1"]),
         "Training loss": lambda r: (r.metrics["curve"]["steps"], r.metrics["curve"]["loss"]),
@@ -357,12 +298,11 @@ def curves(records: Records, arm: str = "digits", rows: Sequence[str] = MAIN_ROW
         "Norm: synthetic over true": lambda r: _over_splits(r, "scale"),
     }
     fig, axes = style.figure(2, 2, width="wide", height=5.6)
-    shown = [row for row in rows if found and row in found.rows]
+    shown = [row for row in MAIN_ROWS if row in found]
     for ax, (name, curve) in zip(axes.flat, panels.items(), strict=True):
         logarithmic = name in ("Training loss", "Norm: synthetic over true")
         for row in shown:
-            assert found is not None
-            steps, lines = zip(*(curve(r) for r in found.rows[row]), strict=True)
+            steps, lines = zip(*map(curve, found[row]), strict=True)
             if steps[0] and len(set(map(tuple, steps))) == 1:
                 _line(ax, row, steps[0], lines, logarithmic, marker="")
         if logarithmic:
@@ -389,8 +329,7 @@ def _over_splits(record: Record, name: str) -> tuple[Sequence[int], Sequence[flo
 
 def _panel_per_arm(
     arms: Sequence[str],
-    rows: Sequence[str],
-    records: Records | None,
+    records: Records,
     metric: str,
     draw: Callable[[Axes, Group, list[str]], None],
     label: str,
@@ -399,9 +338,8 @@ def _panel_per_arm(
     **options: Any,
 ) -> Figure:
     """A panel for each arm in which that cosine was measured; `draw` gets the rows that have it."""
-    every = results.read() if records is None else records
-    found = [g for g in (results.group(every, arm) for arm in arms) if g]
-    shown = [(g, [row for row in rows if len(g.cosine(row, metric))]) for g in found]
+    found = [g for g in (results.group(records, arm) for arm in arms) if g]
+    shown = [(g, [row for row in ALIGNED if len(g.cosine(row, metric))]) for g in found]
     shown = [(g, own) for g, own in shown if own]
     if not shown:
         return nothing(arms[0])
@@ -410,17 +348,15 @@ def _panel_per_arm(
         draw(ax, g, own)
         ax.set_title(g.short)
     fig.supylabel(label, fontsize=10)
-    legend(fig, [row for row in rows if any(row in own for _, own in shown)], dots)
+    legend(fig, [row for row in ALIGNED if any(row in own for _, own in shown)], dots)
     return fig
 
 
-def cosine_by_split(
-    arms: Sequence[str],
-    rows: Sequence[str] = ALIGNED,
-    records: Records | None = None,
-    metric: str = "cosine",
-) -> Figure:
-    """Cosine late in training (last fifth), by split: a panel for each arm that has runs."""
+def cosine_by_split(arms: Sequence[str], records: Records, metric: str = "cosine") -> Figure:
+    """Cosine late in training (last fifth), by split: a panel for each arm that has runs.
+
+    ``metric`` as for :meth:`~sobolev_lib.synthetic_gradients.results.Group.cosine`, here and below.
+    """
 
     def draw(ax: Axes, g: Group, shown: list[str]) -> None:
         shifts = np.linspace(-0.3, 0.3, len(shown)) if len(shown) > 1 else np.zeros(1)
@@ -437,14 +373,11 @@ def cosine_by_split(
         marks.line_at_zero(ax)
         ax.grid(visible=False, axis="x")
 
-    return _panel_per_arm(arms, rows, records, metric, draw, LABELS[metric], sharey=True)
+    return _panel_per_arm(arms, records, metric, draw, LABELS[metric], sharey=True)
 
 
 def accuracy_against_cosine(
-    arms: Sequence[str],
-    rows: Sequence[str] = ALIGNED,
-    records: Records | None = None,
-    metric: str = "cosine",
+    arms: Sequence[str], records: Records, metric: str = "cosine"
 ) -> Figure:
     """Test accuracy against mean cosine over splits: one dot a seed, the centre of a row larger."""
 
@@ -458,12 +391,12 @@ def accuracy_against_cosine(
         ax.set_xlabel(LABELS[metric])
 
     label = "Test accuracy, top 1 (%)"
-    return _panel_per_arm(arms, rows, records, metric, draw, label, dots=True)
+    return _panel_per_arm(arms, records, metric, draw, label, dots=True)
 
 
-def accuracy_against_cosine_by_split(records: Records, arm: str = "digits") -> Figure:
-    """Accuracy against the recorded cosine to the true gradient, one panel a split."""
-    found = results.group(records, arm)
+def accuracy_against_cosine_by_split(records: Records) -> Figure:
+    """Accuracy on the digits against the cosine to the true gradient, one panel a split."""
+    found = results.group(records, "digits")
     rows = [row for row in PREDICTING if found and len(found.cosine(row))]
     splits = len(found.config["splits"]) if found else 3
     fig, axes = _grid(splits, height=3.2, sharey=True, sharex=True)

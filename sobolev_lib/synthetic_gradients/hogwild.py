@@ -72,14 +72,8 @@ def share(parameters: Iterable[nn.Parameter], path: str | os.PathLike[str]) -> N
     """Put parameters into a file mapped by all processes: an update of one is seen by all.
 
     Nothing is locked (Recht et al. 2011: *Hogwild!*): two updates at once may lose one.  The values
-    are those of the process of rank 0.
-
-    Parameters
-    ----------
-    parameters : iterable of nn.Parameter
-        On the CPU, float32.
-    path : path
-        A file that all processes see, e.g. under ``/dev/shm``; made here.
+    are those of the process of rank 0.  All processes see the file, e.g. under ``/dev/shm``, which
+    is made here.
 
     Raises
     ------

@@ -28,24 +28,12 @@ DASHES, MARKS = ("-", "--", ":"), ("o", "s", "^")
 
 
 def speeds(arm: str, records: Sequence[Record] | None = None) -> Figure:
-    """Images per second relative to backpropagation, beside what floating-point counts predict.
-
-    Parameters
-    ----------
-    arm : str
-        Arm of :data:`.settings.ARMS`.
-    records : sequence of Record, optional
-        Those of the ledger ``throughput`` unless given.
-    """
+    """Images per second relative to backpropagation, beside what floating-point counts predict."""
     runs = throughput.runs(arm, records)
     if not runs:
         return nothing(arm, f"python -m sobolev_lib throughput --arm {arm}")
-    shape: dict[str, Any] = {
-        "width": "text" if len(runs) == 1 else "wide",
-        "height": 3.6,
-        "squeeze": False,
-    }
-    fig, axes = style.figure(1, len(runs), sharey=True, **shape)
+    width = "text" if len(runs) == 1 else "wide"
+    fig, axes = style.figure(1, len(runs), width=width, height=3.6, sharey=True, squeeze=False)
     for ax, (run, found) in zip(axes[0], runs.items(), strict=True):
         _bars(ax, found)
         ax.set_title(f"{run[0]}, batch {run[1]}", fontsize=9)
@@ -68,15 +56,7 @@ def _bars(ax: Axes, found: dict[str, dict[str, float]]) -> None:
 
 
 def probed(found: Mapping[str, Sequence[tuple[int, Probe]]], split: int = 0) -> Figure:
-    """What modules do over training (:mod:`.probing`), at one split.
-
-    Parameters
-    ----------
-    found : mapping
-        From row to its probes.
-    split : int
-        Which split, from the input.
-    """
+    """What the modules of each row do over training (:mod:`.probing`), at one split."""
     labels = {
         "pull": "Module's loss against labels, cosine",
         "right": "Module's own accuracy",
@@ -104,27 +84,13 @@ def pulls(
 
     Upper row: the share of examples whose loss a module puts above the true one.  Lower row: the
     cosine of its own loss's gradient with that of the labels' cross entropy.
-
-    Parameters
-    ----------
-    arms : sequence of str
-        Arms of :data:`.settings.ARMS`.
-    row : str
-        Row of :data:`.settings.ROWS`.
-    records : sequence of Record, optional
-        Those of the ledger "probes" unless given.
     """
     found = {arm: runs for arm in arms if (runs := probing.probed_runs(arm, row, records))}
     if not found:
         return nothing(arms[0], f"python -m sobolev_lib probes --arm {arms[0]} --rows {row}")
-    shape: dict[str, Any] = {
-        "width": "wide",
-        "height": 5.0,
-        "sharex": "col",
-        "sharey": "row",
-        "squeeze": False,
-    }
-    fig, axes = style.figure(2, len(found), **shape)
+    fig, axes = style.figure(
+        2, len(found), width="wide", height=5.0, sharex="col", sharey="row", squeeze=False
+    )
     for column, runs in zip(axes.T, found.values(), strict=True):
         for ax, name in zip(column, ("above", "pull"), strict=True):
             _pulled(ax, row, runs, name)
@@ -146,14 +112,10 @@ def _pulled(ax: Axes, row: str, runs: Sequence[Record], name: str) -> None:
         values = np.array([[point[k] for point in r.metrics[name]] for r in runs])
         line = {"color": colour, "linestyle": DASHES[k % 3], "label": f"split {k + 1}"}
         ax.plot(epochs, values.mean(axis=0), **line)
-        seeds: dict[str, Any] = {
-            "linestyle": "none",
-            "marker": MARKS[k % 3],
-            "markersize": 3,
-            "alpha": 0.35,
-        }
-        places = np.tile(epochs, len(values))
-        ax.plot(places, values.ravel(), color=colour, markeredgewidth=0, **seeds)
+        ax.plot(
+            np.tile(epochs, len(values)), values.ravel(), color=colour, linestyle="none",
+            marker=MARKS[k % 3], markersize=3, markeredgewidth=0, alpha=0.35,
+        )  # fmt: skip
 
 
 MEASURES = {
@@ -165,17 +127,9 @@ MEASURES = {
 """Ways to say how well a synthetic gradient points: metrics of the records of fidelity."""
 
 
-def fidelity_over_training(records: Records, arm: str = "digits") -> Figure:
-    """Four ways to compare synthetic with true gradients, over the steps of training.
-
-    Parameters
-    ----------
-    records : Records
-        Of the experiment "fidelity".
-    arm : str
-        Key of :data:`.settings.ARMS`.
-    """
-    found = by_row(records, arm)
+def fidelity_over_training(records: Records) -> Figure:
+    """Four ways to compare synthetic with true gradients on the digits, over training."""
+    found = by_row(records)
     fig, axes = style.figure(2, 2, width="wide", height=5.4, sharex=True, sharey=True)
     for ax, (name, title) in zip(axes.flat, MEASURES.items(), strict=True):
         marks.line_at_zero(ax)
@@ -192,22 +146,14 @@ def fidelity_over_training(records: Records, arm: str = "digits") -> Figure:
     return fig
 
 
-def examples(found: Fidelity, split: int = 2, every: int = 3) -> Figure:
+def examples(found: Fidelity) -> Figure:
     """Cosine, and length of the true gradient, of single examples against their loss.
 
-    Parameters
-    ----------
-    found : Fidelity
-        Of one network.
-    split : int
-        1 next to the input.
-    every : int
-        One example in so many is drawn; the lines are medians of tenths of all.
+    At the second split of one network.  One example in three is drawn; the lines are medians of
+    tenths of all.
     """
-    if not 1 <= split <= len(found.cosine):
-        raise ValueError(f"split is {split}; the network has 1 to {len(found.cosine)}")
     fig, axes = style.figure(1, 2, width="wide", height=3.4)
-    k = split - 1
+    k = 1
     both = (
         ("truth", "o", "Batch statistics", found.cosine[k], found.norm[k]),
         ("smooth", "s", "Statistics frozen", found.frozen[k], found.frozen_norm[k]),
@@ -216,19 +162,13 @@ def examples(found: Fidelity, split: int = 2, every: int = 3) -> Figure:
     for name, marker, label, cosines, norms in both:
         for ax, y in ((axes[0], cosines), (axes[1], norms)):
             ax.plot(
-                loss[::every], y[::every], color=style.COLOURS[name], linestyle="none",
+                loss[::3], y[::3], color=style.COLOURS[name], linestyle="none",
                 marker=marker, markersize=2, alpha=0.3,
             )  # fmt: skip
             tenths = np.array_split(np.argsort(loss), 10)
-            style.curve(
-                ax,
-                [np.median(loss[t]) for t in tenths],
-                [np.median(y[t]) for t in tenths],
-                name,
-                label=label,
-                marker=False,
-                linestyle="-",
-            ).set_marker(marker)
+            middle, height = ([np.median(v[t]) for t in tenths] for v in (loss, y))
+            how: dict[str, Any] = {"label": label, "linestyle": "-", "marker": False}
+            style.curve(ax, middle, height, name, **how).set_marker(marker)
     marks.line_at_zero(axes[0])
     axes[0].set_ylabel("Cosine to the true gradient")
     axes[1].set(ylabel="Length of the true gradient")
@@ -246,18 +186,12 @@ def draw_fields(
 
     Parameters
     ----------
-    h : Tensor
-        Points (n, 2).
-    true : Tensor
-        dL/dh at those points, (n, 2).
+    h, true : Tensor
+        Points (n, 2), and dL/dh there, (n, 2).
     synthetic : mapping of str to Tensor
         From the title of a panel to the synthetic gradients (n, 2).
     seen : Tensor, optional
         Points (k, 2) to mark: those that the modules were trained on.
-
-    Returns
-    -------
-    Figure
 
     Raises
     ------

@@ -90,15 +90,10 @@ class LossModel(nn.Module):
     def forward(
         self, h: Tensor, y: Tensor, differentiable: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return m (B,), dm/dh (B, *shape) and log p(h) (B, classes).
+        """Return m (B,), dm/dh (B, *shape) and log p(h) (B, classes), from h (B, *shape), y (B,).
 
-        Parameters
-        ----------
-        h, y : Tensor
-            Activations (B, *shape) and labels (B,).
-        differentiable : bool
-            ``False`` where dm/dh is only used, not trained (critic): it is then a constant, and
-            half as dear.
+        Where dm/dh is only used, not trained (critic), it need not be differentiable: it is then a
+        constant, and half as dear.
         """
         way = self._explicit if self.explicit else self._autograd
         return way(h, y, differentiable)

@@ -135,8 +135,6 @@ class DirectGradient(nn.Module):
     layers : sequence of nn.Module
         The trainable layers (``Conv2d`` or ``Linear``), ReLU between them; the output must have
         the shape of h.
-    classes : int
-        Number of classes.
     leak : float
         Slope of the units below 0.
     """
@@ -177,8 +175,6 @@ def classifier(
     ----------
     shape : tuple of int
         Shape of h without the batch: (features,) or (channels, height, width).
-    classes : int
-        Number of classes.
     hidden : int, optional
         Units of a hidden layer: for maps 128 (SM 4.2) or, pooled, 64 (SM 4.3), for vectors 64.
     pooled : bool
@@ -217,13 +213,9 @@ def direct(
 ) -> DirectGradient:
     """Three layers to the gradient itself: 3 x 3 convolutions for maps (SM 4.2), linear else.
 
-    Parameters
-    ----------
-    shape, classes, leak
-        As for :func:`classifier`.
-    hidden : int, optional
-        Units of the two hidden layers: 128 (SM 4.2), for vectors 64.  The last of the three has
-        as many channels as h, which the paper's "3 layers of 128 kernels" leaves out.
+    The arguments are those of :func:`classifier`; ``hidden`` is 128 (SM 4.2) unless given, for
+    vectors 64.  The last of the three layers has as many channels as h, which the paper's "3 layers
+    of 128 kernels" leaves out.
     """
     _check_hidden(hidden)
     if len(shape) != 1:
@@ -261,8 +253,6 @@ class SGModule(nn.Module):
         One of :data:`SG_MODES`.
     network : nn.Module or None
         A :class:`LossModel`, a :class:`DirectGradient`, or ``None`` for "noprop".
-    objective : Objective, optional
-        The losses.
     """
 
     def __init__(
@@ -318,7 +308,8 @@ class SGModule(nn.Module):
         true_gradient : Tensor or None
             dL/dh (B, *shape); needed where :attr:`needs_gradient`.
         true_log_probabilities : Tensor, optional
-            log p_h (B, classes) of the main network, for the label derivative of SM 4.1.
+            log p_h (B, classes) of the main network, for the label derivative of SM 4.1, with y as
+            free as any other vector.
 
         Raises
         ------
@@ -343,9 +334,10 @@ class SGModule(nn.Module):
         if value and self.objective.label_weight:
             if true_log_probabilities is None or said.log_probabilities is None:
                 raise ValueError("true_log_probabilities are needed for label_weight > 0")
-            total = total + self.objective.label_weight * label_derivative_distance(
-                said.log_probabilities, true_log_probabilities.detach(), self.objective
-            )
+            # As L = -<y, log p>, dL/dy = -log p: matching the label derivative is matching all
+            # log-probabilities, of which the loss term sees only that of the true class.
+            label = distance(-said.log_probabilities, -true_log_probabilities.detach())
+            total = total + self.objective.label_weight * label
         return total
 
     @torch.no_grad()
@@ -375,22 +367,6 @@ class SGModule(nn.Module):
         return 1 - float(torch.cat(alive).double().mean()) if alive else 0.0
 
 
-def label_derivative_distance(logp: Tensor, true_logp: Tensor, objective: Objective) -> Tensor:
-    """Distance of dm/dy from dL/dy (SM 4.1), with y as free as any other vector.
-
-    As L = -<y, log p>, dL/dy = -log p: matching the label derivative is matching all
-    log-probabilities, of which the loss term sees only that of the true class.
-
-    Parameters
-    ----------
-    logp, true_logp : Tensor
-        (B, classes), of the module and of the main network.
-    objective : Objective
-        Element distance and reduction.
-    """
-    return objective.distance(-logp, -true_logp)
-
-
 def build(
     mode: str,
     shape: tuple[int, ...],
@@ -406,15 +382,11 @@ def build(
 
     Parameters
     ----------
-    mode, objective
-        See :class:`SGModule`.
-    shape, classes, hidden, pooled, leak
-        See :func:`classifier` and :func:`direct`.
+    mode, objective, shape, classes, hidden, pooled, leak, differentiation
+        See :class:`SGModule`, :func:`classifier`, :func:`direct` and :class:`LossModel`.
     bandwidth : float, optional
         Put :class:`sobolev_lib.kinks.ReLU` of this width, in units of the spread of the
         pre-activations, in place of the ReLU of p(h): the gradient term then sees its kinks.
-    differentiation : str
-        See :class:`LossModel`.
 
     Raises
     ------
@@ -423,10 +395,10 @@ def build(
     """
     if bandwidth is not None and leak:
         raise ValueError(f"bandwidth is {bandwidth} and leak {leak}: the kernel is one of ReLU")
-    if mode in ("noprop", "direct"):
-        return SGModule(
-            mode, direct(shape, classes, hidden, leak) if mode == "direct" else None, objective
-        )
+    if mode == "noprop":
+        return SGModule(mode, None, objective)
+    if mode == "direct":
+        return SGModule(mode, direct(shape, classes, hidden, leak), objective)
     network = classifier(shape, classes, hidden, pooled, leak)
     if bandwidth is not None:
         kinks.replace(network, bandwidth, scaled=True)

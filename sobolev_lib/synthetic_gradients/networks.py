@@ -40,20 +40,8 @@ def cifar_net(width: int = 64, classes: int = 10, image_size: int = 32) -> nn.Se
     Children ``conv1`` ... ``conv11`` and ``head``; 64, 64, 128/2, 128, 128, 256/2, 256, 256,
     512/2, 512, 512 channels for ``width`` = 64, "/2" a stride of 2.
 
-    Parameters
-    ----------
-    width : int
-        Channels of the first stage; 64 in the paper.
-    classes : int
-        Number of classes.
-    image_size : int
-        Height and width of the images, a multiple of 8; the linear layer sees all positions, as
-        the paper names no pooling.
-
-    Raises
-    ------
-    ValueError
-        If the size is not a multiple of 8.
+    The height and width of images is a multiple of 8; the linear layer sees all positions, as the
+    paper names no pooling.
     """
     if image_size % 8 or image_size < 8:
         raise ValueError(f"image_size is {image_size}; it must be a multiple of 8")
@@ -61,23 +49,18 @@ def cifar_net(width: int = 64, classes: int = 10, image_size: int = 32) -> nn.Se
     channels = 3
     for stage, (factor, count) in enumerate(CIFAR_STAGES):
         for k in range(count):
-            stride = 2 if stage and not k else 1
             out = width * factor
-            children[f"conv{len(children) + 1}"] = _conv_block(channels, out, stride)
+            # No bias: batch normalisation takes every constant away.
+            children[f"conv{len(children) + 1}"] = nn.Sequential(
+                nn.Conv2d(channels, out, 3, 2 if stage and not k else 1, padding=1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+            )
             channels = out
     children["head"] = nn.Sequential(
         nn.Flatten(), nn.Linear(channels * (image_size // 8) ** 2, classes)
     )
     return nn.Sequential(children)
-
-
-def _conv_block(channels: int, out: int, stride: int) -> nn.Sequential:
-    # No bias: batch normalisation takes every constant away.
-    return nn.Sequential(
-        nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(out),
-        nn.ReLU(),
-    )
 
 
 class Bottleneck(nn.Module):
@@ -124,26 +107,18 @@ def resnet50(classes: int = 1000, width: int = 64, stem: str = "imagenet") -> nn
 
     Parameters
     ----------
-    classes : int
-        Number of classes.
     width : int
         Channels after the stem; 64 in the paper, 25,557,032 parameters for 1,000 classes.
     stem : {"imagenet", "small"}
         "imagenet": 7 x 7 convolution of stride 2 and max pooling; "small", for images of some 32
         pixels: a 3 x 3 convolution of stride 1.
-
-    Raises
-    ------
-    ValueError
-        If the stem is unknown.
     """
     if stem not in ("imagenet", "small"):
         raise ValueError(f"stem is {stem!r}; it must be 'imagenet' or 'small'")
     large = stem == "imagenet"
+    kernel, stride, padding = (7, 2, 3) if large else (3, 1, 1)
     children: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=nn.Conv2d(3, width, 7, 2, 3, bias=False)
-        if large
-        else nn.Conv2d(3, width, 3, 1, 1, bias=False),
+        conv1=nn.Conv2d(3, width, kernel, stride, padding, bias=False),
         bn1=nn.BatchNorm2d(width),
         relu=nn.ReLU(),
     )

@@ -11,55 +11,25 @@ from sobolev_lib.figures.style import Table
 from sobolev_lib.records.claims import NOT_RUN, Claim, Finding, verdict, verdicts
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import FEWEST
+from sobolev_lib.synthetic_gradients import results
 from sobolev_lib.synthetic_gradients import settings as arms
 from sobolev_lib.synthetic_gradients.claims import answers, claims_on
 from sobolev_lib.synthetic_gradients.paper import BLOCKS, BRIEF, METRICS, NAMES, Block
-from sobolev_lib.synthetic_gradients.results import (
-    DATA,
-    ORDER,
-    SHORT,
-    Group,
-    Records,
-    by_row,
-    command,
-    describe,
-    difference,
-    groups,
-    notes,
-    read,
-    said,
-    shown,
-    summarise,
-)
+from sobolev_lib.synthetic_gradients.results import Group, Records
 
 SMALL = "<small style='white-space:normal'>{}</small>"
 
 
 def table(block: str, records: Sequence[Record] | None = None) -> str:
-    """One block of Table 1 beside ours, as an HTML table for a page.
-
-    Parameters
-    ----------
-    block : str
-        Key of :data:`.BLOCKS`.
-    records : sequence of Record, optional
-        Those of the experiment's ledger unless given.
-
-    Raises
-    ------
-    ValueError
-        If the block is unknown.
-    """
-    if block not in BLOCKS:
-        raise ValueError(f"block is {block!r}; it must be one of {', '.join(BLOCKS)}")
+    """One block of Table 1 (a key of :data:`.BLOCKS`) beside ours, as an HTML table for a page."""
     part = BLOCKS[block]
-    every = groups(read() if records is None else records)
+    every = results.groups(results.read() if records is None else records)
     ours = [g for arm in part.arms for g in every if g.arm == arm]
     bodies = [_body(part, g.title, g) for g in ours]
     first = part.arms[0]
     if first not in {g.arm for g in ours}:  # the paper's own scale, while nobody has run it
         setting = arms.settings(first, ["sobolev"])[0]
-        bodies.append(_body(part, describe(arms.config(setting)), None))
+        bodies.append(_body(part, results.describe(arms.config(setting)), None))
     label = f"Table 1 beside ours: {part.title}"
     columns = {"Scheme": 32, "Paper": 24, "Ours": 44}
     return "".join(_html(columns, [body], label) for body in bodies)
@@ -69,14 +39,14 @@ def claims_table(
     blocks: Sequence[str] = tuple(BLOCKS), records: Sequence[Record] | None = None
 ) -> str:
     """The claims on some blocks with their verdicts, as HTML tables for a page, one a block."""
-    records = read() if records is None else records
+    records = results.read() if records is None else records
     return "".join(_claims_on_block(key, records) for key in blocks)
 
 
 def _claims_on_block(key: str, records: Sequence[Record]) -> str:
     """One block; what was run is said once, above, and rows name it where it is not all."""
     where, ours = f"Table 1, {BLOCKS[key].title}", answers(key, records)
-    names = {g.title: SHORT.get(g.config["data"], g.title) for g in ours}
+    names = {g.title: results.SHORT.get(g.config["data"], g.title) for g in ours}
     runs = "; ".join(
         title if len(names) == 1 or title.startswith(name) else f"{name}: {title}"
         for title, name in names.items()
@@ -129,15 +99,15 @@ def _row(block: Block, found: Group | None, row: str) -> str:
     mine, differs = [NOT_RUN], []
     if found is not None and row in found.rows:
         runs, values = found.rows[row], {m: list(found.values(row, m).values()) for m in label}
-        mine = [f"{label[m]}{shown(v)}{_deviation(v)}" for m, v in values.items()]
+        mine = [f"{label[m]}{results.shown(v)}{_deviation(v)}" for m, v in values.items()]
         lost = len(runs) - len(found.values(row))
         mine += [f"{lost} diverged"] if lost else []
-        differs = [*notes(runs[0]), f"Run on: {runs[0].device}"]
+        differs = [*results.notes(runs[0]), f"Run on: {runs[0].device}"]
     if found is not None:
         data = found.config["data"]
-        if DATA.get(data, data) not in block.title:  # a subset says so in its row
-            mine.append(SMALL.format(f"on {escape(SHORT.get(data, data))}"))
-    words = command(block.arms[0] if found is None else found.arm, row, found)
+        if results.DATA.get(data, data) not in block.title:  # a subset says so in its row
+            mine.append(SMALL.format(f"on {escape(results.SHORT.get(data, data))}"))
+    words = results.command(block.arms[0] if found is None else found.arm, row, found)
     # a name that may be broken on a phone
     name = escape(NAMES[row]).replace("Backpropagation", "Back&shy;propagation")
     return (
@@ -173,58 +143,40 @@ def _claim_row(claim: Claim, finding: Finding | None, names: Mapping[str, str]) 
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def accuracy_table(
-    sources: Mapping[str, Records],
-    arm: str = "digits",
-    rows: Sequence[str] = arms.MAIN_ROWS,
-) -> Table:
-    """Test accuracy of each row in per cent, for each source (heading to records)."""
+def accuracy_table(sources: Mapping[str, Records]) -> Table:
+    """Test accuracy on the digits in per cent, by row and source (heading to records)."""
 
     def cell(records: Records, row: str) -> str:
-        found = summarise(records, row, arm=arm)
-        return said(found, ".1f") + (f", n\u00a0=\u00a0{found.count}" if found else "")
+        found = results.summarise(records, row)
+        return results.said(found, ".1f") + (f", n\u00a0=\u00a0{found.count}" if found else "")
 
     return Table(
         {
             BRIEF[row]: {heading: cell(records, row) for heading, records in sources.items()}
-            for row in rows
+            for row in arms.MAIN_ROWS
         },
         corner="Test accuracy (%)",
     )
 
 
-def order_table(
-    sources: Mapping[str, Records],
-    arm: str = "digits",
-    pairs: Sequence[tuple[str, str]] = ORDER,
-) -> Table:
-    """Differences in accuracy between neighbours of Table 1, with a verdict for each source.
-
-    Parameters
-    ----------
-    sources : mapping
-        Heading to records.
-    arm : str
-        Key of :data:`.settings.ARMS`.
-    pairs : sequence of (str, str)
-        Rows (higher, lower).
-    """
+def order_table(sources: Mapping[str, Records]) -> Table:
+    """Differences in accuracy on the digits between neighbours of Table 1, with verdicts."""
     printed = BLOCKS["cifar10"].cells["top1"]
     rows = {}
-    for higher, lower in pairs:
+    for higher, lower in results.ORDER:
         both = higher in printed and lower in printed
         apart = f"{printed[higher].value - printed[lower].value:+.1f}" if both else "—"
         cells = {"Table 1": apart}
         for heading, records in sources.items():
-            found = difference(records, higher, lower, arm=arm)
-            cells[heading] = said(found, "+.2f")
+            found = results.difference(records, higher, lower)
+            cells[heading] = results.said(found, "+.2f")
             cells[f"{heading}: verdict"] = verdict(found)
         rows[f"{NAMES[higher]} above {NAMES[lower]}"] = cells
     return Table(rows, corner="Accuracy, points")
 
 
-def fidelity_table(records: Records, step: int, arm: str = "digits") -> Table:
-    """Measures of fidelity of every row at a step: mean over the splits, interval over seeds."""
+def fidelity_table(records: Records, step: int) -> Table:
+    """Fidelity of every row on the digits at a step: mean over the splits, interval over seeds."""
     columns = {
         "cosine": "As recorded",
         "frozen": "Statistics frozen",
@@ -233,17 +185,17 @@ def fidelity_table(records: Records, step: int, arm: str = "digits") -> Table:
     }
     rows = {
         NAMES[row]: {
-            heading: said(summarise(records, row, name, arm, step))
+            heading: results.said(results.summarise(records, row, name, step=step))
             for name, heading in columns.items()
         }
-        for row in by_row(records, arm)
+        for row in results.by_row(records)
     }
     return Table(rows, corner=f"Cosine, step {step}")
 
 
 def recall_table(records: Records, seed: int, rows: Sequence[str], arm: str) -> Table:
     """Share of the test images named right, digit by digit, at the end of single runs."""
-    found = by_row(records, arm)
+    found = results.by_row(records, arm)
     table = {
         BRIEF[row]: {str(digit): share for digit, share in enumerate(run.metrics["recall"])}
         for row in rows

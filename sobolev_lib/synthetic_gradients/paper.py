@@ -1,8 +1,9 @@
-"""The paper's Table 1 as data: every number with its place, and the arms of ours that answer it."""
+"""The paper's Table 1 as data: every number, and the arms of ours that answer it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _OF_TABLE_1 = {
     "backprop": "Backpropagation",
@@ -46,23 +47,11 @@ BRIEF: dict[str, str] = NAMES | {
 METRICS = {"top1": "top 1", "top5": "top 5"}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One number of the paper's Table 1.
-
-    Parameters
-    ----------
-    value : float
-        Accuracy on the test set, per cent.
-    deviation : float or None
-        Standard deviation as printed; ``None`` for backpropagation, whose table has none.
-    where : str
-        Place in the paper.
-    """
+class Cell(NamedTuple):
+    """Test accuracy in per cent, with its standard deviation where Table 1 prints one."""
 
     value: float
-    deviation: float | None
-    where: str
+    deviation: float | None = None
 
     def __str__(self) -> str:
         return f"{self.value:.1f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
@@ -76,8 +65,6 @@ class Block:
     ----------
     key, title : str
         Short name, and its heading in the paper.
-    modules : int
-        Number of synthetic gradient modules.
     arms : tuple of str
         Our arms that answer it (:data:`.settings.ARMS`), the nearest to the paper first.
     cells : dict
@@ -86,7 +73,6 @@ class Block:
 
     key: str
     title: str
-    modules: int
     arms: tuple[str, ...]
     cells: dict[str, dict[str, Cell]]
 
@@ -101,16 +87,16 @@ _Printed = tuple[float | tuple[float, float] | None, ...]
 
 def _block(key: str, data: str, modules: int, arms: tuple[str, ...], **printed: _Printed) -> Block:
     """Numbers by row: backpropagation alone, then the five modules with their deviations."""
-    cells: dict[str, dict[str, Cell]] = {}
-    for metric, numbers in printed.items():
-        where = f"Table 1, {data}, {plural(modules, 'module')}, {METRICS[metric]}"
-        cells[metric] = {}
-        for row, number in zip(_OF_TABLE_1, numbers, strict=False):
-            if number is not None:
-                value, deviation = number if isinstance(number, tuple) else (number, None)
-                cells[metric][row] = Cell(value, deviation, where)
+    cells = {
+        metric: {
+            row: Cell(*number) if isinstance(number, tuple) else Cell(number)
+            for row, number in zip(_OF_TABLE_1, numbers, strict=False)
+            if number is not None
+        }
+        for metric, numbers in printed.items()
+    }
     title = f"{data} with {plural(modules, 'synthetic gradient module')}"
-    return Block(key, title, modules, arms, cells)
+    return Block(key, title, arms, cells)
 
 
 _RESNET = ("imagenet", "imagenette", "imagenet200", "imagenette_reduced", "imagenet200_reduced")

@@ -28,6 +28,8 @@ from sobolev_lib.synthetic_gradients.data import PARTS, DataError, checksum, def
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_HASH = "md5:c32a1d4ab5d03f1284b67883e8d87530"  # as its page gives it
 SUFFIXES = (".jpg", ".jpeg", ".png")
+DAMAGED = (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error)
+"""What Pillow's decoders raise on damaged files."""
 
 
 def cifar10(
@@ -39,7 +41,8 @@ def cifar10(
 ) -> Path:
     """Prepare CIFAR-10 from its official binary archive, downloaded unless it is there.
 
-    Images that were prepared before stay until the new ones are complete.
+    Images that were prepared before stay until the new ones are complete.  Returned is the path of
+    their description, here and below.
 
     Parameters
     ----------
@@ -51,11 +54,6 @@ def cifar10(
         :func:`.data.default_folder` unless given.
     known_hash : str
         Checksum that the archive must have, "ALGORITHM:DIGEST"; the official one unless given.
-
-    Returns
-    -------
-    Path
-        The description of the prepared images.
 
     Raises
     ------
@@ -180,11 +178,6 @@ def folder(
     workers : int, optional
         Processes; one a core unless given.
 
-    Returns
-    -------
-    Path
-        The description of the prepared images.
-
     Raises
     ------
     DataError
@@ -255,16 +248,7 @@ def _read(path: Path, size: int) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             pixels = picture.convert("RGB")
-    # What Pillow's decoders raise on damaged files.
-    except (
-        OSError,
-        EOFError,
-        SyntaxError,
-        ValueError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(
             f"{path} is not an image that can be read ({error}); mend it or take it away"
         ) from error
@@ -309,11 +293,7 @@ def _replacing(root: Path, stem: str) -> Iterator[Path]:
 
 
 def _write(
-    root: Path,
-    stem: str,
-    listed: Sequence[tuple[Path, int]],
-    size: int,
-    pool: ProcessPoolExecutor,
+    root: Path, stem: str, listed: Sequence[tuple[Path, int]], size: int, pool: ProcessPoolExecutor
 ) -> None:
     """Write the arrays of a set of images, read by the pool."""
     images = np.lib.format.open_memmap(

@@ -7,8 +7,6 @@ classifier that trains what lies below it by the labels?
 from __future__ import annotations
 
 import copy
-import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import cast
@@ -19,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from sobolev_lib.records import ledger
-from sobolev_lib.records import sweep as runner
 from sobolev_lib.records.sweep import Result, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
@@ -72,20 +69,9 @@ def own_gradients(net: Decoupled, x: Tensor, y: Tensor) -> tuple[list[Tensor], l
     """True gradients at the splits, and the part of each that belongs to the example's own loss.
 
     The first is d(sum over c of L_c)/dh_b, what backpropagation sends to example b; the second
-    dL_b/dh_b.  Without batch normalisation they are equal.
-    Takes memory for B x B gradients.
-
-    Parameters
-    ----------
-    net : Decoupled
-        In its present mode; its statistics are left alone.
-    x, y : Tensor
-        Inputs (B, *in) and labels (B,).
-
-    Returns
-    -------
-    every, own : list of Tensor
-        One (B, *shape) for each split.
+    dL_b/dh_b; both (B, *shape), by split.  Without batch normalisation they are equal.  Takes
+    memory for B x B gradients.  The network's mode is its present one, its statistics are left
+    alone.
     """
     segments = copy.deepcopy(net.segments)
     h: list[Tensor] = []
@@ -103,14 +89,7 @@ def own_gradients(net: Decoupled, x: Tensor, y: Tensor) -> tuple[list[Tensor], l
 
 
 def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
-    """Look at the modules of a network on one batch; nothing is trained.
-
-    Parameters
-    ----------
-    net : Decoupled
-        With modules that predict a loss: "vfbn", "critic", "sobolev" or "local_ce".
-    x, y : Tensor
-        Inputs (B, *in) and labels (B,).
+    """Look at the modules of a network (see :data:`PROBED`) on one batch; nothing is trained.
 
     Raises
     ------
@@ -133,13 +112,12 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
             raise ValueError(f"modules of mode {net.mode!r} predict no loss; use 'critic' or such")
         pairs = [(v.detach().flatten(1), g.flatten(1)) for v in (said.gradient, part)]
         shares = (said.loss > true_loss, said.log_probabilities.argmax(dim=1) == y)
+        logp = functional.log_softmax(h[-1], dim=1)
         found.append(
             (
                 *(share.double().mean().item() for share in shares),
                 *(cosine(*pair).mean().item() for pair in pairs),
-                pull(
-                    cast(SGModule, module), said, true_loss, g, functional.log_softmax(h[-1], dim=1)
-                ),
+                pull(cast(SGModule, module), said, true_loss, g, logp),
                 g.flatten(1).norm(dim=1).mean().item(),
                 said.loss.mean().item(),
             )
@@ -167,13 +145,7 @@ def pull(
 
 
 def probes(run: training.Training, times: int = 12, batch: int = 128) -> list[tuple[int, Probe]]:
-    """Train a run to its end and probe it on the way, always on the same training images.
-
-    Returns
-    -------
-    list of (int, Probe)
-        Step and what was found there.
-    """
+    """Train a run to its end; steps and what is found there, always on the same training images."""
     # a random choice: folders hold their images class by class
     source = torch.Generator().manual_seed(batch)
     chosen = run.chosen[torch.randperm(len(run.chosen), generator=source)[:batch]]
@@ -209,14 +181,8 @@ def sweep(
 
     A record of the experiment "probes" has ``steps``, and every field of :class:`Probe` as a curve.
     """
-    jobs = [
-        training.job(
-            setting, seed, functools.partial(_work, setting, seed, times, batch),
-            {**training.config(setting), "times": times, "probed": batch},
-        )
-        for seed, setting in itertools.product(seeds, chosen)
-    ]  # fmt: skip
-    return runner.sweep(EXPERIMENT, jobs, book, quiet=quiet)
+    asked = {"times": times, "probed": batch}
+    return training.watch(EXPERIMENT, _work, chosen, seeds, asked, book, quiet)
 
 
 def probed_runs(

@@ -201,14 +201,12 @@ def groups(records: Records) -> list[Group]:
             group = found.setdefault(name, Group(shared, record.scale, {}))
             group.rows.setdefault(row, []).append(record)
     rank = {name: i for i, name in enumerate(arms.ARMS)}
-    ordered = [
-        Group(
-            g.config,
-            g.scale,
-            {row: sorted(g.rows[row], key=lambda r: r.seed) for row in arms.ROWS if row in g.rows},
-        )
-        for g in found.values()
-    ]
+    ordered = []
+    for g in found.values():
+        rows = {
+            row: sorted(g.rows[row], key=lambda r: r.seed) for row in arms.ROWS if row in g.rows
+        }
+        ordered.append(Group(g.config, g.scale, rows))
     return sorted(ordered, key=lambda g: (rank.get(g.arm, len(rank)), -g.count))
 
 
@@ -349,32 +347,23 @@ def compare(found: Group | None, row: str, other: str, metric: str = "top1") -> 
     how = {
         HOLDS: f"{a} is ahead of {b}",
         FAILS: f"{a} is behind {b}",
-        OPEN: f"{a} and {b} cannot be told apart"
-        if len(differences) >= FEWEST
-        else f"{a} against {b}, too few seeds to tell",
+        OPEN: f"{a} and {b} cannot be told apart",
     }[verdict(spread(differences))]
+    if len(differences) < FEWEST:
+        how = f"{a} against {b}, too few seeds to tell"
     return f"{how}: {shown(differences, '+.1f', ' points')}"
 
 
-def command(arm: str, row: str | None = None, found: Group | None = None, seeds: int = 3) -> str:
-    """Return the command that makes an arm's records.
+def command(arm: str, row: str | None = None, found: Group | None = None) -> str:
+    """Return the command that makes an arm's records, or those of one row.
 
-    Parameters
-    ----------
-    arm : str
-        Arm of :data:`.settings.ARMS`.
-    row : str, optional
-        One row only.
-    found : Group, optional
-        Runs to repeat: their device, and what they changed in the arm.
-    seeds : int
-        Number of seeds, at least; more if the runs have more.
+    ``found`` are runs to repeat: with their device, their seeds, and what they changed in the arm.
     """
     words = ["python -m sobolev_lib synthetic_gradients", f"--arm {arm}"]
     if row:
         words.append(f"--rows {row}")
     runs = [] if found is None else [r for name in found.rows for r in found.rows[name]]
-    words.append(f"--seeds {max([seeds, *(r.seed + 1 for r in runs)])}")
+    words.append(f"--seeds {max([FEWEST, *(r.seed + 1 for r in runs)])}")
     if found is not None:
         changes = {k: v for k, v in found.changes.items() if k in arms.CHANGEABLE}
         words += [f"--{name.replace('_', '-')} {value}" for name, value in changes.items()]

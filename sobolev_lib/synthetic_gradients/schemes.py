@@ -26,22 +26,6 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from sobolev_lib.figures.style import COLOURS, Table, figure
 
-__all__ = [
-    "KINDS",
-    "PHASES",
-    "SCHEMES",
-    "Arrow",
-    "Kind",
-    "Node",
-    "Scheme",
-    "describe",
-    "describe_all",
-    "draw",
-    "draw_schemes",
-    "segment",
-    "table",
-]
-
 INK = "#222222"
 _PALE = "#CDEBE1"  # green, light: the paper's shading
 _HALF = 0.24  # half the height of a node
@@ -53,15 +37,7 @@ _ASIDE = 0.16  # how far a gradient runs beside the forward arrow
 class Kind:
     """How a kind of arrow looks, in the figure and in the widget.
 
-    Attributes
-    ----------
-    label : str
-        In the legend.
-    colour : str
-    dash : tuple of float
-        Lengths of strokes and gaps in points; empty for a solid line.
-    width : float
-        In points.
+    ``dash`` holds lengths of strokes and gaps (empty for a solid line), in points as ``width``.
     """
 
     label: str
@@ -79,13 +55,7 @@ KINDS: dict[str, Kind] = {
 }
 
 #: The phases of one training step.
-PHASES: tuple[str, ...] = (
-    "Forward pass",
-    "Prediction",
-    "Lower segment",
-    "True signal",
-    "Module",
-)
+PHASES: tuple[str, ...] = ("Forward pass", "Prediction", "Lower segment", "True signal", "Module")
 
 
 @dataclass(frozen=True)
@@ -94,12 +64,8 @@ class Node:
 
     Attributes
     ----------
-    name : str
-        By which arrows refer to it.
-    plain : str
-        As text, ``_`` before a subscript.
-    math : str
-        As a formula for matplotlib.
+    name, plain, math : str
+        By which arrows refer to it; as text, ``_`` before a subscript; as a formula for matplotlib.
     x, y : float
         Centre; the input of the network is at the bottom.
     module : bool
@@ -131,18 +97,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Arrow:
-    """Something that flows.
+    """Something that flows: a kind of `KINDS` between two nodes, in phases from 1 to 5.
 
-    Attributes
-    ----------
-    start, end : str
-        Names of nodes.
-    kind : str
-        A key of `KINDS`.
-    phases : tuple of int
-        When it is active, 1 to 5.
-    aside : float
-        Shift to the left of its direction, in units of the drawing.
+    ``aside`` shifts it to the left of its direction, in units of the drawing.
     """
 
     start: str
@@ -160,9 +117,6 @@ class Scheme:
     ----------
     key : str
         As in `sobolev_lib.synthetic_gradients.MODES`.
-    title : str
-    nodes : tuple of Node
-    arrows : tuple of Arrow
     supervised : tuple of str
         Nodes of the module that are compared with an object of the main network.
     loss : str
@@ -180,15 +134,8 @@ class Scheme:
     sentences: tuple[str, ...]
 
     def node(self, name: str) -> Node:
-        """The node of that name.
-
-        Raises
-        ------
-        KeyError
-            If there is none.
-        """
-        found = {node.name: node for node in self.nodes}
-        return found[name]
+        """The node of that name."""
+        return {node.name: node for node in self.nodes}[name]
 
     def inputs(self) -> list[str]:
         """What the module gets from outside, as text: h, y, or nothing."""
@@ -273,7 +220,7 @@ _S4 = "The true gradient trains the upper segment"
 _FIRST_THREE = (_S1, _S2, _S3)
 
 
-def _true(reach: str, phases: tuple[int, ...] = (4,)) -> tuple[Arrow, ...]:
+def _true(reach: str) -> tuple[Arrow, ...]:
     """The true gradient, down to the upper segment's parameters, to h, or to all of the network."""
     path = {
         "upper": ("L", "p_h", "upper"),
@@ -281,7 +228,7 @@ def _true(reach: str, phases: tuple[int, ...] = (4,)) -> tuple[Arrow, ...]:
         "lower": ("L", "p_h", "h", "lower"),
     }[reach]
     # To the left of the column: the direction is down, so its right.
-    return tuple(Arrow(a, b, "true", phases, -_ASIDE) for a, b in itertools.pairwise(path))
+    return tuple(Arrow(a, b, "true", (4,), -_ASIDE) for a, b in itertools.pairwise(path))
 
 
 def _targets(supervised: Iterable[str], straight: bool) -> tuple[Arrow, ...]:
@@ -411,17 +358,10 @@ def describe(scheme: Scheme) -> str:
     return f"{scheme.title}: {has}. {goes} The main network supervises {_join(names)}."
 
 
-def describe_all(keys: Iterable[str] | None = None) -> str:
-    """Text alternative of the figure of several schemes (by default all).
-
-    Raises
-    ------
-    ValueError
-        If a key is unknown, or there is none.
-    """
-    chosen = _chosen(keys)
+def describe_all() -> str:
+    """Text alternative of the figure of all schemes."""
     start = "In each diagram the main network runs upwards from x over h and p_h to the loss L."
-    return " ".join([start, *(describe(scheme) for scheme in chosen)])
+    return " ".join([start, *map(describe, SCHEMES.values())])
 
 
 def table() -> Table:
@@ -472,14 +412,6 @@ def segment(scheme: Scheme, arrow: Arrow) -> tuple[float, float, float, float]:
     )
 
 
-def _chosen(keys: Iterable[str] | None) -> list[Scheme]:
-    names = list(SCHEMES) if keys is None else list(keys)
-    unknown = [name for name in names if name not in SCHEMES]
-    if unknown or not names:
-        raise ValueError(f"keys is {names}; use one or more of {', '.join(SCHEMES)}")
-    return [SCHEMES[name] for name in names]
-
-
 def _dashes(kind: Kind) -> Any:
     return (0, kind.dash) if kind.dash else "-"
 
@@ -504,15 +436,7 @@ def _box(ax: Axes, node: Node, supervised: bool) -> None:
 
 
 def draw(scheme: Scheme, ax: Axes) -> None:
-    """Draw one scheme, with its title.
-
-    Parameters
-    ----------
-    scheme : Scheme
-        A value of `SCHEMES`.
-    ax : Axes
-        Where to draw.
-    """
+    """Draw one scheme, with its title."""
     for arrow in scheme.arrows:
         kind = KINDS[arrow.kind]
         x0, y0, x1, y1 = segment(scheme, arrow)
@@ -534,44 +458,23 @@ def _legend(ax: Axes) -> None:
         Line2D([], [], color=k.colour, linewidth=k.width, linestyle=_dashes(k), label=k.label)
         for k in KINDS.values()
     ]
-    handles.append(
+    handles += [
         Line2D([], [], color=INK, marker="o", markersize=4, linestyle="", label="Parameters"),
-    )
-    handles.append(
         Patch(
             facecolor=_PALE, edgecolor=COLOURS["kernel"], linewidth=3.0,
             label="Supervised by the\nmain network",
-        )
-    )  # fmt: skip
+        ),
+    ]  # fmt: skip
     ax.legend(handles=handles, loc="center left", handlelength=3.2, labelspacing=1.1)
     ax.axis("off")
 
 
-def draw_schemes(keys: Iterable[str] | None = None) -> Figure:
-    """Table 1's diagrams: the five schemes and the two controls, or some of them, with a legend.
-
-    Parameters
-    ----------
-    keys : iterable of str, optional
-        Keys of `SCHEMES`; by default all.
-
-    Returns
-    -------
-    Figure
-
-    Raises
-    ------
-    ValueError
-        If a key is unknown, or there is none.
-    """
-    chosen = _chosen(keys)
-    columns = min(3, len(chosen) + 1)
-    rows = math.ceil((len(chosen) + 1) / columns)
-    fig, axes = figure(rows, columns, width=6.8 * columns / 3, height=2.75 * rows, squeeze=False)
-    flat = list(axes.flat)
-    for ax, scheme in zip(flat, chosen, strict=False):
+def draw_schemes() -> Figure:
+    """Table 1's diagrams: the five schemes and the two controls, with a legend."""
+    fig, axes = figure(3, 3, width=6.8, height=2.75 * 3)
+    *panels, last, empty = axes.flat
+    for ax, scheme in zip(panels, SCHEMES.values(), strict=True):
         draw(scheme, ax)
-    _legend(flat[len(chosen)])
-    for ax in flat[len(chosen) + 1 :]:
-        ax.axis("off")
+    _legend(last)
+    empty.axis("off")
     return fig

@@ -25,6 +25,9 @@ CHANGEABLE = (
     *("module_rate", "held_out"),
 )
 """What the command line can change in an arm."""
+ALLOWED = {"module": MODES, "network": tuple(networks.NETWORKS), "precision": ("fp32", "bf16")}
+LEAST = dict.fromkeys(("epochs", "batch", "width", "workers", "image_size"), 1)
+LEAST |= dict.fromkeys(("depth", "hidden", "train_images"), 1) | {"leak": 0, "held_out": 0}
 
 
 @dataclass(frozen=True)
@@ -113,28 +116,18 @@ class Setting:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "splits", tuple(self.splits))
-        if self.module not in MODES:
-            raise ValueError(f"module is {self.module!r}; it must be one of {', '.join(MODES)}")
-        if self.network not in networks.NETWORKS:
-            raise ValueError(
-                f"network is {self.network!r}; it must be one of {', '.join(networks.NETWORKS)}"
-            )
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision is {self.precision!r}; it must be 'fp32' or 'bf16'")
-        for name in ("epochs", "batch", "width", "workers", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("depth", "hidden", "train_images"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1, or None")
+        for name, known in ALLOWED.items():
+            if getattr(self, name) not in known:
+                words = ", ".join(known)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {words}")
+        for name, least in LEAST.items():
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.hogwild and self.workers == 1:
             raise ValueError("hogwild is True, but workers is 1; start several with torchrun")
         for name in ("learning_rate", "module_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("leak", "held_out"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.batch % self.workers:
             raise ValueError(f"batch is {self.batch}; {self.workers} workers must divide it")
         self.objective()  # checks the rest
@@ -152,9 +145,7 @@ class Setting:
 
     def deviations(self, source: str = "") -> list[str]:
         """Where this setting decides what the paper leaves open, or departs from it."""
-        processes = {"cifar": "10 processes", "resnet50": "34 processes"}.get(
-            self.network, "several processes"
-        )
+        processes = {"cifar": "10", "resnet50": "34"}.get(self.network, "several") + " processes"
         notes = [
             f"SGD at {self.learning_rate:g}, batch {self.batch}, {self.epochs} epochs, warm-up "
             f"then linear to 0, L2 {self.weight_decay:g}; the paper: 0.1 in three steps, batches "
@@ -193,14 +184,8 @@ class Setting:
 
     def _on_modules(self) -> list[str]:
         same = self.module_rate == PAPERS_RATE
-        notes = [
-            f"Adam at {self.module_rate:g} for the modules"
-            + (
-                ", as in the paper over a longer run."
-                if same
-                else "; the paper: 1e-4 over a longer run."
-            )
-        ]
+        paper = ", as in the paper" if same else "; the paper: 1e-4"
+        notes = [f"Adam at {self.module_rate:g} for the modules{paper} over a longer run."]
         if self.module == "local_ce":
             notes.append("Modules are trained on the labels; the paper has no such row.")
         else:
@@ -250,52 +235,27 @@ ARMS: dict[str, dict[str, Any]] = {
         "image_size": 16, "width": 16, "hidden": 32, "epochs": 10, "batch": 128,
         "learning_rate": 0.1,
     },
-    "imagenet200_1": {
-        **RESNET, "data": "imagenet200", "image_size": 32, "stem": "small", "epochs": 30,
-        "splits": networks.RESNET_SPLITS[1],
-    },
-    "imagenet200_3": {
-        **RESNET, "data": "imagenet200", "image_size": 32, "stem": "small", "epochs": 30,
-        "splits": networks.RESNET_SPLITS[3],
-    },
-    "imagenette_1": {
-        **RESNET, "data": "imagenette", "image_size": 128, "stem": "imagenet", "epochs": 40,
-        "splits": networks.RESNET_SPLITS[1],
-    },
-    "imagenette_3": {
-        **RESNET, "data": "imagenette", "image_size": 128, "stem": "imagenet", "epochs": 40,
-        "splits": networks.RESNET_SPLITS[3],
-    },
-    "imagenette_reduced_1": {
-        **RESNET, "data": "imagenette", "image_size": 64, "stem": "imagenet", "width": 16,
-        "hidden": 16, "epochs": 5, "batch": 64, "learning_rate": 0.05, "precision": "fp32",
-        "splits": networks.RESNET_SPLITS[1],
-    },
-    "imagenette_reduced_3": {
-        **RESNET, "data": "imagenette", "image_size": 64, "stem": "imagenet", "width": 16,
-        "hidden": 16, "epochs": 5, "batch": 64, "learning_rate": 0.05, "precision": "fp32",
-        "splits": networks.RESNET_SPLITS[3],
-    },
-    "imagenet200_reduced_1": {
-        **RESNET, "data": "imagenet200", "image_size": 32, "stem": "imagenet", "width": 16,
-        "hidden": 16, "epochs": 3, "batch": 128, "precision": "fp32",
-        "splits": networks.RESNET_SPLITS[1],
-    },
-    "imagenet200_reduced_3": {
-        **RESNET, "data": "imagenet200", "image_size": 32, "stem": "imagenet", "width": 16,
-        "hidden": 16, "epochs": 3, "batch": 128, "precision": "fp32",
-        "splits": networks.RESNET_SPLITS[3],
-    },
-    "imagenet_1": {
-        **RESNET, "data": "imagenet", "image_size": 224, "stem": "imagenet", "epochs": 90,
-        "splits": networks.RESNET_SPLITS[1],
-    },
-    "imagenet_3": {
-        **RESNET, "data": "imagenet", "image_size": 224, "stem": "imagenet", "epochs": 90,
-        "splits": networks.RESNET_SPLITS[3],
-    },
 }  # fmt: skip
 """Presets: data, network and schedule; every one serves all modes."""
+
+_IMAGENETS: dict[str, dict[str, Any]] = {
+    "imagenet200": {"data": "imagenet200", "image_size": 32, "stem": "small", "epochs": 30},
+    "imagenette": {"data": "imagenette", "image_size": 128, "stem": "imagenet", "epochs": 40},
+    "imagenette_reduced": {
+        "data": "imagenette", "image_size": 64, "stem": "imagenet", "width": 16, "hidden": 16,
+        "epochs": 5, "batch": 64, "learning_rate": 0.05, "precision": "fp32",
+    },
+    "imagenet200_reduced": {
+        "data": "imagenet200", "image_size": 32, "stem": "imagenet", "width": 16, "hidden": 16,
+        "epochs": 3, "batch": 128, "precision": "fp32",
+    },
+    "imagenet": {"data": "imagenet", "image_size": 224, "stem": "imagenet", "epochs": 90},
+}  # fmt: skip
+ARMS |= {
+    f"{name}_{count}": {**RESNET, **own, "splits": splits}
+    for name, own in _IMAGENETS.items()
+    for count, splits in networks.RESNET_SPLITS.items()
+}
 
 ROWS: dict[str, dict[str, Any]] = {
     "backprop": {"module": "backprop"},

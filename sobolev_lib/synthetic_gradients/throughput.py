@@ -49,15 +49,10 @@ def flops(setting: training.Setting, data: images.ImageData, count: int = 4) -> 
     Counted, not estimated: a step of ``count`` images runs on the CPU.
     """
     net = training.build(setting, data, 0)
-    x, y = _batch(data, count)
-    with _Counter() as counter:
-        net.accumulate(x, y)
-    return counter.total / count
-
-
-def _batch(data: images.ImageData, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     x = images.normalize(data.train_x[:count], data)
-    return x, data.train_y[:count]
+    with _Counter() as counter:
+        net.accumulate(x, data.train_y[:count])
+    return counter.total / count
 
 
 def stand_in(setting: training.Setting, classes: int = 10, count: int = 64) -> images.ImageData:
@@ -80,16 +75,12 @@ def count(chosen: Sequence[training.Setting]) -> list[ledger.Record]:
     """
     return [
         ledger.Record(
-            OPERATIONS,
-            training.config(setting),
-            0,
+            OPERATIONS, training.config(setting), 0,
             {"flops_per_image": flops(setting, stand_in(setting, CLASSES[setting.data], 2), 1)},
-            setting.scale,
-            device=ledger.device_name("cpu"),
-            **ledger.provenance(),
+            setting.scale, device=ledger.device_name("cpu"), **ledger.provenance(),
         )
         for setting in chosen
-    ]
+    ]  # fmt: skip
 
 
 def training_flops(
@@ -97,12 +88,7 @@ def training_flops(
 ) -> float:
     """Floating-point operations of a whole training run.
 
-    Parameters
-    ----------
-    setting : Setting
-        The run.
-    records : sequence of Record, optional
-        Of :func:`count`; those of the ledger unless given.  What they lack is counted.
+    ``records`` are those of :func:`count`, or the ledger's.  What they lack is counted.
     """
     every = ledger.Ledger(OPERATIONS).read() if records is None else records
     found = ledger.select(every, training.config(setting)) or count([setting])
@@ -148,34 +134,20 @@ def measure(
     compiled: bool = False,
     rounds: int = 3,
 ) -> list[ledger.Record]:
-    """Time training steps of each setting in turn, several rounds; best round of each.
+    """Time training steps of each setting of an arm in turn, several rounds; best round of each.
 
-    Parameters
-    ----------
-    chosen : sequence of Setting
-        Settings of one arm; data are random bytes of the same shape.
-    seconds : float
-        Time for each setting and round.
-    device, compiled
-        See :class:`~sobolev_lib.synthetic_gradients.training.Training`.
-    rounds : int
-        Rounds over all settings: other work on the machine then hits all alike.
-
-    Returns
-    -------
-    list of Record
-        With metrics ``images_per_second`` and ``flops_per_image``.
+    Data are random bytes of the same shape, ``seconds`` are for each setting and round: other work
+    on the machine then hits all alike.  Records have ``images_per_second`` and ``flops_per_image``.
     """
-    runs, best = [], []
+    runs = []
     for setting in chosen:
         data = stand_in(setting, count=max(64, setting.batch))
         run = training.Training(setting, 0, data, device, compiled=compiled)
         run.run(until=2)  # memory, plans of the libraries, compilation
         runs.append((run, data))
-        best.append(0.0)
+    best = [0.0] * len(runs)
     for _ in range(rounds):
-        for i, (run, _) in enumerate(runs):
-            best[i] = max(best[i], _speed(run, seconds))
+        best = [max(b, _speed(run, seconds)) for b, (run, _) in zip(best, runs, strict=True)]
     return [
         _record(run, data, speed, device, compiled)
         for (run, data), speed in zip(runs, best, strict=True)
@@ -188,10 +160,9 @@ def _speed(run: training.Training, seconds: float) -> float:
         run.make_step(measure=False)
         run.step -= 1  # the same step again: the schedule does not matter here
         done += 1
-        if run.device.type == "cuda" and done % 10 == 0:
-            torch.cuda.synchronize(run.device)
-    if run.device.type == "cuda":
-        torch.cuda.synchronize(run.device)
+        if done % 10 == 0:
+            run.wait()
+    run.wait()
     return done * run.setting.batch / (time.perf_counter() - began)
 
 
@@ -209,16 +180,9 @@ def _record(
     }
     metrics = {"images_per_second": round(speed, 1), "flops_per_image": flops(setting, data)}
     return ledger.Record(
-        EXPERIMENT,
-        config,
-        0,
-        metrics,
-        setting.scale,
-        ["Random images; no data loading."],
-        device=ledger.device_name(device),
-        peak_memory=ledger.peak_memory(device),
-        **ledger.provenance(),
-    )
+        EXPERIMENT, config, 0, metrics, setting.scale, ["Random images; no data loading."],
+        device=config["device"], peak_memory=ledger.peak_memory(device), **ledger.provenance(),
+    )  # fmt: skip
 
 
 Run = tuple[str, int, str, bool]

@@ -42,7 +42,7 @@ from sobolev_lib.synthetic_gradients.settings import (
 
 __all__ = [
     "ARMS", "EXPERIMENT", "MAIN_ROWS", "ROWS", "Setting", "Training", "build", "config", "job",
-    "place_of", "results_of", "row_of", "scores", "settings", "sweep",
+    "place_of", "results_of", "row_of", "scores", "settings", "sweep", "watch",
 ]  # fmt: skip
 
 MEASUREMENTS = 25
@@ -92,7 +92,7 @@ class Training:
     setting : Setting
         What to train.
     seed : int
-        Seed of weights, batches and augmentation.
+        Of weights, batches and augmentation.
     data : ImageData, optional
         Loaded by the setting's name unless given.
     device : str or torch.device
@@ -163,9 +163,8 @@ class Training:
 
     def _choose(self) -> tuple[Tensor, Tensor]:
         """Indices of the training images and of those held out, the same for all seeds."""
-        count, wanted, held = (
-            len(self.data.train_x), self.setting.train_images, self.setting.held_out
-        )  # fmt: skip
+        count = len(self.data.train_x)
+        wanted, held = self.setting.train_images, self.setting.held_out
         if wanted is None and not held:
             return torch.arange(count), torch.arange(0)
         if (wanted or 1) + held > count:
@@ -195,12 +194,9 @@ class Training:
     def _make_optimizers(self) -> None:
         setting = self.setting
         self.main = torch.optim.SGD(
-            [p for p in self.net.main_parameters() if p.requires_grad],
-            lr=setting.learning_rate,
-            momentum=setting.momentum,
-            nesterov=setting.nesterov,
-            weight_decay=setting.weight_decay,
-        )
+            [p for p in self.net.main_parameters() if p.requires_grad], setting.learning_rate,
+            setting.momentum, nesterov=setting.nesterov, weight_decay=setting.weight_decay,
+        )  # fmt: skip
         own = self.net.module_parameters()
         self.adam = torch.optim.Adam(own, lr=setting.module_rate) if own else None
 
@@ -216,22 +212,10 @@ class Training:
             if isinstance(network, torch.nn.Module) and getattr(network, "explicit", True):
                 network.compile()
 
-    def run(
-        self,
-        progress: Callable[[Training], object] | None = None,
-        until: int | None = None,
-        keep: bool = True,
-    ) -> None:
+    def run(self, until: int | None = None, keep: bool = True) -> None:
         """Train to the last step (or ``until``); test after every epoch.
 
-        Parameters
-        ----------
-        progress : callable, optional
-            Called now and then with this object.
-        until : int, optional
-            Step to stop at.
-        keep : bool
-            Save the state at the end, too, not only every ``save_every`` seconds.
+        With ``keep`` the state is saved at the end, too, not only every ``save_every`` seconds.
 
         Raises
         ------
@@ -239,11 +223,9 @@ class Training:
             Out of memory; the message suggests a batch size.
         """
         with self._advice(), torch.backends.cudnn.flags(enabled=True, benchmark=True):
-            self._train(progress, until, keep)
+            self._train(until, keep)
 
-    def _train(
-        self, progress: Callable[[Training], object] | None, until: int | None, keep: bool
-    ) -> None:
+    def _train(self, until: int | None, keep: bool) -> None:
         last = self.steps if until is None else min(until, self.steps)
         every = max(1, self.steps // MEASUREMENTS)
         while self.step < last:
@@ -253,7 +235,7 @@ class Training:
                 self.make_step(measure=self.step % every == 0)
                 if self.step == stop or self._overdue():
                     break
-            self._wait()
+            self.wait()
             self.seconds += time.perf_counter() - began
             if self.step % self.per_epoch == 0 and (
                 not self.tests["steps"] or self.tests["steps"][-1] != self.step
@@ -261,8 +243,6 @@ class Training:
                 self._test()
             if self._overdue() or (keep and self.step == last):
                 self.save()
-            if progress:
-                progress(self)
 
     def _overdue(self) -> bool:
         return time.monotonic() - self._saved > self.save_every
@@ -282,7 +262,8 @@ class Training:
                 f"--batch {half} --learning-rate {self.setting.learning_rate / 2:g}"
             ) from error
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until a GPU has done what it was told."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -366,13 +347,9 @@ class Training:
                 logits = self.net(x).float()
             total += scores(logits, self._pick(f"{part}_y", index)).cpu()
         top1, top5, loss = (total / count).tolist()
-        for name, value in (
-            ("steps", self.step),
-            ("top1", 100 * top1),
-            ("top5", 100 * top5),
-            ("loss", loss),
-        ):
-            self.tests[name].append(value if name == "steps" else _number(value, 6))
+        self.tests["steps"].append(self.step)
+        for name, value in (("top1", 100 * top1), ("top5", 100 * top5), ("loss", loss)):
+            self.tests[name].append(_number(value, 6))
 
     def metrics(self) -> dict[str, Any]:
         """Final figures, and the curves: accuracies in per cent.
@@ -383,10 +360,9 @@ class Training:
         tail = max(1, len(self.curve["steps"]) // 5)
 
         def late(name: str) -> list[float | None]:
-            columns = list(zip(*self.curve[name][-tail:], strict=True))
             return [
                 None if None in column else round(sum(column) / len(column), 5)
-                for column in columns
+                for column in zip(*self.curve[name][-tail:], strict=True)
             ]
 
         return {
@@ -423,15 +399,7 @@ class Training:
 
 
 def place_of(nbytes: int, free: int, device: torch.device) -> torch.device:
-    """Where images belong: on the device if they take at most half of its free memory.
-
-    Parameters
-    ----------
-    nbytes, free : int
-        Size of the images, and free memory, in bytes.
-    device : torch.device
-        Where the network is.
-    """
+    """Where images belong: on the device if they take at most half of its free memory."""
     return device if 2 * nbytes <= free else torch.device("cpu")
 
 
@@ -476,6 +444,29 @@ def job(
         ("scikit-learn",) if setting.data == "digits" else (),
         [state_path(setting, seed, folder)] if folder else [],
     )
+
+
+def watch(
+    experiment: str,
+    work: Callable[..., list[Result]],
+    chosen: Sequence[Setting],
+    seeds: Sequence[int],
+    asked: dict[str, Any],
+    book: ledger.Ledger | None = None,
+    quiet: bool = False,
+) -> int:
+    """Enter what an instrument finds in the runs that its ledger lacks; return their number.
+
+    ``work`` takes setting, seed, the values of ``asked``, which the records carry, and a tick.
+    """
+    jobs = [
+        job(
+            setting, seed, functools.partial(work, setting, seed, *asked.values()),
+            config(setting) | asked,
+        )
+        for seed, setting in itertools.product(seeds, chosen)
+    ]  # fmt: skip
+    return runner.sweep(experiment, jobs, book, quiet=quiet)
 
 
 def results_of(run: Training, metrics: dict[str, Any]) -> list[Result]:
@@ -524,23 +515,10 @@ def sweep(
     compiled: bool = False,
     seconds: float | None = None,
 ) -> int:
-    """Train every setting for every seed and enter the records; those there are left out.
+    """Train every setting for every seed, seed by seed; enter the records that the ledger lacks.
 
-    Parameters
-    ----------
-    chosen : sequence of Setting
-        See :func:`settings`.
-    seeds : sequence of int
-        Seeds; all settings of a seed come before the next seed.
-    book, executor, quiet, seconds
-        See :func:`sobolev_lib.records.sweep.sweep`.
-    device, folder, save_every, compiled
-        See :class:`Training`.
-
-    Returns
-    -------
-    int
-        Number of records entered.
+    Device, folder, ``save_every`` and ``compiled`` are those of :class:`Training`, the rest of
+    :func:`sobolev_lib.records.sweep.sweep`.  Returned is the number of records entered.
     """
     rank, processes = hogwild.world()
     # Several processes have to agree when time is over, or some would wait for the others forever.

@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -34,14 +33,7 @@ from numpy.typing import NDArray
 
 from .balls import enclosed
 from .broken_line import BrokenLine, Certificate
-from .sampling import (
-    Array,
-    Cells,
-    Function,
-    cells,
-    check_interval,
-    vectorised,
-)
+from .sampling import Array, Cells, Function, cells, check_interval, positive, vectorised
 
 __all__ = ["fewest_pieces", "least_slope_error", "line_network", "relu_network"]
 
@@ -140,7 +132,7 @@ def line_network(
     """
     a, b = check_interval(interval)
     ends = np.array([a, b])
-    eps = _check_eps(eps)
+    eps = positive("eps", eps)
     off = np.abs(vectorised(f, "f", ends)(ends) - np.asarray(limits, dtype=np.float64))
     steep = vectorised(df, "df", ends)(ends)
     if not (off < eps / 2).all() or (np.abs(steep) > eps).any():
@@ -171,15 +163,15 @@ def fewest_pieces(df: Function, interval: tuple[float, float], eps: float) -> in
     width is therefore at least this number minus 1 for the slope along any line.
     """
     a, b = check_interval(interval)
-    eps = _check_eps(eps)
+    eps = positive("eps", eps)
     g = vectorised(df, "df", np.linspace(a, b, 9))
     return _least(g(_cells(g, (a, b), eps).x), eps)
 
 
 def least_slope_error(df: Function, interval: tuple[float, float], pieces: int) -> float:
-    """Lower bound of the slope error of every broken line with so many pieces.
+    """Lower bound of the slope error of every broken line with so many pieces, by bisection.
 
-    The largest eps at which points of `df` still need more; found by bisection.
+    It is the largest eps at which points of `df` still need more.
     """
     if pieces < 1:
         raise ValueError(f"pieces is {pieces}; at least 1 is needed")
@@ -190,12 +182,6 @@ def least_slope_error(df: Function, interval: tuple[float, float], pieces: int) 
         eps = (low + high) / 2
         low, high = (eps, high) if _least(d, eps) > pieces else (low, eps)
     return low
-
-
-def _check_eps(eps: float) -> float:
-    if not (isinstance(eps, Real) and math.isfinite(eps) and eps > 0):  # NumPy's numbers are Real
-        raise ValueError(f"eps is {eps!r}; a positive number is needed")
-    return float(eps)
 
 
 def _pieces(
@@ -210,7 +196,7 @@ def _pieces(
 ) -> tuple[Array, Array, Array, Certificate]:
     """Lemma 1: ends, slopes and values at the ends of the pieces, and bounds of their errors."""
     a, b = check_interval(interval)
-    eps = _check_eps(eps)
+    eps = positive("eps", eps)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype is {dtype}; torch.float64 or torch.float32 is needed")
     if sum(how is not None for how in (lipschitz, modulus, ball)) > 1:

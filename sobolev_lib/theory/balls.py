@@ -73,15 +73,8 @@ def integral(ball: Function, a: float, b: float, *, name: str = "ball") -> Any:
     name : str
         Of the argument, for the message.
 
-    Returns
-    -------
-    flint.arb
-        A ball that holds the integral.
-
     Raises
     ------
-    ImportError
-        Without python-flint.
     ValueError
         If the function is not finite somewhere, or too rough.
     """
@@ -145,8 +138,6 @@ def enclosed(ball: Function, x: Array) -> tuple[Array, Cells]:
 
     Raises
     ------
-    ImportError
-        Without python-flint.
     ValueError
         If `ball` is not known to double precision at a point, or has no finite derivative.
     """

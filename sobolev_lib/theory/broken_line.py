@@ -14,6 +14,7 @@ tensor([0.5000, 1.0000, 0.2500], dtype=torch.float64)
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,17 @@ class Certificate:
     least_pieces: int
 
 
+def in_parts(values: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
+    """Values of a hidden layer of that width at x (B, d), a part of the points at a time.
+
+    Where there are many, the hidden layer is computed again in the backward pass, not kept.
+    """
+    parts = x.split(max(1, _CHUNK // width))
+    if len(parts) == 1 or not torch.is_grad_enabled():
+        return torch.cat([values(part) for part in parts])
+    return torch.cat([checkpoint(values, part, use_reentrant=False) for part in parts])
+
+
 class BrokenLine(nn.Module):
     r"""A continuous piecewise affine function of one variable as a network with one hidden layer.
 
@@ -88,7 +100,6 @@ class BrokenLine(nn.Module):
         Slope of the activation on the left: 0 for ReLU, leaky ReLU otherwise.
     dtype : torch.dtype
         Of the weights.
-    certificate : Certificate, optional
     """
 
     kinks: Tensor
@@ -104,13 +115,13 @@ class BrokenLine(nn.Module):
         *,
         negative_slope: float = 0.0,
         dtype: torch.dtype = torch.float64,
-        certificate: Certificate | None = None,
     ) -> None:
         super().__init__()
         alpha = float(negative_slope)
         if not math.isfinite(alpha) or alpha == 1:
             raise ValueError(f"negative_slope is {alpha}; a finite number other than 1 is needed")
-        self.negative_slope, self.certificate = alpha, certificate
+        self.negative_slope = alpha
+        self.certificate: Certificate | None = None
         jumps, faces = np.diff(slopes), np.where(kinks >= anchor, 1.0, -1.0)
         start = torch.tensor(start, dtype=dtype).item()  # so that the bias is exact
         # relu(z) = (L(z) - alpha z) / (1 - alpha): all parts alpha z together are one affine map
@@ -134,12 +145,7 @@ class BrokenLine(nn.Module):
         if not isinstance(x, Tensor) or x.dtype != self.output.weight.dtype:
             given = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"x is {given}; a tensor of {self.output.weight.dtype} is needed")
-        parts = x.reshape(-1, 1).split(max(1, _CHUNK // self.hidden.out_features))
-        if len(parts) == 1 or not torch.is_grad_enabled():
-            values = [self._values(part) for part in parts]
-        else:  # many points: the hidden layer is computed again in the backward pass, not kept
-            values = [checkpoint(self._values, part, use_reentrant=False) for part in parts]
-        return torch.cat(values).reshape(x.shape)
+        return in_parts(self._values, x.reshape(-1, 1), self.hidden.out_features).reshape(x.shape)
 
     def _values(self, x: Tensor) -> Tensor:
         return self.output(functional.leaky_relu(self.hidden(x), self.negative_slope))
@@ -170,7 +176,6 @@ def broken_line(
     values : array_like, shape (n,)
     negative_slope : float
         Of a leaky ReLU; 0 is the ReLU.
-    dtype : torch.dtype
 
     Raises
     ------

@@ -88,8 +88,8 @@ def lower_bound(
         Elementwise on NumPy arrays or tensors of float64.
     interval : (float, float)
     balls : (callable, callable), optional
-        f and g for the power series of python-flint, such as ``lambda x: x.sin()`` and
-        ``lambda x: x.cos() + 0.3``; the result is then certain.
+        f and g for the power series of python-flint (extra "theory"), such as ``lambda x:
+        x.sin()`` and ``lambda x: x.cos() + 0.3``; the result is then certain.
 
     Returns
     -------
@@ -100,8 +100,6 @@ def lower_bound(
 
     Raises
     ------
-    ImportError
-        If `balls` are given and python-flint, the optional extra "theory", is missing.
     ValueError
         If the interval is empty, `f` or `g` has a wrong shape or is not finite, one of `balls` is
         another function or is not finite on a ball.
@@ -223,9 +221,7 @@ def closest(f: Function, g: Function, interval: tuple[float, float]) -> tuple[Ar
 
     .. math:: h(x) = \eta + \min_s \bigl[ f(s) + \textstyle\int_s^x g + \eta\, |x - s| \bigr]
 
-    Returns
-    -------
-    x, h : array, shape (n,)
+    The points and the values are (n,).
     """
     eta, s, t, *_ = best_pair(f, g, interval)
     a, b = check_interval(interval)

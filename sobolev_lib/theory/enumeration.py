@@ -56,7 +56,6 @@ def consistent(
 
     Parameters
     ----------
-    family : Family
     theta : sequence of float
         The member that the data come from, inside the box.
     x : array_like, shape (K,)
@@ -68,8 +67,6 @@ def consistent(
 
     Raises
     ------
-    ImportError
-        Without python-flint, the optional extra "theory".
     ValueError
         If there are fewer numbers than parameters (a continuum of members agrees then), if `theta`
         is not inside the box, or a point occurs twice.
@@ -111,25 +108,21 @@ def enclose(
     x: ArrayLike,
     start: Sequence[float],
     *,
-    slopes: bool = False,
     digits: int = 40,
 ) -> Balls:
     """Improve a member found by `consistent` to many certified digits, by Newton's method.
 
     Parameters
     ----------
-    family, theta, x, slopes
-        As in `consistent`; as many numbers as parameters.
+    family, theta, x
+        As in `consistent`; as many values as parameters.
     start : sequence of float
         Near the member.
     digits : int
         Decimal places.
 
-    Returns
-    -------
-    list of flint.arb
-        Balls, of radius 10**-digits at most, that hold the parameters of exactly one member that
-        agrees with the data.
+    The balls are of radius 10**-digits at most, and hold the parameters of exactly one member that
+    agrees with the data.
 
     Raises
     ------
@@ -138,7 +131,7 @@ def enclose(
     """
     library = flint()
     with library.ctx.workprec(int(3.4 * digits) + 64):
-        system = _System(family, theta, x, slopes)
+        system = _System(family, theta, x, slopes=False)
         if len(system.data) != len(start):
             raise ValueError(
                 f"x gives {len(system.data)} equations for the {len(start)} parameters in start"
@@ -159,28 +152,13 @@ def enclose(
         return image
 
 
-def most_members(
-    family: Family, points: int, *, slopes: bool = False, draws: int = 5, seed: int = 0
-) -> Members:
-    """Of several random members and point sets, the result with the most members that agree.
+def most_members(family: Family, points: int, *, slopes: bool = False, draws: int = 5) -> Members:
+    """Of several random members and sets of K points, the result with the most that agree.
 
-    Parameters
-    ----------
-    family : Family
-    points : int
-        K, the number of points.
-    slopes : bool
-        Values and slopes, or values only.
-    draws : int
-        Members and point sets to try, at random in the middle of the box and in the window.
-    seed : int
-
-    Returns
-    -------
-    Members
-        One with undecided parts is returned before all others.
+    Members are drawn in the middle of the box, points in the window.  A result with undecided parts
+    is returned before all others.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     low, high = np.array(list(family.box.values())).T
     results = []
     for _ in range(draws):

@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import wrightomega
 from torch import Tensor
 
+from .sampling import Array, real
+
 __all__ = ["gaussian", "generic_count", "polynomial"]
 
 _PRIME = 2**31 - 1  # products of two residues fit in int64
@@ -34,12 +36,8 @@ def gaussian(x: Any, value: Any, slope: Any) -> tuple[Any, Any]:
 
     Parameters
     ----------
-    x : float or array_like
-        The point.
-    value : float or array_like
-        Density there, positive, in units of 1 / x.
-    slope : float or array_like
-        Its derivative there.
+    x, value, slope : float or array_like
+        The point, the density there (positive, in units of 1 / x), its derivative there.
 
     Returns
     -------
@@ -53,7 +51,7 @@ def gaussian(x: Any, value: Any, slope: Any) -> tuple[Any, Any]:
     """
     given = (("x", x), ("value", value), ("slope", slope))
     try:
-        x, value, slope = np.broadcast_arrays(*(_real(name, part) for name, part in given))
+        x, value, slope = np.broadcast_arrays(*(real(name, part) for name, part in given))
     except ValueError as error:
         raise ValueError(f"x, value and slope: {error}") from error
     if (value <= 0).any():
@@ -106,8 +104,8 @@ def polynomial(
         For shapes that differ, numbers that are not finite, a point that occurs twice, too few
         points, or data that no polynomial of this degree has.
     """
-    points, v = _real("x", x), _real("values", values)
-    s = None if slopes is None else _real("slopes", slopes)
+    points, v = real("x", x), real("values", values)
+    s = None if slopes is None else real("slopes", slopes)
     if isinstance(degree, bool) or not isinstance(degree, Real) or degree % 1 or degree < 0:
         raise ValueError(f"degree must be an integer of at least 0, got {degree!r}")
     degree = int(degree)
@@ -135,7 +133,7 @@ def polynomial(
     return torch.from_numpy(result).to(x.device) if isinstance(x, Tensor) else result
 
 
-def generic_count(degree: int, dimension: int, *, slopes: bool, seed: int = 0) -> int:
+def generic_count(degree: int, dimension: int, *, slopes: bool) -> int:
     """Count the points that identify a polynomial in several variables, for almost all positions.
 
     The count is the least K at which the equations of K random points have full rank.  Ranks are
@@ -150,8 +148,6 @@ def generic_count(degree: int, dimension: int, *, slopes: bool, seed: int = 0) -
         Number of variables d.
     slopes : bool
         Whether all d partial derivatives are known at the points.
-    seed : int
-        Of the points.
 
     Raises
     ------
@@ -162,7 +158,7 @@ def generic_count(degree: int, dimension: int, *, slopes: bool, seed: int = 0) -
         raise ValueError(f"degree >= 0 and dimension >= 1 are needed, got {degree}, {dimension}")
     every = itertools.product(range(degree + 1), repeat=dimension)
     powers = np.array([e for e in every if sum(e) <= degree])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows: list[NDArray[np.int64]] = []
     for count in itertools.count(1):
         rows += _equations(rng.integers(1, _PRIME, size=dimension), powers, slopes)
@@ -174,7 +170,7 @@ def generic_count(degree: int, dimension: int, *, slopes: bool, seed: int = 0) -
 # --- Hermite interpolation in rational numbers ----------------------------------------------------
 
 
-def _spread(x: NDArray[np.float64]) -> list[int]:
+def _spread(x: Array) -> list[int]:
     """Leja's order: each point is the furthest, in the product of distances, from those before."""
     order = [int(np.argmax(np.abs(x - x.mean())))]
     logs = np.zeros(len(x))
@@ -213,12 +209,7 @@ def _expand(knots: list[Fraction], newton: list[Fraction]) -> list[Fraction]:
     return powers
 
 
-def _compare(
-    c: NDArray[np.float64],
-    x: NDArray[np.float64],
-    values: NDArray[np.float64],
-    slopes: NDArray[np.float64] | None,
-) -> None:
+def _compare(c: Array, x: Array, values: Array, slopes: Array | None) -> None:
     """Refuse data that miss the polynomial by more than a millionth of the size of its terms."""
     tables = [("values", c, values)]
     if slopes is not None:
@@ -279,13 +270,3 @@ def _rank(matrix: NDArray[np.int64]) -> int:
         if rank == len(rows):
             break
     return rank
-
-
-def _real(name: str, given: Any) -> NDArray[np.float64]:
-    array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must hold real numbers, got {array.dtype}")
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-    return array

@@ -26,15 +26,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from sobolev_lib import derivatives
 from sobolev_lib.theory.networks import GatedPlanes, Interpolant, layers
+from sobolev_lib.theory.sampling import Array, real
 
 __all__ = ["Errors", "errors", "relu_interpolant"]
 
-Array = NDArray[np.float64]
 Method = Literal["gated", "pair", "paper"]
 
 #: Directions that "pair" chooses from, and orthogonal matrices that "paper" chooses from.
@@ -92,13 +92,7 @@ def relu_interpolant(
 
 @dataclass(frozen=True)
 class Errors:
-    """Largest differences between a network and its data.
-
-    Parameters
-    ----------
-    values, gradients : float
-        Maxima over points and components.
-    """
+    """Largest differences between a network and its data, over points and components."""
 
     values: float
     gradients: float
@@ -268,7 +262,7 @@ def _data(
         dtype = x.dtype
     if dtype not in (torch.float32, torch.float64) or (isinstance(x, Tensor) and x.is_complex()):
         raise TypeError(f"x must be float32 or float64, got {x.dtype}")  # type: ignore[union-attr]
-    points, values, slopes = (_array(name, part) for name, part in (("x", x), ("y", y), ("dy", dy)))
+    points, values, slopes = (real(name, part) for name, part in (("x", x), ("y", y), ("dy", dy)))
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(f"x must have shape (n, d) with n and d at least 1, got {points.shape}")
     n, d = points.shape
@@ -287,13 +281,3 @@ def _data(
             raise ValueError(f"x: points {same[i]} and {i} are the same, with different {name}")
     keep = np.sort(first)
     return points[keep], values[keep], slopes[keep], dtype
-
-
-def _array(name: str, given: ArrayLike | Tensor) -> Array:
-    array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must be an array of real numbers, got {array.dtype}")
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-    return array

@@ -14,13 +14,7 @@ __all__ = ["GatedPlanes", "Interpolant", "layers", "leaky"]
 
 
 def layers(weights: Sequence[tuple[Tensor, Tensor]]) -> nn.Sequential:
-    """Put `nn.Linear` layers with these weights and biases together, ReLU between them.
-
-    Parameters
-    ----------
-    weights : sequence of (Tensor, Tensor)
-        For each layer its weight, (out, in), and its bias, (out,).
-    """
+    """Put `nn.Linear` layers with these weights and biases together, ReLU between them."""
     stack: list[nn.Module] = []
     for weight, bias in weights:
         linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0]).to(weight)
@@ -143,12 +137,7 @@ class GatedPlanes(nn.Module):
         gate = torch.block_diag(*[torch.ones(1, 2 * d).to(like)] * n) * -self.steepness[:, None]
         climb = torch.cat([self.slopes, -self.slopes], 1)
         line = torch.cat([zeros.repeat(2 * d), self.slope, -self.slope])
-        rows = [
-            torch.cat([gate, climb], 1),
-            torch.cat([gate, 0 * climb], 1),
-            line[None],
-            -line[None],
-        ]
+        rows = [torch.cat([gate, c], 1) for c in (climb, 0 * climb)] + [line[None], -line[None]]
         # the affine part as relu(z) - relu(-z), its kink beyond the points as well
         beyond = 1.0 + ((self.points - low) @ self.slope).abs().amax()
         base = self._constants() + self.slopes @ low

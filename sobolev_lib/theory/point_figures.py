@@ -9,22 +9,12 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from sobolev_lib.figures import style
 from sobolev_lib.theory.interpolation import Method, relu_interpolant
-
-__all__ = [
-    "draw_bump",
-    "draw_density_pair",
-    "draw_gate",
-    "draw_interpolants",
-    "draw_pieces",
-    "draw_steepness",
-]
+from sobolev_lib.theory.sampling import Array
 
 WIDTH = 3.45  # inches; notebooks add 0.1 at each side: 350 of the 358 pixels that a phone has
-Array = NDArray[np.float64]
 
 _METHODS: dict[Method, tuple[str, str]] = {
     "paper": ("values", "The paper's bumps"),
@@ -38,9 +28,8 @@ def _needles(ax: Axes, x: Array, y: Array, slope: Array, length: float) -> None:
     """Points, each with a short line of its slope."""
     for a, b, s in zip(x, y, slope, strict=True):
         half = length / 2 / np.hypot(1.0, s * _aspect(ax))
-        ax.plot(
-            [a - half, a + half], [b - s * half, b + s * half], color="#222222", lw=2.2, zorder=4
-        )
+        ends = [a - half, a + half], [b - s * half, b + s * half]
+        ax.plot(*ends, color="#222222", lw=2.2, zorder=4)
     ax.plot(x, y, "o", color="#222222", ms=5, zorder=5)
 
 
@@ -147,13 +136,8 @@ def draw_density_pair(first: tuple[float, float], second: tuple[float, float], x
             return np.exp(-(((t - mu) / sigma) ** 2) / 2) / (np.sqrt(2 * np.pi) * sigma)
 
         dash = style.DASHES["kernel"] if name == "sobolev" else "-"
-        ax.plot(
-            at,
-            density(at),
-            color=style.COLOURS[name],
-            ls=dash,
-            label=f"$\\mu$ = {mu:.4g}, $\\sigma$ = {sigma:.4g}",
-        )
+        label = f"$\\mu$ = {mu:.4g}, $\\sigma$ = {sigma:.4g}"
+        ax.plot(at, density(at), color=style.COLOURS[name], ls=dash, label=label)
     ax.plot(x, density(x), "o", color="#222222", zorder=5)
     ax.set(xlabel="$x$", ylabel="density", ylim=(0, 0.52))
     ax.legend(loc="upper right", fontsize=8)

@@ -34,25 +34,10 @@ import torch
 from scipy.special import expit, iv
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from .approximation import relu_network
-from .broken_line import BrokenLine
-from .sampling import Array, Function, check_interval, vectorised
-
-__all__ = [
-    "HiddenLayer",
-    "Ridge",
-    "cosines",
-    "fourier_example",
-    "maurey_network",
-    "merge",
-    "ridge_network",
-    "sigmoid_budget",
-    "sigmoid_cosine",
-    "sigmoid_ridges",
-    "tolerances",
-]
+from .broken_line import BrokenLine, in_parts
+from .sampling import Array, Function, check_interval, positive, vectorised
 
 Box = Sequence[tuple[float, float]]
 
@@ -81,24 +66,14 @@ class HiddenLayer(nn.Module):
 
     On a kink PyTorch takes the slope of one side for each unit.  In a sum of broken lines
     (`ridge_network`) the gradient there is the one that each line has on one of its two sides, so
-    that the bound of the gradient holds on the kinks, too.
-
-    Parameters
-    ----------
-    weight : tensor, shape (n, d)
-    bias, outer : tensor, shape (n,)
-    constant : float
-    negative_slope : float
+    that the bound of the gradient holds on the kinks, too.  `weight` is (n, d), `bias` and `outer`
+    are (n,).
     """
 
     def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        outer: Tensor,
-        constant: float,
+        self, weight: Tensor, bias: Tensor, outer: Tensor, constant: float,
         negative_slope: float = 0.0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.negative_slope = negative_slope
         self.hidden = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
@@ -119,10 +94,7 @@ class HiddenLayer(nn.Module):
         """Values (B, 1) at `x` (B, d)."""
         if x.ndim != 2 or x.shape[1] != self.hidden.in_features:
             raise ValueError(f"x has shape {tuple(x.shape)}; (B, {self.hidden.in_features}) needed")
-        parts = x.split(max(1, (1 << 23) // self.width))
-        if len(parts) == 1 or not torch.is_grad_enabled():
-            return torch.cat([self._values(part) for part in parts])
-        return torch.cat([checkpoint(self._values, part, use_reentrant=False) for part in parts])
+        return in_parts(self._values, x, self.width)
 
     def _values(self, x: Tensor) -> Tensor:
         return self.output(functional.leaky_relu(self.hidden(x), self.negative_slope))
@@ -130,18 +102,16 @@ class HiddenLayer(nn.Module):
 
 def merge(ridges: Sequence[Ridge], lines: Sequence[BrokenLine]) -> HiddenLayer:
     """Write a sum of broken lines, one along each ridge's direction, as one hidden layer."""
-    weight: list[Tensor] = []
-    bias: list[Tensor] = []
-    outer: list[Tensor] = []
-    constant = 0.0
-    for ridge, line in zip(ridges, lines, strict=True):
-        direction = torch.tensor(ridge.direction, dtype=torch.float64)
-        weight.append(line.hidden.weight * direction)
-        bias.append(line.hidden.bias.data)
-        outer.append(line.output.weight[0].data)
-        constant += float(line.output.bias)
-    slope = lines[0].negative_slope
-    return HiddenLayer(torch.cat(weight), torch.cat(bias), torch.cat(outer), constant, slope)
+    weight = torch.cat(
+        [
+            line.hidden.weight * torch.tensor(ridge.direction, dtype=torch.float64)
+            for ridge, line in zip(ridges, lines, strict=True)
+        ]
+    )
+    bias = torch.cat([line.hidden.bias for line in lines])
+    outer = torch.cat([line.output.weight[0] for line in lines])
+    constant = sum(float(line.output.bias) for line in lines)
+    return HiddenLayer(weight, bias, outer, constant, lines[0].negative_slope)
 
 
 def tolerances(ridges: Sequence[Ridge], box: Box, eps: float) -> list[float]:
@@ -168,7 +138,6 @@ def ridge_network(
 
     Parameters
     ----------
-    ridges : sequence of Ridge
     box : sequence of (float, float)
         One interval for each coordinate.
     eps : float
@@ -182,8 +151,7 @@ def ridge_network(
     ValueError
         As `approximation.relu_network`, for the profile in question.
     """
-    if not eps > 0:
-        raise ValueError(f"eps is {eps!r}; a positive number is needed")
+    eps = positive("eps", eps)
     if not ridges:
         raise ValueError("ridges is empty; at least one is needed")
     lines = [
@@ -197,23 +165,11 @@ def sigmoid_budget(coefficients: Array, weights: Array, eps: float) -> float:
     r"""How well a sigmoid has to be known for :math:`\sum_i c_i \sigma(w_i \cdot x + b_i)`.
 
     Half of eps is left for the sum itself, as in the paper's proof of Theorem 1, which forgets
-    coefficients and weights.
-
-    Parameters
-    ----------
-    coefficients : array, shape (n,)
-    weights : array, shape (n, d)
-    eps : float
-
-    Returns
-    -------
-    float
-        ``eps / (2 max(sum |c_i|, sum |c_i| |w_i|))``.
+    coefficients (n,) and weights (n, d): ``eps / (2 max(sum |c_i|, sum |c_i| |w_i|))``.
     """
     sizes = np.abs(np.asarray(coefficients, dtype=np.float64))
     slopes = np.asarray(weights, dtype=np.float64)
-    if not eps > 0:
-        raise ValueError(f"eps is {eps!r}; a positive number is needed")
+    eps = positive("eps", eps)
     if sizes.ndim != 1 or slopes.ndim != 2 or len(sizes) != len(slopes):
         raise ValueError(
             f"coefficients {sizes.shape} and weights {slopes.shape}: (n,) and (n, d) are needed"
@@ -239,15 +195,10 @@ def sigmoid_cosine(reach: float, spacing: float, width: float = 0.3) -> tuple[Ar
     spacing, width : float
         h and tau.
 
-    Returns
-    -------
-    coefficients, shifts : array, shape (n,)
-    constant : float
+    Returned are coefficients (n,), shifts (n,), and the constant.
     """
-    if not (reach > 0 and spacing > 0 and width > 0):
-        raise ValueError(
-            f"reach is {reach}, spacing {spacing}, width {width}; positive numbers are needed"
-        )
+    for name, value in (("reach", reach), ("spacing", spacing), ("width", width)):
+        positive(name, value)
     count = math.ceil((reach + 40 * width) / spacing)
     shifts: Array = spacing * np.arange(-count, count + 1, dtype=np.float64)
     factor = math.sinh(math.pi * width) / (math.pi * width)
@@ -259,19 +210,9 @@ def sigmoid_cosine(reach: float, spacing: float, width: float = 0.3) -> tuple[Ar
 def sigmoid_ridges(
     direction: tuple[float, ...], reach: float, spacing: float, width: float = 0.3
 ) -> tuple[list[Ridge], float]:
-    r"""Write :math:`\cos(w \cdot x)` as a sum of sigmoids of w.x, each a ridge of its own.
+    r"""Write :math:`\cos(w \cdot x)` as a sum of sigmoids of w.x, each a ridge, and a constant.
 
-    Parameters
-    ----------
-    direction : tuple of float
-        w.
-    reach, spacing, width : float
-        As in `sigmoid_cosine`; `reach` bounds ``|w.x|``.
-
-    Returns
-    -------
-    ridges : list of Ridge
-    constant : float
+    `direction` is w, `reach` bounds ``|w.x|``, and the rest is as in `sigmoid_cosine`.
     """
     coefficients, shifts, constant = sigmoid_cosine(reach, spacing, width)
 
@@ -309,16 +250,10 @@ def fourier_example(eps: float) -> tuple[HiddenLayer, float]:
 
     The square is :math:`[-\pi, \pi]^2`.  The series is cut where what is left out is below eps / 4,
     coefficients and weights counted.
-    Each wave that stays becomes ReLUs by `ridge_network`, with the rest of eps.
-
-    Returns
-    -------
-    net : HiddenLayer
-    left_out : float
-        Bound of the error of the cut series.
+    Each wave that stays becomes ReLUs by `ridge_network`, with the rest of eps.  Returned with the
+    network is a bound of the error of the cut series.
     """
-    if not eps > 0:
-        raise ValueError(f"eps is {eps!r}; a positive number is needed")
+    eps = positive("eps", eps)
     waves = cosines(16)
     costs = np.array([c * max(1.0, math.hypot(*k)) for c, k, _ in waves])
     by_cost = np.argsort(-costs)
@@ -340,7 +275,7 @@ def _wave(size: float, k: tuple[int, int], phase: float) -> Ridge:
     )
 
 
-def maurey_network(units: int, generator: torch.Generator, order: int = 16) -> HiddenLayer:
+def maurey_network(units: int, generator: torch.Generator) -> HiddenLayer:
     r"""Draw the units of a network for :math:`\exp(\cos x + \sin y)` at random (Maurey's argument).
 
     On [-R, R] a wave is an affine function plus a mean of ReLUs,
@@ -353,10 +288,11 @@ def maurey_network(units: int, generator: torch.Generator, order: int = 16) -> H
     """
     if units < 1:
         raise ValueError(f"units is {units}; at least 1 is needed")
-    waves = [(c, k, p) for c, k, p in cosines(order) if k != (0, 0)]
+    every = cosines(16)
+    waves = [(c, k, p) for c, k, p in every if k != (0, 0)]
     size, phase = (torch.tensor([w[j] for w in waves], dtype=torch.float64) for j in (0, 2))
     k = torch.tensor([w[1] for w in waves], dtype=torch.float64)
-    constant = sum(c for c, k, _ in cosines(order) if k == (0, 0))
+    constant = sum(c for c, k, _ in every if k == (0, 0))
     # the wave at -R, R = pi |k|_1, and its tangent there
     half_waves = 2 * k.abs().sum(1)
     reach = math.pi * half_waves / 2

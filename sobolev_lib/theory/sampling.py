@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,24 @@ def check_interval(interval: tuple[float, float]) -> tuple[float, float]:
     if not (math.isfinite(a) and math.isfinite(b) and a < b):
         raise ValueError(f"interval is ({a}, {b}); finite ends with a < b are needed")
     return a, b
+
+
+def positive(name: str, value: float) -> float:
+    """Return a positive finite number as a float; else raise an error that names it."""
+    if not (isinstance(value, Real) and math.isfinite(value) and value > 0):  # NumPy's are Real
+        raise ValueError(f"{name} is {value!r}; a positive number is needed")
+    return float(value)
+
+
+def real(name: str, given: Any) -> Array:
+    """Return finite real numbers, as an array or a tensor has them, in float64; else raise."""
+    array = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must hold real numbers, got {array.dtype}")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return array
 
 
 def vectorised(f: Function, name: str, probe: Array) -> Callable[[Array], Array]:

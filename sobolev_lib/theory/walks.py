@@ -41,18 +41,16 @@ def path_bound(
 
     Parameters
     ----------
-    f : callable
-        From points (n, d) to values (n,).
-    g : callable
-        From points (n, d) to (n, d).
+    f, g : callable
+        From points (n, d) to values (n,), and to (n, d).
     path : array_like, shape (m, d), m >= 2
         Corners.  If it ends where it begins the path is a loop; run many times it gives the
         integral over the length, without the 2, and this is returned.
     order : int
         Points of the Gauss rule on each side.
     balls : (callable, callable), optional
-        f and g for the power series of python-flint (`balls`): functions of d numbers, f to one
-        and g to a sequence of d.  They take the place of `f` and `g`.
+        f and g for the power series of python-flint (extra "theory"): functions of d numbers, f to
+        one and g to a sequence of d.  They take the place of `f` and `g`.
 
     Returns
     -------
@@ -63,8 +61,6 @@ def path_bound(
 
     Raises
     ------
-    ImportError
-        If `balls` are given and python-flint, the optional extra "theory", is missing.
     ValueError
         If `path`, or what `f`, `g` or `balls` give, has a wrong shape, or the path no length.
     """
@@ -146,15 +142,10 @@ def walk_bound(f: Function, g: Function, points: Array, edges: NDArray[np.int64]
     Parameters
     ----------
     f, g : callable
-        As for `path_bound`.
+        As for `path_bound`; that of the path found is the eta, and certifies it with `balls`.
     points : array, shape (n, d)
     edges : array, shape (m, 2)
         Pairs of points that are joined by a straight line, in one of the two directions.
-
-    Returns
-    -------
-    Walk
-        Its eta is that of `path_bound` for its path, which certifies it if it is given `balls`.
 
     Raises
     ------

@@ -5,9 +5,4 @@ from sobolev_lib.widgets.hypotheses import HypothesisExplorer
 from sobolev_lib.widgets.kinkdemo import KinkDemo
 from sobolev_lib.widgets.playground import Playground
 
-__all__ = [
-    "HypothesisExplorer",
-    "KinkDemo",
-    "Playground",
-    "SurfaceExplorer",
-]
+__all__ = ["HypothesisExplorer", "KinkDemo", "Playground", "SurfaceExplorer"]

@@ -10,8 +10,8 @@ import numpy as np
 import traitlets
 from numpy.typing import NDArray
 
+from sobolev_lib import functions
 from sobolev_lib.figures.style import LABELS
-from sobolev_lib.functions import FUNCTIONS, Domain
 from sobolev_lib.widgets import _assets
 
 Grid = tuple[NDArray[np.floating], NDArray[np.floating]]
@@ -71,9 +71,6 @@ class SurfaceExplorer(anywidget.AnyWidget):
         truth: Mapping[str, Grid],
         grids: Mapping[Key, Grid],
         errors: Mapping[Key, float | tuple[float, float]],
-        *,
-        domains: Mapping[str, Domain] | None = None,
-        titles: Mapping[str, str] | None = None,
         **traits: Any,
     ) -> SurfaceExplorer:
         """Pack sampled surfaces and gradient fields into one widget.
@@ -81,8 +78,9 @@ class SurfaceExplorer(anywidget.AnyWidget):
         Parameters
         ----------
         truth : mapping
-            ``truth[function] = (values, gradients)`` of shapes (g, g) and (a, a, 2), in raw units:
-            the function at ``f.grid(g)`` and its gradient at ``f.grid(a, centres=True)``
+            For names of `sobolev_lib.functions.FUNCTIONS`: ``truth[function] = (values,
+            gradients)`` of shapes (g, g) and (a, a, 2), in raw units, the function at
+            ``f.grid(g)`` and its gradient at ``f.grid(a, centres=True)``
             (`sobolev_lib.functions.BenchmarkFunction.grid`), so row by row from the lowest y.
         grids : mapping
             ``grids[function, n, method, seed]``, the same of each network; `method` is a key of
@@ -90,20 +88,14 @@ class SurfaceExplorer(anywidget.AnyWidget):
         errors : mapping
             Test error of each key of `grids`: the mean squared error of the values, or a pair of
             those of values and gradients.
-        domains, titles : mapping, optional
-            Of each function; by default those of `sobolev_lib.functions.FUNCTIONS`.
         **traits
             First choice: ``function``, ``n``, ``seed``, ``view``, ``share``.
-
-        Returns
-        -------
-        SurfaceExplorer
 
         Raises
         ------
         ValueError
             For an empty mapping, a shape that differs from the first truth's, a number that is not
-            finite, an unknown method, a function without truth or domain, or a grid without its
+            finite, an unknown function or method, a function without truth, or a grid without its
             error.
         """
         if not truth or not grids:
@@ -124,7 +116,7 @@ class SurfaceExplorer(anywidget.AnyWidget):
         place = {key: len(axes[0]) + i for i, key in enumerate(keys)}
         first = {"function": axes[0][0], "n": axes[1][0], "seed": axes[3][0]}
         widget = cls(
-            functions=[_describe(name, truth[name], domains, titles) for name in axes[0]],
+            functions=[_describe(name, truth[name]) for name in axes[0]],
             sizes=axes[1],
             methods=axes[2],
             seeds=axes[3],
@@ -197,28 +189,14 @@ def _pack(grid: Grid, shapes: tuple[tuple[int, ...], tuple[int, ...]], where: st
     return record + bytes(-len(record) % 4)
 
 
-def _describe(
-    name: str,
-    truth: Grid,
-    domains: Mapping[str, Domain] | None,
-    titles: Mapping[str, str] | None,
-) -> dict[str, Any]:
+def _describe(name: str, truth: Grid) -> dict[str, Any]:
     """Title, domain and range of a function."""
-    known = FUNCTIONS.get(name)
-    if domains is not None and name in domains:
-        domain = domains[name]
-    elif known is not None:
-        domain = known.domain
-    else:
-        raise ValueError(
-            f"domains has no entry for {name!r}, which is not one of {sorted(FUNCTIONS)}"
-        )
-    title = (titles or {}).get(name, known.title if known is not None else name)
+    known = functions.get(name)
     values = np.asarray(truth[0], dtype=np.float64)
     return {
         "name": name,
-        "title": title,
-        "domain": [list(map(float, axis)) for axis in domain],
+        "title": known.title,
+        "domain": [list(axis) for axis in known.domain],
         "range": [float(values.min()), float(values.max())],
     }
 

@@ -15,16 +15,8 @@ from sobolev_lib.stack import MLPStack
 from sobolev_lib.widgets import _assets
 
 #: Inputs of each target.
-TARGETS = {
-    "wave": 1,
-    "kinked": 1,
-    "bumpy": 1,
-    "own": 1,
-    "free": 1,
-    "valleys": 2,
-    "hills": 2,
-    "step": 2,
-}
+TARGETS = dict.fromkeys(("wave", "kinked", "bumpy", "own", "free"), 1)
+TARGETS |= dict.fromkeys(("valleys", "hills", "step"), 2)
 ACTIVATIONS = ("silu", "tanh", "relu", "kernel")
 #: Width of the kernel at the kinks, in units of a pre-activation.
 KINK_BANDWIDTH = 0.1
@@ -195,13 +187,10 @@ class Playground(anywidget.AnyWidget):
     def _empty(self) -> MLPStack:
         kernel = self.activation == "kernel"
         return MLPStack(
-            2,
-            self.in_features,
-            (self.width, self.width),
+            2, self.in_features, (self.width, self.width),
             activation="relu" if kernel else self.activation,
-            kink_bandwidth=KINK_BANDWIDTH if kernel else None,
-            dtype=torch.float64,
-        )
+            kink_bandwidth=KINK_BANDWIDTH if kernel else None, dtype=torch.float64,
+        )  # fmt: skip
 
 
 def _ordered(stack: MLPStack) -> list[Tensor]:

@@ -32,20 +32,8 @@ class SchemeExplorer(anywidget.AnyWidget):
     _esm = _assets.script("schemes")
     _css = _assets.styles()
 
-    schemes = traitlets.List(traitlets.Dict()).tag(sync=True)
-    kinds = traitlets.Dict().tag(sync=True)
-    phases = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    schemes = traitlets.List([scheme.as_dict() for scheme in SCHEMES.values()]).tag(sync=True)
+    kinds = traitlets.Dict({name: asdict(kind) for name, kind in KINDS.items()}).tag(sync=True)
+    phases = traitlets.List(list(PHASES)).tag(sync=True)
     scheme = traitlets.Enum(list(SCHEMES), "sobolev").tag(sync=True)
     phase = traitlets.Int(1, min=1, max=len(PHASES)).tag(sync=True)
-
-    @traitlets.default("schemes")
-    def _all_schemes(self) -> list[dict]:
-        return [scheme.as_dict() for scheme in SCHEMES.values()]
-
-    @traitlets.default("kinds")
-    def _all_kinds(self) -> dict[str, dict]:
-        return {name: asdict(kind) for name, kind in KINDS.items()}
-
-    @traitlets.default("phases")
-    def _all_phases(self) -> list[str]:
-        return list(PHASES)
