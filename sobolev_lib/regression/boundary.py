@@ -107,7 +107,7 @@ def answer(results: Results, n: int) -> str:
 def conclusion(results: Results, n: int) -> str:
     """One sentence for a number of training points, whatever the records say."""
     own, found = word(results, n, PLAIN, KERNEL), answers(results, n)
-    of = {said: _list(k for k, v in found.items() if v == said) for said in found.values()}
+    of = {said: _list(f"“{k}”" for k, v in found.items() if v == said) for said in found.values()}
     if own == NOT_RUN:
         said = "there is nothing to compare yet"
     elif own == FAILS:
@@ -118,16 +118,14 @@ def conclusion(results: Results, n: int) -> str:
             "control cannot say why"
         )
     elif FAILS in of:
-        said = (
-            f"something else than the boundary term helps: {of[FAILS]} gains more than the kernel"
-        )
-    elif found.keys() == {k for k, v in found.items() if v == HOLDS}:
-        said = f"it is the boundary term that helps: the kernel gains over each of {of[HOLDS]}"
+        said = f"something else than the boundary term helps: the kernel is behind {of[FAILS]}"
+    elif set(of) == {HOLDS}:
+        said = f"it is the boundary term that helps: the kernel is ahead of {of[HOLDS]}"
     else:
         parts = {
-            HOLDS: "it is better than {}",
+            HOLDS: "it is ahead of {}",
             OPEN: "against {} nothing is settled",
-            NOT_RUN: "{} has no records yet",
+            NOT_RUN: "there are no records of {} yet",
         }
         rest = "; ".join(words.format(of[key]) for key, words in parts.items() if key in of)
         said = f"the kernel gains over plain ReLU, and its cause is not settled: {rest}"
