@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from .closed_form import ACTIVATIONS, Activation, Group, Signals, affine
 __all__ = ["ACTIVATIONS", "MLPStack"]
 
 Index = slice | Tensor
+Kernel = Callable[[Tensor, float | Tensor, float], Tensor]
 MOMENTUM = 0.1  # of the running spread, the default of kinks.ReLU
 
 
@@ -56,6 +57,11 @@ class MLPStack(nn.Module):
         not depend on its neighbours.
     device, dtype : optional
         As for :class:`torch.nn.Linear`.
+    kernel : callable, optional
+        What stands in for the derivative of a kink's step: from the pre-activations (members,
+        points, units), which it may overwrite, the width and the height of the step to something of
+        their shape.  The logistic kernel of :mod:`sobolev_lib.kinks` unless given; another one is
+        how an experiment finds out what the kernel does.
 
     Raises
     ------
@@ -81,6 +87,7 @@ class MLPStack(nn.Module):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        kernel: Kernel = kinks.logistic_,
     ) -> None:
         super().__init__()
         _check_configuration(members, in_features, hidden, activation, kink_bandwidth)
@@ -89,6 +96,7 @@ class MLPStack(nn.Module):
         self.members, self.in_features = members, in_features
         self.hidden, self.activation = tuple(hidden), activation
         self.kink_bandwidth, self.scale_bandwidth = kink_bandwidth, scale_bandwidth
+        self.kernel = kernel
         like = torch.empty(0, device=device, dtype=dtype)
         layers = _initialize((in_features, *self.hidden, 1), members, initialization, generator)
         self.weights = nn.ParameterList(w.to(like) for w, _ in layers)
@@ -140,8 +148,8 @@ class MLPStack(nn.Module):
     def member(self, i: int) -> nn.Sequential:
         """Network ``i`` as an :class:`torch.nn.Sequential` with a copy of its weights.
 
-        With a ``kink_bandwidth`` its activations are those of :mod:`sobolev_lib.kinks`, scaled
-        ones with the width that the stack has reached.
+        With a ``kink_bandwidth`` its activations are those of :mod:`sobolev_lib.kinks` (and so is
+        their kernel, whatever the stack's), scaled ones with the width that the stack has reached.
         """
         if not -self.members <= i < self.members:
             raise IndexError(f"i is {i}; the stack has {self.members} members")
@@ -259,7 +267,7 @@ class MLPStack(nn.Module):
                     spread[chosen], batches[chosen] = own[0] + change, own[1] + usable
                 width = width * spread[chosen]
             a = rule.value(z)
-            return a, slope_(a.clone()), kinks.logistic_(z, width, rule.jump)
+            return a, slope_(a.clone()), self.kernel(z, width, rule.jump)
 
         return signals
 
@@ -334,13 +342,15 @@ class _ClosedForm(torch.autograd.Function):
                     way = partial(group.moving_slopes, stack.rule.all)
                 elif train and stack.kink_bandwidth is not None:
                     kinked = stack._kinked(chosen)
-                    way = partial(group.moving_slopes, kinked, whole=stack.scale_bandwidth)
+                    # whoever looks at the whole batch needs it in one piece
+                    whole = stack.scale_bandwidth or stack.kernel is not kinks.logistic_
+                    way = partial(group.moving_slopes, kinked, whole=whole)
                 value[chosen], derivative[chosen], found = way(dy[chosen], weight[chosen])
             if len(plan) == 1:
                 gradients = found
                 break
-            for whole, piece in zip(gradients, found, strict=train):
-                whole[chosen] = piece
+            for every, piece in zip(gradients, found, strict=train):
+                every[chosen] = piece
         ctx.save_for_backward(derivative, *gradients)
         ctx.mark_non_differentiable(value, derivative)
         return value + weight * derivative, value, derivative

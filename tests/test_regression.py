@@ -1,10 +1,12 @@
 """The regression experiment: data, arms, determinism, resuming, and kill -9."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -262,3 +264,22 @@ def test_arms_leave_out_what_would_be_the_same_run_again():
     assert arms.config(weighted[0])["weight"] == 0.1
     assert "weight" not in arms.config(settings("schedule", [20], ["booth"])[0])
     assert {s.points for s in settings("equal_information", [20])} == {60}
+
+
+def test_a_default_kernel_leaves_older_records_and_states_their_names():
+    plain = settings("activation/kernel", [20], ["booth"])[0]
+    assert "kernel" not in arms.config(plain) and "amplitude" not in arms.config(plain)
+    assert "kernel" not in dict(plain.program[1:])
+    [turned] = settings("kernel_control/flipped", [20], ["booth"])
+    assert arms.config(turned) == {
+        **arms.config(plain), "arm": "kernel_control", "amplitude": -1.0
+    }  # fmt: skip
+    assert "The kernel's term is multiplied by -1." in turned.deviations()
+    [far] = settings("kernel_control/far", [20], ["booth"])
+    assert any("8 widths away" in note for note in far.deviations())
+    assert len({s.program for s in settings("kernel_control", [20], ["booth"])}) == len(
+        arms.members("kernel_control")
+    )
+    for bad in ({"kernel": "odd"}, {"amplitude": math.nan}, {"bandwidth": None}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            replace(turned, **bad)

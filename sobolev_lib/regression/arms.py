@@ -7,17 +7,21 @@ configuration: a setting that differs from the arm it was made from carries anot
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sobolev_lib import functions
+from sobolev_lib.regression import controls
 
 EXPERIMENT = "regression"
 CHANGED = ", changed: "
 IDENTITY = ("function", "n", "method", "arm")
 """Entries that tell the members of an arm apart, and its name."""
 METHODS = ("values", "sobolev")
+LATER = ("kernel", "amplitude")
+"""Entries that a configuration has only where they are not the default: older records lack them."""
 
 DEVIATIONS = {
     "steps": "The paper gives no number of steps: {steps} here, "
@@ -68,6 +72,10 @@ class Setting:
     points_factor : int
         Training points per n: 3 in the arm "equal_information" (a value and a gradient are three
         numbers in the plane).
+    kernel : str
+        Key of :data:`sobolev_lib.regression.controls.KINDS`; needs a bandwidth unless "plain".
+    amplitude : float
+        Factor of the kernel's term: 1 is the estimate, 0 would be plain ReLU.
     """
 
     function: str
@@ -85,6 +93,8 @@ class Setting:
     initialization: str = "sonnet"
     points_factor: int = 1
     weight: float = 1.0
+    kernel: str = "plain"
+    amplitude: float = 1.0
 
     def __post_init__(self) -> None:
         functions.get(self.function)
@@ -97,6 +107,13 @@ class Setting:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
+        if self.kernel not in controls.KINDS:
+            known = ", ".join(controls.KINDS)
+            raise ValueError(f"kernel is {self.kernel!r}; it must be one of {known}")
+        if not math.isfinite(self.amplitude):
+            raise ValueError(f"amplitude is {self.amplitude}; it must be finite")
+        if self.bandwidth is None and (self.kernel, self.amplitude) != ("plain", 1.0):
+            raise ValueError("kernel and amplitude change a kernel; bandwidth is None: give one")
         object.__setattr__(self, "arm", self._arm())
 
     def _arm(self) -> str:
@@ -122,7 +139,7 @@ class Setting:
     @property
     def program(self) -> tuple[Any, ...]:
         """What members of one stack must share: everything but function and method."""
-        shared = asdict(self)
+        shared = _without_later(asdict(self))
         del shared["function"], shared["method"], shared["arm"]
         return (self.arm, *shared.items())
 
@@ -143,6 +160,10 @@ class Setting:
                 notes.append(
                     f"{name} is {getattr(self, name)}; the paper has {getattr(paper, name)}."
                 )
+        if self.kernel != "plain":
+            notes.append(f"kernel is {self.kernel}: {controls.KINDS[self.kernel]}.")
+        if self.amplitude != 1:
+            notes.append(f"The kernel's term is multiplied by {self.amplitude:g}.")
         return notes
 
 
@@ -153,13 +174,14 @@ At that rate six thousand steps are enough to compare.
 """
 
 ANNEALED: dict[str, Any] = {**FAST, "schedule": "cosine"}
+KERNEL: dict[str, Any] = {**ANNEALED, "bandwidth": 0.1}
 
 ARMS: dict[str, dict[str, Any]] = {
     "paper": {},
     "raw_fast": {**ANNEALED, "normalized": False},
     "normalized": FAST,
     "schedule": ANNEALED,
-    "activation/kernel": {**ANNEALED, "bandwidth": 0.1},
+    "activation/kernel": KERNEL,
     "activation/silu": {**ANNEALED, "activation": "silu"},
     "activation/tanh": {**ANNEALED, "activation": "tanh"},
     "activation/softplus": {**ANNEALED, "activation": "softplus"},
@@ -176,6 +198,15 @@ ARMS: dict[str, dict[str, Any]] = {
     "weight/0.01": {**ANNEALED, "weight": 0.01},
     "torch_initialization": {**ANNEALED, "initialization": "torch"},
     "long": {**ANNEALED, "steps": 24_000},
+    # amplitude 0 is "schedule", 1 is "activation/kernel": they are not run twice
+    "kernel_control/flipped": {**KERNEL, "amplitude": -1.0},
+    "kernel_control/half": {**KERNEL, "amplitude": 0.5},
+    "kernel_control/double": {**KERNEL, "amplitude": 2.0},
+    **{
+        f"kernel_control/{kind}": {**KERNEL, "kernel": kind}
+        for kind in controls.KINDS
+        if kind != "plain"
+    },
 }
 """Variants of the experiment: what each changes in a :class:`Setting`.
 
@@ -233,7 +264,13 @@ def methods_of(arm: str) -> tuple[str, ...]:
 
 def config(setting: Setting) -> dict[str, Any]:
     """Entries of a setting as the ledger holds them; a weight of 1 is that of all older records."""
-    entries = asdict(setting)
+    entries = _without_later(asdict(setting))
     if setting.weight == 1:
         del entries["weight"]
     return entries
+
+
+def _without_later(entries: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the :data:`LATER` entries at their defaults, so that older keys and names stay."""
+    defaults = {f.name: f.default for f in fields(Setting) if f.name in LATER}
+    return {k: v for k, v in entries.items() if k not in defaults or v != defaults[k]}

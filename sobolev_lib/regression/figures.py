@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from sobolev_lib.figures import ends, marks, style
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.ledger import Ledger
+from sobolev_lib.regression import boundary
 from sobolev_lib.regression import grids as surfaces
 from sobolev_lib.regression.results import (
     KNOBS,
@@ -158,6 +159,43 @@ def gains(
     fig.supxlabel(
         f"Decades of test error gained at N = {n:,} (right of the line: smaller error)", fontsize=9
     )
+    return fig
+
+
+def kernel_controls(sizes: Sequence[int] = (20, 100), book: Ledger | None = None) -> Figure:
+    """Decades that each kernel of :data:`.boundary.ROWS` gains over plain ReLU.
+
+    Mark and bar: mean over the functions that count, interval over seeds.  Dots: single functions,
+    hollow where they do not count.
+    """
+    results = load(book)
+    shown = {
+        label: line
+        for label, line in boundary.ROWS.items()
+        if any(results.has(n, line) for n in sizes)
+    }
+    spoilt = boundary.CONTROLS.values()
+    height = 1.4 + 0.28 * len(shown)
+    fig, grid = style.figure(1, len(sizes), width="wide", height=height, sharey=True, squeeze=False)
+    for ax, n in zip(grid[0], sizes, strict=True):
+        marks.line_at_zero(ax, vertical=True)
+        names = boundary.counted(results, n)
+        for row, line in enumerate(shown.values()):
+            look = marks.GREY if line in spoilt else "kernel"
+            gains = results.gains(n, boundary.PLAIN, line)
+            for counts, face in ((True, marks.look(look)["color"]), (False, "none")):
+                centres = [g.centre for k, g in gains.items() if (k in names) == counts]
+                how = {"color": marks.look(look)["color"], "markerfacecolor": face, "marker": "o"}
+                places = [row + 0.28] * len(centres)
+                ax.plot(centres, places, linestyle="none", markersize=3, alpha=0.6, **how)
+            marks.interval(
+                ax, row - 0.1, boundary.gain(results, n, boundary.PLAIN, line), look,
+                horizontal=True, markersize=5,
+            )  # fmt: skip
+        ax.set_title(f"N = {n:,}")
+    grid[0][0].set_yticks(range(len(shown)), list(shown))
+    grid[0][0].set_ylim(len(shown) - 0.4, -0.6)
+    fig.supxlabel("Decades by which the test error is below that of plain ReLU", fontsize=9)
     return fig
 
 

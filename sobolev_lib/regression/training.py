@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sobolev_lib import functions
+from sobolev_lib import functions, kinks
 from sobolev_lib.records import ledger, states
 from sobolev_lib.records import sweep as runner
 from sobolev_lib.records.sweep import Job, Result, Run, Tick
+from sobolev_lib.regression import controls
 from sobolev_lib.regression.arms import (
     ARMS,
     DEVIATIONS,
@@ -36,7 +37,7 @@ from sobolev_lib.regression.arms import (
     family,
     settings,
 )
-from sobolev_lib.stack import MLPStack
+from sobolev_lib.stack import Kernel, MLPStack
 
 __all__ = [
     "ARMS",
@@ -80,8 +81,10 @@ class Problem:
     y: Tensor
     dy: Tensor
     test: tuple[Tensor, Tensor, Tensor]  # in training units
-    scale_y: Tensor  # (E,): raw value = training value * scale_y + shift
+    scale_y: Tensor  # (E,): raw value = training value * scale_y + shift_y
     scale_x: Tensor  # (E, 2)
+    shift_y: Tensor
+    shift_x: Tensor
 
     @classmethod
     def of(cls, members: Sequence[Setting], seed: int, device: torch.device) -> Problem:
@@ -89,7 +92,7 @@ class Problem:
         parts = [cls._one(setting, seed) for setting in members]
         columns = [torch.stack(column).to(device) for column in zip(*parts, strict=True)]
         x, y, dy, *test = (column.float() for column in columns[:6])
-        return cls(x, y, dy, (test[0], test[1], test[2]), columns[6], columns[7])
+        return cls(x, y, dy, (test[0], test[1], test[2]), *columns[6:])
 
     @staticmethod
     def _one(setting: Setting, seed: int) -> tuple[Tensor, ...]:
@@ -104,8 +107,26 @@ class Problem:
         return (
             (x - shift_x) / scale_x, (y - shift_y) / scale_y, f.gradient(x) * slope,
             (u - shift_x) / scale_x, (f(u) - shift_y) / scale_y, f.gradient(u) * slope,
-            scale_y, scale_x,
+            scale_y, scale_x, shift_y, shift_x,
         )  # fmt: skip
+
+    def fresh(
+        self, members: Sequence[Setting], count: int, source: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, values and gradients in training units: drawn anew, the same for equal functions.
+
+        Functions are known where they are asked here: this is no use of the training points.
+        """
+        state, parts = source.get_state(), []
+        for i, setting in enumerate(members):
+            f = functions.get(setting.function)
+            x = f.sample(count, source.set_state(state), torch.float64)
+            shift_x, scale_x = self.shift_x[i].cpu(), self.scale_x[i].cpu()
+            shift_y, scale_y = self.shift_y[i].cpu(), self.scale_y[i].cpu()
+            slope = f.gradient(x) * (scale_x / scale_y)
+            parts.append(((x - shift_x) / scale_x, (f(x) - shift_y) / scale_y, slope))
+        x, y, dy = (torch.stack(part).to(self.x) for part in zip(*parts, strict=True))
+        return x, y, dy
 
     def errors(self, stack: MLPStack, chunk: int = 1_000) -> dict[str, list[float]]:
         """Test and training errors of each member in raw units.
@@ -221,9 +242,29 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step)
             self.optimizer.zero_grad()
-            self.stack.losses(*self._batch(step), self.weight).sum().backward()
+            self._losses(step).sum().backward()
             self.optimizer.step()
         self.step = last
+
+    def _losses(self, step: int) -> Tensor:
+        """Losses of the members on the batch of a step, with whatever kernel the setting has."""
+        batch, kind = self._batch(step), self.setting.kernel
+        if self.setting.bandwidth is not None:
+            width = controls.width(self.setting.bandwidth, kind, step, self.setting.steps)
+            self.stack.kink_bandwidth = width
+        if isinstance(self.stack.kernel, controls.Kernel):
+            # From the step's number alone: a resumed run draws the same.
+            self.stack.kernel.source = _generator("kernel", self.seed, step)
+        if kind not in controls.ELSEWHERE:
+            return self.stack.losses(*batch, self.weight)
+        source = _generator(kind, self.seed, step)
+        there = (
+            controls.jittered(*batch, source)
+            if kind == "jittered"
+            else self.problem.fresh(self.members, self.setting.batch, source)
+        )
+        plain = controls.without_kernel(self.stack, *batch, self.weight)
+        return plain + controls.boundary_term(self.stack, *there, self.weight)
 
     def _rate(self, step: int) -> float:
         rate = self.setting.learning_rate
@@ -296,8 +337,16 @@ def _stack(members: Sequence[Setting], seed: int) -> MLPStack:
         kink_bandwidth=setting.bandwidth,
         scale_bandwidth=setting.scaled_bandwidth,
         initialization=setting.initialization,
+        kernel=_kernel(setting),
         generator=[_generator("weights", seed) for _ in members],
     )
+
+
+def _kernel(setting: Setting) -> Kernel:
+    """The library's kernel, or one of the controls."""
+    if (setting.kernel, setting.amplitude) == ("plain", 1.0):
+        return kinks.logistic_
+    return controls.Kernel(setting.kernel, setting.amplitude)
 
 
 def _number(value: float, digits: int | None = None) -> float | None:

@@ -1,0 +1,195 @@
+"""What the controls of the kernel say, in numbers and sentences.
+
+A row is a ReLU network, trained on values and slopes, whose kernel was changed (:mod:`.controls`).
+Its number is the mean over functions of the decades gained, seed by seed.  Functions that were
+hardly learnt (:data:`.results.LEARNT`) are left out, and so is the one on which the kernel's width
+was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+from sobolev_lib.functions import FUNCTIONS
+from sobolev_lib.records.claims import FAILS, HOLDS, NOT_RUN, OPEN, at_all_budgets, verdict
+from sobolev_lib.records.summary import Interval, difference
+from sobolev_lib.regression import controls
+from sobolev_lib.regression.results import LEARNT, READINGS, Line, Results
+
+PLAIN: Line = ("schedule", "sobolev")
+KERNEL: Line = ("activation/kernel", "sobolev")
+SMOOTH: Line = ("activation/silu", "sobolev")
+WIDTH_CHOSEN_ON = "styblinski_tang"
+"""The function on which the width of the kernel was chosen; it is not judged on it."""
+
+
+def _control(name: str) -> Line:
+    return f"kernel_control/{name}", "sobolev"
+
+
+def _away(kind: str) -> str:
+    return f"{controls.SHIFTS[kind]:g} widths away"
+
+
+NEEDED: dict[str, Line] = {
+    "Sign turned": _control("flipped"),
+    _away("shifted"): _control("shifted"),
+    "Noise of equal size": _control("noise"),
+}
+"""Controls that the kernel has to beat if the boundary term is what helps."""
+CONTROLS: dict[str, Line] = {
+    **NEEDED,
+    _away("far"): _control("far"),
+    "Other samples' values": _control("permuted"),
+    "Half as large": _control("half"),
+    "Twice as large": _control("double"),
+}
+VARIANTS: dict[str, Line] = {
+    "Width annealed": _control("annealed"),
+    "At jittered points": _control("jittered"),
+    "At fresh points": _control("fresh"),
+}
+"""Attempts at a better estimate."""
+ROWS: dict[str, Line] = {"The kernel": KERNEL, **CONTROLS, **VARIANTS}
+
+
+def counted(results: Results, n: int, at: str = "last") -> list[str]:
+    """Functions that count: learnt with or without the kernel, and not used to choose its width."""
+    found = []
+    for name in FUNCTIONS:
+        errors = [results.normalised(name, n, line, at) for line in (PLAIN, KERNEL)]
+        if name != WIDTH_CHOSEN_ON and any(e and e.centre <= LEARNT for e in errors):
+            found.append(name)
+    return found
+
+
+def gain(
+    results: Results, n: int, baseline: Line, other: Line, at: str = "last"
+) -> Interval | None:
+    """Decades that ``other`` gains over ``baseline``: mean over functions, interval over seeds.
+
+    Paired by seed; None below two seeds that both have on every function that counts.
+    """
+    names = counted(results, n, at)
+    if not names:
+        return None
+    means = []
+    for line in (baseline, other):
+        errors = [results.errors(name, n, line, at=at) for name in names]
+        seeds = set.intersection(*map(set, errors))
+        means.append({seed: fmean(e[seed] for e in errors) for seed in seeds})
+    return difference(*means)
+
+
+def word(results: Results, n: int, baseline: Line, other: Line) -> str:
+    """Whether ``other`` is better, the same at all readings of the runs: a word of `claims`."""
+    return at_all_budgets([verdict(gain(results, n, baseline, other, at)) for at in READINGS])
+
+
+def answers(results: Results, n: int) -> dict[str, str]:
+    """For each control that is needed, whether the kernel is better."""
+    return {label: word(results, n, line, KERNEL) for label, line in NEEDED.items()}
+
+
+def answer(results: Results, n: int) -> str:
+    """Whether it is the boundary term that helps: a word of `claims`.
+
+    It holds if the kernel gains over plain ReLU and over each control of :data:`NEEDED`, and fails
+    if one of these gains more than the kernel.  Where the kernel gains nothing, nothing is settled.
+    """
+    own, found = word(results, n, PLAIN, KERNEL), set(answers(results, n).values())
+    if own != HOLDS:
+        return NOT_RUN if own == NOT_RUN else OPEN
+    return FAILS if FAILS in found else HOLDS if found == {HOLDS} else OPEN
+
+
+def conclusion(results: Results, n: int) -> str:
+    """One sentence for a number of training points, whatever the records say."""
+    own, found = word(results, n, PLAIN, KERNEL), answers(results, n)
+    of = {said: _list(f"“{k}”" for k, v in found.items() if v == said) for said in found.values()}
+    if own == NOT_RUN:
+        said = "there is nothing to compare yet"
+    elif own == FAILS:
+        said = "the kernel is worse than plain ReLU: there is no gain whose cause could be sought"
+    elif own == OPEN:
+        said = (
+            "it is not settled whether the kernel gains anything over plain ReLU, so that a "
+            "control cannot say why"
+        )
+    elif FAILS in of:
+        said = f"something else than the boundary term helps: the kernel is behind {of[FAILS]}"
+    elif set(of) == {HOLDS}:
+        said = f"it is the boundary term that helps: the kernel is ahead of {of[HOLDS]}"
+    else:
+        parts = {
+            HOLDS: "it is ahead of {}",
+            OPEN: "against {} nothing is settled",
+            NOT_RUN: "there are no records of {} yet",
+        }
+        rest = "; ".join(words.format(of[key]) for key, words in parts.items() if key in of)
+        said = f"the kernel gains over plain ReLU, and its cause is not settled: {rest}"
+    return f"At N = {n:,} {said}."
+
+
+def sentences(results: Results, n: int) -> list[str]:
+    """One item a row that has records, then the rows that have none, with their command."""
+    names = counted(results, n)
+    own = gain(results, n, PLAIN, KERNEL)
+    if own is None:
+        return ["No function was learnt in records of two seeds.", *_missing(results, n)]
+    said = [
+        f"*The kernel*: {_over('plain ReLU', own, word(results, n, PLAIN, KERNEL))} "
+        f"(mean over {_list(FUNCTIONS[name].title for name in names)}; {own.count} seeds)."
+    ]
+    for label, line in {**CONTROLS, **VARIANTS}.items():
+        found = gain(results, n, PLAIN, line)
+        if found is None:
+            continue
+        parts = [_over("plain ReLU", found, word(results, n, PLAIN, line))]
+        rivals = {"the kernel": KERNEL} | ({"SiLU": SMOOTH} if label in VARIANTS else {})
+        for rival, other in rivals.items():
+            if behind := gain(results, n, other, line):
+                parts.append(_over(rival, behind, word(results, n, other, line)))
+        said.append(f"*{label}*: {'; '.join(parts)} ({found.count} seeds).")
+    return said + _missing(results, n)
+
+
+def _over(rival: str, found: Interval, said: str) -> str:
+    words = {HOLDS: "better", FAILS: "worse"}
+    return f"{found:+.2f} decades over {rival}, {words.get(said, 'not settled')}"
+
+
+def _missing(results: Results, n: int) -> list[str]:
+    lines: Mapping[str, Line] = {**CONTROLS, **VARIANTS}
+    none = {k: arm for k, (arm, method) in lines.items() if not results.has(n, (arm, method))}
+    if not none:
+        return []
+    return [f"No records of two seeds yet: {_list(none)}. They come from `{command(none, n)}`."]
+
+
+def command(labels: Sequence[str] | Mapping[str, object], n: int) -> str:
+    """The command that makes the records of some rows; of all controls by their family."""
+    chosen = [{**CONTROLS, **VARIANTS}[label][0] for label in labels]
+    every = len(chosen) == len(CONTROLS) + len(VARIANTS)
+    arms = "kernel_control" if every else " ".join(chosen)
+    words = f"regression --scale paper --arms {arms} --sizes {n} --seeds 10 --book"
+    return f"python -m sobolev_lib {words}"
+
+
+def comparisons(results: Results, sizes: Sequence[int]) -> int:
+    """How many intervals :func:`sentences` states at these sizes."""
+    return sum(s.count(" decades over ") for n in sizes for s in sentences(results, n))
+
+
+def text(results: Results, sizes: Sequence[int]) -> str:
+    """Markdown for the page: for each size the conclusion, then a list of the rows."""
+    parts = []
+    for n in sizes:
+        rows = "\n".join(f"- {sentence}" for sentence in sentences(results, n))
+        parts += [f"**{conclusion(results, n)}**", rows]
+    return "\n\n".join(parts)
+
+
+def _list(words: Iterable[str]) -> str:
+    return ", ".join(words) or "none"
