@@ -160,7 +160,9 @@ def test_widget_front_ends_agree_with_the_installed_packages():
 
     installed = Path(anywidget.__file__).parent / "nbextension" / "index.js"
     vendored = ROOT / "book" / "assets" / "vendor" / "widgets" / "anywidget.js"
-    assert vendored.read_bytes() == installed.read_bytes(), "run tools/vendor.sh"
+    patient = installed.read_text().replace("AbortSignal.timeout(2e3)", "AbortSignal.timeout(6e4)")
+    assert "AbortSignal.timeout(6e4)" in patient
+    assert vendored.read_text() == patient, "run tools/vendor.sh"
 
 
 def test_no_absolute_path_or_private_host_in_the_sources():

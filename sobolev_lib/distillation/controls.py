@@ -53,7 +53,7 @@ class Control:
     Parameters
     ----------
     arm : str
-        Of :data:`.arms.ARMS`.
+        Of :data:`sobolev_lib.distillation.arms.ARMS`.
     label : str
         What a figure and a table call it.
     game : str

@@ -927,7 +927,7 @@ var Runtime = class {
     this.#signal = options.signal;
     this.#signal.throwIfAborted();
     this.#signal.addEventListener("abort", () => dispose());
-    AbortSignal.timeout(2e3).addEventListener("abort", () => {
+    AbortSignal.timeout(6e4).addEventListener("abort", () => {
       resolvers.reject(new Error("[anywidget] Failed to initialize model."));
     });
     let binding = BINDINGS.getOrCreate(model);
