@@ -1,6 +1,7 @@
 """What the controls of the kernel say, in numbers and sentences.
 
-A row is a ReLU network, trained on values and slopes, whose kernel was changed (:mod:`sobolev_lib.regression.controls`).
+A row is a ReLU network, trained on values and slopes, whose kernel was changed
+(:mod:`sobolev_lib.regression.controls`).
 Its number is the mean over functions of the decades gained, seed by seed.  Functions that were
 hardly learnt (:data:`.results.LEARNT`) are left out, and so is the one on which the kernel's width
 was chosen.
