@@ -284,7 +284,7 @@ def test_a_control_is_held_against_both_methods(null, share, said):
     found = controls.collect(made, 0.01)
     assert controls.share(found, "breakout", "kl") == pytest.approx(share)
     assert said in controls.answers(found)
-    expected = f"bring {share:.0%} in" if share > 0 else "bring nothing in Breakout"
+    expected = f"bring {100 * share:.0f} % in" if share > 0 else "bring nothing in Breakout"
     assert expected in controls.shares(found)
     row = controls.table(found, "kl").rows["Sobolev, another state's gradients"]["Breakout"]
     spread = 1 + 0.01 * (0 + 1 + 4) / 3  # of the seeds

@@ -216,7 +216,7 @@ def shares(found: Sequence[Control], metric: str = "kl") -> str:
     }
     if not parts:
         return ""
-    helped = [f"{part:.0%} in {game}" for game, part in parts.items() if part > 0]
+    helped = [f"{100 * part:.0f} % in {game}" for game, part in parts.items() if part > 0]
     harmed = [game for game, part in parts.items() if part <= 0]
     said = [f"bring {listed(helped)}"] if helped else []
     said += [f"bring nothing in {listed(harmed)}"] if harmed else []
