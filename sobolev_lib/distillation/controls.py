@@ -221,6 +221,6 @@ def shares(found: Sequence[Control], metric: str = "kl") -> str:
     said = [f"bring {listed(helped)}"] if helped else []
     said += [f"bring nothing in {listed(harmed)}"] if harmed else []
     return (
-        "Of what derivatives gain over values only, gradients of *another* state "
+        "Of what derivatives gain over values only, gradients of another state "
         f"{' and '.join(said)}."
     )
