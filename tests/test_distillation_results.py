@@ -216,7 +216,8 @@ def test_what_is_further_away_somewhere_does_not_hold_at_this_scale():
     made += trained("breakout", 0.05, 0.2, 0.3)
     found = claims.findings(made)
     assert found["fig4-closer"].verdict == NOT_HERE
-    assert "Breakout, 5 %, KL(teacher, student)" in found["fig4-closer"].ours
+    assert "Breakout, 5 %, KL(teacher, student)" in found["fig4-closer"].one_by_one
+    assert "<summary>One by one</summary>" in claims.table(made)
     assert found["fig4-less-data"].verdict == HOLDS
     assert found["fig4-pong"] is None
     assert "larger in Breakout at 5 %" in pages.gains(results.cells(made))
@@ -249,13 +250,13 @@ def test_a_flat_or_turned_validation_is_settled_and_a_falling_one_is_not():
 
 def test_controls_are_drawn_once_there_are_some():
     made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.1)]
-    assert figures.controls(made, "breakout", 0.01) is None
+    assert figures.controls(controls.collect(made, 0.01)) is None
     made += trained("breakout", 0.01, 0.4, 0.3, arm="null")
     made += trained("breakout", 0.01, 0.4, 0.3, arm="alpha")
-    fig = figures.controls(made, "breakout", 0.01)
+    fig = figures.controls(controls.collect(made, 0.01))
     labels = [text.get_text() for text in fig.axes[0].get_yticklabels()]
     assert labels == [
-        "Sobolev, alpha x 10", "Sobolev, alpha x 0.1", "Sobolev, another state's gradients",
+        "Sobolev, α × 10", "Sobolev, α × 0.1", "Sobolev, another state's gradients",
         "Sobolev", "Values only",
     ]  # fmt: skip
     close(fig)

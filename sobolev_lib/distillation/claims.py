@@ -48,15 +48,11 @@ def _compared(records: Sequence[Record]) -> list[Cell]:
     return [cell for cell in results.cells(records) if cell.gain("kl")]
 
 
-def _listed(cells: Sequence[str]) -> str:
-    return "; ".join(cells) or "none"
-
-
 def _closer(records: Sequence[Record]) -> Finding | None:
     cells = _compared(records)
     if not cells:
         return None
-    said, verdicts = [], []
+    said, verdicts, worse = [], [], []
     for at, words in READINGS.items():
         gains = {
             f"{cell.title}, {name}": cell.gain(at + metric)
@@ -68,10 +64,11 @@ def _closer(records: Sequence[Record]) -> Finding | None:
         further = [name for name, v in each.items() if v == NOT_HERE]
         said.append(
             f"{words}: closer in {len(closer)} of {len(each)} comparisons, "
-            f"further away in {len(further)} ({_listed(further)})"
+            f"further away in {len(further)}"
         )
+        worse += [f"<em>Further away {words}</em>", *(further or ["none"])]
         verdicts.append(HOLDS if len(closer) == len(each) else NOT_HERE if further else OPEN)
-    return Finding("; ".join(said), at_all_budgets(verdicts), _seeds(cells))
+    return Finding("; ".join(said), at_all_budgets(verdicts), _seeds(cells), "; ".join(worse))
 
 
 def _ratio(cell: Cell, at: str) -> dict[int, float]:
@@ -83,19 +80,27 @@ def _ratio(cell: Cell, at: str) -> dict[int, float]:
     }
 
 
-def _differences(pairs: Sequence[tuple[str, Cell, Cell]], spec: str) -> Finding | None:
-    """Judge gains of the first cell minus those of the second: they hold if all are positive."""
+def _differences(pairs: Sequence[tuple[str, Cell, Cell]], where: str) -> Finding | None:
+    """Judge gains of the first cell minus those of the second: they hold if all are positive.
+
+    ``where`` says of which gain a sentence speaks.
+    """
     if not pairs:
         return None
-    said, verdicts = [], []
+    said, verdicts, shown = [], [], []
     for at, words in READINGS.items():
         found = {name: difference(_ratio(one, at), _ratio(two, at)) for name, one, two in pairs}
         each = [verdict(one, scale="small") for one in found.values()]
-        shown = ", ".join(f"{name} {one:{spec}}" for name, one in found.items() if one)
-        said.append(f"{words}: {shown}")
+        shown += [f"<em>Decades, {words}</em>"]
+        shown += [f"{name} {one:+.2f}" for name, one in found.items() if one]
+        said.append(
+            f"{words}: larger {where} in {each.count(HOLDS)} of {len(each)} comparisons, "
+            f"smaller in {each.count(NOT_HERE)}"
+        )
         verdicts.append(HOLDS if set(each) == {HOLDS} else NOT_HERE if NOT_HERE in each else OPEN)
     cells = [cell for _, one, two in pairs for cell in (one, two)]
-    return Finding(f"{'; '.join(said)} decades", at_all_budgets(verdicts), _seeds(cells))
+    said[0] = f"gain in KL(teacher, student) {said[0]}"
+    return Finding("; ".join(said), at_all_budgets(verdicts), _seeds(cells), "; ".join(shown))
 
 
 def _less_data(records: Sequence[Record]) -> Finding | None:
@@ -107,7 +112,7 @@ def _less_data(records: Sequence[Record]) -> Finding | None:
             few, many = mine[0], mine[-1]
             name = f"{GAMES[game].title}, {100 * few.fraction:g} % less {100 * many.fraction:g} %:"
             pairs.append((name, few, many))
-    return _differences(pairs, "+.2f")
+    return _differences(pairs, "with less data")
 
 
 def _pong(records: Sequence[Record]) -> Finding | None:
@@ -117,7 +122,7 @@ def _pong(records: Sequence[Record]) -> Finding | None:
         for (game, fraction), cell in cells.items()
         if game != "pong" and ("pong", fraction) in cells
     ]
-    return _differences(pairs, "+.2f")
+    return _differences(pairs, "than on Pong")
 
 
 def _risen(mine: Runs) -> dict[int, float]:
@@ -156,13 +161,18 @@ def _little(records: Sequence[Record]) -> Finding | None:
         if any(r["sobolev"].low > LITTLE for r in found.values())
         else OPEN
     )
-    said = "; ".join(
+    shown = "; ".join(
         f"{title}: {rise['sobolev']:.2f} decades with derivatives, {rise['values']:.2f} without"
         for title, rise in found.items()
     )
+    most = {
+        name: max(rise[name].centre for rise in found.values()) for name in ("sobolev", "values")
+    }
     return Finding(
-        f"{said} (less overfitting than on values in {each.count(HOLDS)} of {len(each)})",
-        judged, _seeds(cells),
+        f"less overfitting with derivatives in {each.count(HOLDS)} of {len(each)} comparisons, "
+        f"more in {each.count(NOT_HERE)}; the mean rise is at most "
+        f"{most['sobolev']:.2f} decades with them, {most['values']:.2f} without",
+        judged, _seeds(cells), shown,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ LABELS = {
     "null": "Sobolev, another state's gradients",
     "jacobian": "Sobolev, whole Jacobian",
     "squared": "Sobolev, squared norm",
-    "alpha": "Sobolev, alpha x {times:g}",
+    "alpha": "Sobolev, α × {times:g}",
     "silu": "{method}, SiLU",
     "kinks": "Sobolev, kink kernel",
 }

@@ -15,7 +15,7 @@ from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import Interval, interval
 
 from . import results
-from .controls import of_game
+from .controls import LABELS, Control
 from .games import GAMES
 from .results import Cell
 
@@ -96,21 +96,31 @@ def live(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     return fig
 
 
-def controls(
-    records: Sequence[Record], game: str, fraction: float, metric: str = "kl", **given: int
-) -> Figure | None:
-    """The paper's two methods and the controls that were run, at the end; None without any."""
-    lines = of_game(records, game, fraction, **given)
-    if len(lines) < 3:
+def controls(found: Sequence[Control], metric: str = "kl") -> Figure | None:
+    """A metric at the end with the paper's two methods and the controls, a panel for each game.
+
+    Parameters
+    ----------
+    found : sequence of Control
+        Of :func:`.controls.collect`; without any the figure is None.
+    """
+    if not found:
         return None
-    fig, ax = style.figure(height=0.34 * len(lines) + 0.9)
-    for place, line in enumerate(reversed(lines)):
-        method, every = line.settings.method, results.values(line.runs, metric)
-        marks.dots(ax, place, list(every.values()), method, horizontal=True)
-        marks.interval(ax, place, results.mean(line.runs, metric), method, horizontal=True)
-    ax.set_yticks(range(len(lines)), [line.label for line in reversed(lines)])
-    ax.set_xlabel(f"{NAMES[metric]}, test, at the end")
-    ax.set_xlim(left=0)
+    order, games = ["paper", *LABELS], list(dict.fromkeys(each.game for each in found))
+    lines = sorted(found, key=lambda each: order.index(each.arm))[::-1]
+    place = {label: i for i, label in enumerate(dict.fromkeys(each.label for each in lines))}
+    height = 0.3 * len(place) + 0.9
+    fig, grid = style.figure(1, len(games), width="wide", height=height, sharey=True, squeeze=False)
+    for ax, game in zip(grid[0], games, strict=True):
+        for each in (each for each in lines if each.game == game):
+            at, method = place[each.label], each.settings.method
+            every = list(results.values(each.runs, metric).values())
+            marks.dots(ax, at, every, method, horizontal=True)
+            marks.interval(ax, at, results.mean(each.runs, metric), method, horizontal=True)
+        ax.set_title(GAMES[game].title)
+        ax.set_xlabel(NAMES[metric])
+        ax.set_xlim(left=0)
+    grid[0][0].set_yticks(list(place.values()), list(place))
     return fig
 
 

@@ -52,11 +52,12 @@ def at_all_budgets(verdicts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured for a claim."""
+    """What was measured for a claim; ``one_by_one`` unfolds where ``ours`` only counts."""
 
     ours: str
     verdict: str
     seeds: int
+    one_by_one: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,10 @@ def _row(claim: Claim, finding: Finding | None, at: str) -> str:
     ours, said = (finding.ours, finding.verdict) if finding else (NOT_RUN, "\u2014")
     many = f"{finding.seeds} seed{'s' * (finding.seeds != 1)}" if finding else ""
     seeds = f"{many} {at}" if finding else "no seeds yet"
+    each = finding.one_by_one.replace("; ", "<br>") if finding else ""
+    fold = f"<details><summary>One by one</summary>{each}</details>" if each else ""
     how = (
-        f"<details><summary>{seeds}</summary>Deviations: {claim.deviations}.<br>"
+        f"{fold}<details><summary>{seeds}</summary>Deviations: {claim.deviations}.<br>"
         f"<code>{claim.command}</code></details>"
     )
     # several readings of the same runs, one a line
