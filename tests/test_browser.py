@@ -3,6 +3,8 @@
 import pytest
 from book_files import DESKTOP, PHONE, contents
 
+from conftest import Log
+
 # Each page twice at each width and in each scheme, over http and from a file. `make test` opens
 # each page once, in another view than the page before it; `make test-all` in every view.
 VIEWS = {
@@ -14,11 +16,14 @@ VIEWS = {
 GENERATED = ("genindex.html", "py-modindex.html", "search.html")
 CONTRAST = """() => {
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const rgb = colour => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour;
-    canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
-  const background = element => { for (let e = element; e; e = e.parentElement) {
-    const colour = rgb(getComputedStyle(e).backgroundColor); if (colour[3] === 255) return colour; }
-    return [255, 255, 255, 255]; };
+  const known = new Map(), behind = new Map();  // few colours, many elements
+  const rgb = colour => { if (!known.has(colour)) {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    known.set(colour, [...canvas.getImageData(0, 0, 1, 1).data]); } return known.get(colour); };
+  const background = e => { if (!e) return [255, 255, 255, 255];
+    if (!behind.has(e)) { const colour = rgb(getComputedStyle(e).backgroundColor);
+      behind.set(e, colour[3] === 255 ? colour : background(e.parentElement)); }
+    return behind.get(e); };
   const light = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255;
     return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
     return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
@@ -80,3 +85,17 @@ def test_every_page_is_reached_by_links(built_page, width):
     links = page.evaluate("() => [...document.querySelectorAll('nav a.internal')].map(a => a.href)")
     reached = {"book/" + link.split("#")[0].rpartition("/book/")[2] for link in links}
     assert reached >= {f"{chapter}.html" for chapter in contents()[1:]}
+
+
+def test_a_request_to_elsewhere_is_noted_and_refused(browser):
+    context = browser.new_context()
+    page, log = context.new_page(), Log()
+    log.attach(page)
+    page.set_content("<img src='https://example.org/picture.png'>", wait_until="load")
+    assert list(log.problems(page)) == [
+        "requests outside the book",
+        "failed requests",
+        "errors",
+        "broken images",
+    ]
+    context.close()
