@@ -295,9 +295,9 @@ def test_a_control_is_held_against_both_methods(null, share, said):
 @pytest.mark.parametrize(
     ("kernel", "said"),
     [
-        (0.1, "goes from 20 to 10 % in Breakout (smaller)."),
-        (0.2, "goes from 20 to 20 % in Breakout (not settled)."),
-        (0.3, "goes from 20 to 30 % in Breakout (larger)."),
+        (0.1, "falls from 20 to 10 % in Breakout."),
+        (0.2, "goes (not settled) from 20 to 20 % in Breakout."),
+        (0.3, "rises from 20 to 30 % in Breakout."),
     ],
 )
 def test_what_the_kernel_does_is_said(kernel, said):

@@ -165,7 +165,7 @@ def listed(parts: Sequence[str]) -> str:
 
 def kernel(found: Sequence[Control]) -> str:
     """Sentence: what the kernel at the kinks does to the part of other actions, in each game."""
-    parts = []
+    parts, signs = [], []
     for each in found:
         gap = beside(found, each, "sobolev", "action_error") if each.arm == "kinks" else None
         if gap is None:
@@ -174,15 +174,18 @@ def kernel(found: Sequence[Control]) -> str:
         plain = results.values(_paper(found, each.game, "sobolev"), "action_error")
         common = mine.keys() & plain.keys()
         before, after = (numpy.mean([v[s] for s in common]) for v in (plain, mine))
-        word = {1: "larger", -1: "smaller", 0: "not settled"}[gap.sign]
-        parts.append(
-            f"from {100 * before:.0f} to {100 * after:.0f} % in {GAMES[each.game].title} ({word})"
-        )
+        signs.append(gap.sign)
+        parts.append(f"from {100 * before:.0f} to {100 * after:.0f} % in {GAMES[each.game].title}")
     if not parts:
         return ""
+    words = {1: "rises", -1: "falls", 0: "goes (not settled)"}
+    if len(set(signs)) > 1:
+        parts = [f"{words[sign]} {part}" for sign, part in zip(signs, parts, strict=True)]
+    else:
+        parts[0] = f"{words[signs[0]]} {parts[0]}"
     return (
-        "With the kernel at the kinks the part of the states in which a student trained on "
-        f"derivatives prefers another action than its teacher goes {listed(parts)}."
+        "With the kernel at the kinks the part of the states in which a student prefers another "
+        f"action than its teacher {listed(parts)}."
     )
 
 

@@ -57,6 +57,10 @@ def _seeds(results: Results, sizes: Iterable[int], names: Iterable[str] = FUNCTI
     return min(counts)
 
 
+def _counted_names(chosen: Sequence[str]) -> str:
+    return f"{len(chosen)} ({_names(chosen)})" if chosen else "none"
+
+
 def _readings(said: dict[str, str]) -> str:
     return "; ".join(f"{READINGS[at]}: {words}" for at, words in said.items())
 
@@ -75,8 +79,8 @@ def _counts(
             gains = _counted(results, n, at)
             better, worse = _sides(gains)
             said[at] = (
-                f"smaller error on {len(better)} of {len(gains)} learnt ({_names(better)}), "
-                f"larger on {len(worse)} ({_names(worse)})"
+                f"of {len(gains)} functions learnt a smaller error on {_counted_names(better)}, "
+                f"larger on {_counted_names(worse)}"
             )
             verdicts.append(judge(len(better), len(worse), len(gains)))
         return Finding(_readings(said), at_all_budgets(verdicts), _seeds(results, [n]))
