@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import claimlinks
 import nbcache
 import nbformat
 import provenance
@@ -13,8 +14,10 @@ import pytest
 import rooms
 import status
 from book_files import ROOT
+from docutils import nodes
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+from sobolev_lib.records import claims
 from sobolev_lib.records.ledger import Ledger
 
 
@@ -265,3 +268,16 @@ def test_one_time_limit_for_everything(pytestconfig):
         assert "timeout" not in (ROOT / name).read_text(encoding="utf-8")
     for path in (ROOT / "book").glob("*.ipynb"):
         assert "timeout" not in nbformat.read(path, 4).metadata.get("execution", {}), path
+
+
+def test_a_claim_has_its_links_once_below_the_fold_of_its_command():
+    command = "python -m sobolev_lib.distillation distill"
+    finding = claims.Finding("closer in 1 of 2", claims.OPEN, 3, one_by_one="first; second")
+    claim = claims.Claim("a", "Fig. 4", "closer", lambda _: finding, command, "none")
+    table = claims.table([claim], {"a": finding})
+    chapter = nodes.reference("", "Chapter", refuri="chapter.html")
+    linked = claimlinks.linked(table, chapter, set())
+    assert linked.count("claim-links") == 1
+    assert linked.index(command) < linked.index("claim-links")
+    assert "<summary>One by one</summary>first<br>second" in linked
+    assert ": command and deviations</summary>" in linked

@@ -84,7 +84,7 @@ def test_every_claim_leads_to_its_chapter_command_and_records(built_page, site):
             assert (site / "book" / link.get_attribute("href")).resolve().exists()
         addresses.add(own.get_attribute("href"))
         assert own.get_attribute("href") == "#" + row.get_attribute("id")
-        row.locator("summary").click()
+        row.locator("summary").last.click()
         command = row.locator("details code")
         assert command.is_visible()
         assert records.get_attribute("href").rpartition("/")[2].removesuffix(".jsonl") in (

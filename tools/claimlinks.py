@@ -53,9 +53,11 @@ def linked(table: str, chapter: nodes.reference, taken: set[str]) -> str:
         listed = " · ".join(
             f'<a href="{escape(to)}">{escape(name)}</a>' for name, to in links.items()
         )
-        cells = SUMMARY.sub(r"\1: command and deviations", cells)
-        below = f'</details><small class="claim-links">{listed}</small>'
-        cells = cells.replace("</details>", below)
+        # the last fold of a row is that of the command
+        above, fold, below = cells.rpartition("<details>")
+        fold += SUMMARY.sub(r"\1: command and deviations", below)
+        links_below = f'</details><small class="claim-links">{listed}</small>'
+        cells = above + fold.replace("</details>", links_below)
         return f'<tr id="{address}">{cells}</tr>'
 
     return ROW.sub(row, table)
