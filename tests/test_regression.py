@@ -123,6 +123,20 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, n):
     assert numbers(resumed.results()) == numbers(whole)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+        ("cosine", [1.0, 0.5, math.sin(math.pi / 20) ** 2, 0.0]),
+        ("tail", [1.0, 1.0, 0.5, 0.0]),
+    ],
+)
+def test_the_rate_falls_when_its_schedule_says(schedule, rates):
+    training = Training(pair(steps=40, schedule=schedule, learning_rate=1.0), 0)
+    found = [training._rate(step) for step in (0, 20, 36, 40)]
+    assert found == pytest.approx(rates, abs=1e-12)
+
+
 def test_minibatches_cover_each_epoch_once():
     training = Training(pair(250, steps=10), 0)
     seen = torch.cat([training._batch(step)[0][0] for step in (0, 1)])

@@ -6,13 +6,13 @@ from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.claims import FAILS, HOLDS, OPEN, PARTLY
 from sobolev_lib.records.ledger import Ledger, LedgerError, Record
 from sobolev_lib.regression import claims
-from sobolev_lib.regression.arms import Setting, config
+from sobolev_lib.regression.arms import ARMS, Setting, config
 from sobolev_lib.regression.results import variance
 
 STEPS = [0, 1_000, 15_000, 60_000]
 
 
-def records(gain_by_size, seeds=5, base=0.01, early=None, best=None):
+def records(gain_by_size, seeds=5, base=0.01, early=None, best=None, arm="paper"):
     """Sobolev errors 10^-gain times those on values, which are ``base`` of the target's variance.
 
     ``early`` and ``best`` are other gains at a quarter of the steps and at the best step.
@@ -37,7 +37,7 @@ def records(gain_by_size, seeds=5, base=0.01, early=None, best=None):
                         "test_mse": curve[-1],
                         "curve": {"steps": STEPS, "test_mse": curve},
                     }
-                    where = config(Setting(name, n, method))
+                    where = config(Setting(name, n, method, arm=arm, **ARMS[arm]))
                     made.append(Record("regression", where, seed, metrics, "paper"))
     return made
 
@@ -72,6 +72,15 @@ def test_what_holds_at_the_last_step_only_is_not_settled(tmp_path):
     assert found["six-20"] == OPEN
     found = verdicts(tmp_path / "other", {20: [-1.0] * 7}, best=0.1)
     assert found["ackley-20"] == OPEN, "the difference is one of stopping"
+
+
+@pytest.mark.parametrize(("longer", "verdict"), [(0.3, HOLDS), (-0.3, OPEN)])
+def test_four_times_the_steps_have_a_say(tmp_path, longer, verdict):
+    book = Ledger("regression", tmp_path)
+    book.append(records({10_000: [0.2] * 7}) + records({10_000: [longer] * 7}, arm="annealed_tail"))
+    found = claims.findings(book)["gap-10000"]
+    assert found.verdict == verdict
+    assert found.ours.count("functions learnt") == 4 and "four times the steps" in found.ours
 
 
 def test_a_function_that_was_hardly_learnt_counts_for_nothing(tmp_path):

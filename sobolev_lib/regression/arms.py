@@ -20,6 +20,8 @@ CHANGED = ", changed: "
 IDENTITY = ("function", "n", "method", "arm")
 """Entries that tell the members of an arm apart, and its name."""
 METHODS = ("values", "sobolev")
+SCHEDULES = {"constant": None, "cosine": 0.0, "tail": 0.8}
+"""Part of the steps after which the learning rate falls, as half a cosine, to zero."""
 LATER = ("kernel", "amplitude")
 """Entries that a configuration has only where they are not the default: older records lack them."""
 
@@ -54,8 +56,9 @@ class Setting:
         most the training set).
     learning_rate : float
         Adam's; 3e-5 in the paper.
-    schedule : {"constant", "cosine"}
-        Learning rate over the steps.
+    schedule : {"constant", "cosine", "tail"}
+        Learning rate over the steps: as given, falling to zero all the way, or only over the last
+        fifth.
     activation : str
         Key of :data:`sobolev_lib.closed_form.ACTIVATIONS`.
     bandwidth : float or None
@@ -100,8 +103,9 @@ class Setting:
         functions.get(self.function)
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule is {self.schedule!r}; it must be 'constant' or 'cosine'")
+        if self.schedule not in SCHEDULES:
+            known = ", ".join(SCHEDULES)
+            raise ValueError(f"schedule is {self.schedule!r}; it must be one of {known}")
         for name in ("n", "steps", "batch", "points_factor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -198,6 +202,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "weight/0.01": {**ANNEALED, "weight": 0.01},
     "torch_initialization": {**ANNEALED, "initialization": "torch"},
     "long": {**ANNEALED, "steps": 24_000},
+    # for N = 10,000, where 60,000 steps at a constant rate end in free fall
+    "annealed_tail": {"batch": 32, "steps": 240_000, "schedule": "tail"},
     # amplitude 0 is "schedule", 1 is "activation/kernel": they are not run twice
     "kernel_control/flipped": {**KERNEL, "amplitude": -1.0},
     "kernel_control/half": {**KERNEL, "amplitude": 0.5},

@@ -42,6 +42,7 @@ ARM_ROWS: dict[str, str] = {
     "Paper: raw, 3e-5, 60,000 steps": "paper",
     "… with the kink kernel (scaled)": "paper_kernel",
     "… batches of 20": "small_batch",
+    "… batches of 32, 240,000 steps, annealed": "annealed_tail",
     "Raw, 1e-3 annealed, 6,000 steps": "raw_fast",
     "Normalised, 1e-3 constant": "normalized",
     "Normalised, 1e-3 annealed": "schedule",

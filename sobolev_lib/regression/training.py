@@ -32,6 +32,7 @@ from sobolev_lib.regression.arms import (
     DEVIATIONS,
     EXPERIMENT,
     METHODS,
+    SCHEDULES,
     Setting,
     config,
     family,
@@ -267,12 +268,11 @@ class Training:
         return plain + controls.boundary_term(self.stack, *there, self.weight)
 
     def _rate(self, step: int) -> float:
-        rate = self.setting.learning_rate
-        return (
-            rate
-            if self.setting.schedule == "constant"
-            else rate * (1 + math.cos(math.pi * step / self.setting.steps)) / 2
-        )
+        rate, start = self.setting.learning_rate, SCHEDULES[self.setting.schedule]
+        part = step / self.setting.steps
+        if start is None or part < start:
+            return rate
+        return rate * (1 + math.cos(math.pi * (part - start) / (1 - start))) / 2
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Points and targets of a step.
