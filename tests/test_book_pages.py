@@ -1,5 +1,6 @@
 """The built pages, read as text: no browser needed."""
 
+import html
 import importlib
 import re
 from html.parser import HTMLParser
@@ -101,6 +102,17 @@ def test_every_public_name_is_on_a_page_of_the_library(site):
             home = getattr(member, "__module__", name)
             if callable(member) and home == name and (member.__doc__ or "").strip():
                 assert f"{name}.{public}" in ids
+
+
+def test_a_constant_shows_its_value_only_if_it_is_short(site):
+    signatures = {}
+    for page in (page for page in contents() if "/api/" in page):
+        text = (site / f"{page}.html").read_text(encoding="utf-8")
+        for name, shown in re.findall(r'<dt class="sig[^>]*id="([^"]+)">(.*?)</dt>', text, re.S):
+            signatures[name] = html.unescape(re.sub("<[^>]+>", "", shown))
+    assert "=" in signatures["sobolev_lib.regression.claims.SEEDS"]
+    assert "=" not in signatures["sobolev_lib.regression.arms.ARMS"]
+    assert not [name for name, shown in signatures.items() if " object at 0x" in shown]
 
 
 def test_the_status_page_tells_what_built_the_book(site):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import nbcache
+from sphinx.ext.autodoc import DataDocumenter
 
 # What stays as it is: directives and literal blocks with all that is indented below them, tables,
 # examples, literals and roles.
@@ -142,6 +143,16 @@ def escape_signs(
     lines[:] = escaped("\n".join(lines)).split("\n")
 
 
+class Constant(DataDocumenter):
+    """A constant with its value, unless that is longer than a line and more than a glance."""
+
+    LONGEST = 60
+
+    def should_suppress_value_header(self) -> bool:
+        """Say whether the value is left to the source."""
+        return super().should_suppress_value_header() or len(repr(self.object)) > self.LONGEST
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx entry point."""
 
@@ -151,6 +162,7 @@ def setup(app: Any) -> dict[str, Any]:
         elif docname.startswith("book/api/"):
             source[0] = source[0].replace(PLACE, body(docname.rpartition("/")[2]))
 
+    app.add_autodocumenter(Constant, override=True)
     app.connect("source-read", fill)
     app.connect("autodoc-process-docstring", escape_signs, priority=900)  # after numpydoc
     return {"parallel_read_safe": True, "version": "1"}
