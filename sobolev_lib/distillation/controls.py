@@ -184,8 +184,8 @@ def kernel(found: Sequence[Control]) -> str:
     else:
         parts[0] = f"{words[signs[0]]} {parts[0]}"
     return (
-        "With the kernel at the kinks the part of the states in which a student prefers another "
-        f"action than its teacher {listed(parts)}."
+        "With the kernel at the kinks the part of the states in which a student trained on "
+        f"derivatives prefers another action than its teacher {listed(parts)}."
     )
 
 

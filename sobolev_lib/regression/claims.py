@@ -79,8 +79,11 @@ def _counts(
             return None
         said, verdicts = [], []
         read = {words: _counted(results, n, at) for at, words in READINGS.items()}
-        if len(results.gains(n, (LONGER, "values"), (LONGER, "sobolev"))) == len(FUNCTIONS):
-            read["four times the steps, annealed"] = _counted(results, n, "last", LONGER)
+        longer = results.gains(n, (LONGER, "values"), (LONGER, "sobolev"))
+        if len(longer) == len(FUNCTIONS):
+            seeds = min(gain.count for gain in longer.values())
+            words = f"four times the steps, annealed, {seeds} seeds"
+            read[words] = _counted(results, n, "last", LONGER)
         for words, gains in read.items():
             better, worse = _sides(gains)
             said.append(
