@@ -108,6 +108,11 @@ FONTS_ARE_LISTED = """\
 import matplotlib, pathlib
 assert list(pathlib.Path(matplotlib.get_cachedir()).glob("fontlist-*.json"))
 """
+#: PyTorch's compiler says this on Python 3.13.0 only.
+WARNS = """\
+import warnings
+warnings.warn("Guards may run slower on Python 3.13.0. Consider 3.13.1+.", RuntimeWarning)
+"""
 
 
 @pytest.fixture
@@ -118,7 +123,7 @@ def checkout(tmp_path):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     (root / "_toc.yml").write_text("root: one\nparts: [{chapters: [{file: two}, {file: three}]}]")
-    write(root, "one", FONTS_ARE_LISTED)
+    write(root, "one", FONTS_ARE_LISTED, WARNS)
     write(root, "two", "import sys", "# speaks\nprint('careful', file=sys.stderr)")
     write(root, "three", "1", "# divides\n1 / 0", "2")
     return root

@@ -72,7 +72,9 @@ def prepare() -> None:
     The library is imported from this checkout, installed or not. What matplotlib and IPython keep
     goes below ``_build``, so that the home may be read-only, and the reader's own settings change
     no figure. matplotlib's list of fonts is made here: the program that makes it says so on stderr.
+    So does PyTorch's compiler of Python 3.13.0, which is mended in 3.13.1.
     """
+    os.environ["PYTHONWARNINGS"] = "ignore:Guards may run slower on Python:RuntimeWarning"
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
