@@ -182,6 +182,8 @@ def test_what_is_closer_everywhere_holds():
     assert "will stand here" in pages.cost(on_gpu)
     assert pages.play(cells).rows["Pong, 1 %"].keys() == {"values only", "Sobolev"}
     assert len(pages.agreement(cells).rows) == 8
+    assert "0.50 (means over seeds), against 0.50" in pages.looking(cells)
+    assert pages.looking([]) == pages.NOTHING
     for fig in (figures.fig4(cells, "kl"), figures.agreement(cells)):
         close(fig)
 
@@ -345,14 +347,18 @@ def test_teachers_and_experts_are_shown_by_their_last_milestone():
     assert figures.latest(made, "breakout")["pixels"].config["steps"] == 9
     assert pages.ways(made) == "In Breakout ours began beside an expert."
     rows = pages.teachers(made).rows
-    assert rows["Breakout, expert"]["return"] == "5.0 \u00b1 2.0"
+    assert rows["Breakout, expert"]["return"] == "5.0\u00a0\u00b1\u00a02.0"
     assert rows["Breakout, teacher"]["return"] == "5.0"
     assert "expert" in rows["Breakout, teacher"]["way"]
     went_on = milestone("kickstart", 30)
     went_on.metrics["begun"] = {"steps": 9}
     assert "on a GPU in Breakout" in pages.ways([*made, went_on])
     assert "nothing but pixels" in pages.ways([milestone("ppo", 9)])
-    assert pages.ways([]) == ""
+    assert pages.ways([]) == pages.reached([]) == pages.deviations([]) == ""
+    assert pages.reached(made) == "Their mean returns are 5 in Breakout (we aimed at 150)."
+    pong = replace(made[0], config=made[0].config | {"game": "pong"}, deviations=("Both.",))
+    lines = pages.deviations([*(replace(r, deviations=("Both.", "One.")) for r in made), pong])
+    assert lines == "- Both.\n- One. (Breakout)"
     fig = figures.learning([*made, went_on])
     longest = max(fig.axes[1].lines, key=lambda line: len(line.get_xdata()))
     numpy.testing.assert_allclose(longest.get_xdata(), numpy.array([1, 9, 10, 39]) / 1e6)

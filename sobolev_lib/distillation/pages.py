@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy
+
 from sobolev_lib.figures.style import Table
 from sobolev_lib.records.ledger import Record
+from sobolev_lib.records.summary import Interval
 
 from . import arms, data, results
 from .arms import UNIFORM
@@ -36,7 +39,12 @@ def shown(mine: Runs, metric: str, spec: str = ".2g") -> str:
     found = results.mean(mine, metric)
     if found is None:
         return f"{next(iter(results.values(mine, metric).values())):{spec}} (1 seed)"
-    return f"{found:{spec}}"
+    return _whole(found, spec)
+
+
+def _whole(found: Interval, spec: str) -> str:
+    """An interval whose two ends stay on one line of a narrow table."""
+    return f"{found:{spec}}".replace(", ", ",\u00a0")
 
 
 def fig4(cells: Sequence[Cell], metric: str, spec: str = ".3f") -> Table | None:
@@ -54,7 +62,7 @@ def fig4(cells: Sequence[Cell], metric: str, spec: str = ".3f") -> Table | None:
             "seeds": len(cell.values.keys() & cell.sobolev.keys()),
             "values only": shown(cell.values, metric, spec),
             "Sobolev": shown(cell.sobolev, metric, spec),
-            "less by": f"{gain:{spec}}" if (gain := cell.gain(metric)) else "\u2014",
+            "less by": _whole(gain, spec) if (gain := cell.gain(metric)) else "\u2014",
         }
         for cell in cells
     }
@@ -65,17 +73,28 @@ def teachers(records: Sequence[Record]) -> Table | None:
     """What experts and teachers reached, a row for each; None without any."""
     rows = {}
     for game, entry in GAMES.items():
-        for kind, record in latest(records, game).items():
+        # the teacher on pixels first
+        for kind, record in sorted(latest(records, game).items(), reverse=True):
             metrics = record.metrics
             half = f" \u00b1 {metrics['return_interval']:.1f}" if metrics["episodes"] > 1 else ""
             rows[f"{entry.title}, {'expert' if kind == 'memory' else 'teacher'}"] = {
-                "return": f"{metrics['return_mean']:.1f}{half}",
+                "return": f"{metrics['return_mean']:.1f}{half}".replace(" ", "\u00a0"),
                 "games": metrics["episodes"],
                 "aim": AIMS[game],
                 "decisions": f"{record.config['steps'] / 1e6:.2f} M",
                 "way": ROUTES[record.config["route"]],
             }
     return Table(rows, corner="policy") if rows else None
+
+
+def reached(records: Sequence[Record]) -> str:
+    """Sentence: each teacher's mean return, beside the aim; empty without any."""
+    parts = [
+        f"{record.metrics['return_mean']:.0f} in {entry.title} (we aimed at {AIMS[game]})"
+        for game, entry in GAMES.items()
+        if (record := latest(records, game).get("pixels"))
+    ]
+    return f"Their mean returns are {listed(parts)}." if parts else ""
 
 
 def gains(cells: Sequence[Cell]) -> str:
@@ -222,6 +241,28 @@ def agreement(cells: Sequence[Cell]) -> Table | None:
     return Table(rows, corner="game, states, method") if rows else None
 
 
+def looking(cells: Sequence[Cell]) -> str:
+    """Sentences: the cosines of students' input gradients with the teacher's, and the control."""
+    means = {
+        name: [float(numpy.mean(list(found.values())))
+               for cell in cells
+               if (found := results.values(getattr(cell, method), metric))]
+        for method, metric, name in (
+            ("sobolev", "gradient_cosine", "derivatives"),
+            ("values", "gradient_cosine", "values"),
+            ("sobolev", "gradient_cosine_other", "control"),
+        )
+    }  # fmt: skip
+    if not all(means.values()):
+        return NOTHING
+    ranges = {name: _range(found) for name, found in means.items()}
+    return (
+        "On states that it has not seen, the cosine of its gradient with the teacher's is "
+        f"{ranges['derivatives']} (means over seeds), against {ranges['values']} for a student of "
+        f"values. The control, the teacher's gradient in another state, gives {ranges['control']}."
+    )
+
+
 def ways(records: Sequence[Record]) -> str:
     """Sentences: how each teacher began, and where it went on; empty without any."""
     pixels = {g: mine["pixels"] for g in GAMES if "pixels" in (mine := latest(records, g))}
@@ -232,6 +273,19 @@ def ways(records: Sequence[Record]) -> str:
     said += [f"Training went on from there on a GPU in {listed(moved)}."] if moved else []
     said += [f"In {listed(alone)} it had nothing but pixels."] if alone else []
     return " ".join(said)
+
+
+def deviations(records: Sequence[Record]) -> str:
+    """List of what differs from the paper by the teachers' records, with the games concerned."""
+    said: dict[str, list[str]] = {}
+    found = {entry.title: mine for game, entry in GAMES.items() if (mine := latest(records, game))}
+    for title, mine in found.items():
+        for line in dict.fromkeys(line for record in mine.values() for line in record.deviations):
+            said.setdefault(line, []).append(title)
+    return "\n".join(
+        f"- {line}{'' if len(titles) == len(found) else f' ({listed(titles)})'}"
+        for line, titles in said.items()
+    )
 
 
 def uniform(shares: Mapping[str, float]) -> str:
