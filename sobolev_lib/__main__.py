@@ -21,7 +21,7 @@ from sobolev_lib.cost.ways import WAYS, Size
 from sobolev_lib.records import options as given
 from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.records.sweep import workers
-from sobolev_lib.regression import arms, grids, kriging, rivals
+from sobolev_lib.regression import arms, grids, kriging, rivals, rounding
 from sobolev_lib.regression import training as regression
 from sobolev_lib.synthetic_gradients import (
     fidelity,
@@ -109,6 +109,14 @@ def _rivals(options: argparse.Namespace) -> str:
         options, rivals.EXPERIMENT, lambda places, executor: rivals.sweep(
             places.seeds, options.functions, options.models, places.book, executor, options.quiet,
             options.seconds,
+        )
+    )  # fmt: skip
+
+
+def _rounding(options: argparse.Namespace) -> str:
+    return _swept(
+        options, rounding.EXPERIMENT, lambda places, executor: rounding.sweep(
+            places.seeds, options.functions, places.book, executor, options.quiet, options.seconds
         )
     )  # fmt: skip
 
@@ -229,6 +237,12 @@ def _add_rivals(parser: argparse.ArgumentParser) -> None:
     given.add_runs(parser)
 
 
+def _add_rounding(parser: argparse.ArgumentParser) -> None:
+    names = list(functions.FUNCTIONS)
+    parser.add_argument("--functions", nargs="+", default=names, metavar="NAME")
+    given.add_runs(parser)
+
+
 def _add_grids(parser: argparse.ArgumentParser) -> None:
     given.add_states(parser)
     parser.add_argument("--folder", type=Path, help="where to write (default: data/regression)")
@@ -308,6 +322,9 @@ COMMANDS: dict[str, tuple[Act, Add, str]] = {
     regression.EXPERIMENT: (_regression, _add_regression, "networks of section 4.1"),
     "kriging": (_kriging, _add_kriging, "the baseline beside them"),
     rivals.EXPERIMENT: (_rivals, _add_rivals, "the regressor beside JENN and kriging"),
+    rounding.EXPERIMENT: (
+        _rounding, _add_rounding, "equal runs with this process's kernels (ATEN_CPU_CAPABILITY)"
+    ),
     "grids": (_grids, _add_grids, "values and slopes of finished networks, for figures"),
     benchmark.EXPERIMENT: (_cost, _add_cost, "time of a training step"),
     training.EXPERIMENT: (_synthetic_gradients, _add_synthetic_gradients, "section 4.3"),

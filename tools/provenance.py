@@ -155,6 +155,15 @@ def rivals(records: Sequence[Record]) -> list[str]:
     return [line(["rivals", seeds(records)], records)]
 
 
+def rounding(records: Sequence[Record]) -> list[str]:
+    """Commands of the runs that were repeated on other kernels: those of the machine, or older."""
+    return [
+        ("" if which != "default" else "ATEN_CPU_CAPABILITY=default ")
+        + line(["rounding", seeds(group)], group)
+        for which, group in grouped(records, lambda r: r.config["kernels"])
+    ]
+
+
 def distillation(records: Sequence[Record]) -> list[str]:
     """Commands of the students of section 4.2; their pilots are what the first one runs first."""
     lines = []
@@ -176,6 +185,7 @@ EXPERIMENTS: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "regression": regression,
     "cost": cost,
     "rivals": rivals,
+    "rounding": rounding,
     "synthetic_gradients": lambda records: rows_of(records, "synthetic_gradients"),
     "probes": lambda records: rows_of(records, "probes"),
     "fidelity": lambda records: rows_of(records, "fidelity"),

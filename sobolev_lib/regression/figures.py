@@ -25,6 +25,7 @@ from sobolev_lib.regression.results import (
     load,
     power,
 )
+from sobolev_lib.regression.rounding import ROWS, Twins
 from sobolev_lib.regression.training import settings, training_points
 
 TITLES = [f.title for f in FUNCTIONS.values()]
@@ -332,6 +333,31 @@ def gain_over_steps(
         style.log_scale(ax, "x", minor=False)
     names = {shade: f"N = {n:,}" for n, shade in shades.items()}
     marks.key(last, names, "Above 0: Sobolev better.\nBand: 95 % interval.", marker=False)
+    return fig
+
+
+def twins(runs: Twins) -> Figure:
+    """How far apart two equal runs are: the median during training, and each pair at the end.
+
+    Parameters
+    ----------
+    runs : Twins
+    """
+    fig, (during, end) = style.figure(1, 2, width="text", height=3.4)
+    names = ("values", "sobolev", "kernel", marks.GREY, "smooth")
+    shown = {row: name for row, name in zip(ROWS, names, strict=True) if len(runs.apart(row))}
+    for place, (row, name) in enumerate(reversed(shown.items())):
+        apart = runs.apart(row)
+        middle = np.median(apart, axis=0)
+        kept = middle > 0  # the first steps agree to the last digit
+        look = marks.look(name) | {"marker": ""}
+        during.plot(np.array(runs.steps)[kept], middle[kept], **look)
+        marks.dots(end, place, apart[:, -1], name, horizontal=True)
+        end.plot(middle[-1], place, **marks.look(name))
+        end.plot(np.median(runs.seeds_apart(row)), place, "|", color="#222222", markersize=12)
+    during.set(xscale="log", yscale="log", xlabel="Adam steps", ylabel="Decades apart")
+    end.set(xscale="log", xlabel="Decades apart at the end")
+    end.set_yticks(range(len(shown)), list(reversed(shown)))
     return fig
 
 

@@ -1,0 +1,195 @@
+"""The same runs once more, on other kernels: how far apart rounding alone takes them.
+
+A processor adds a sum in its own order, and rounds once or twice where it multiplies and adds.
+PyTorch takes the newest kernels that the processor has; ``ATEN_CPU_CAPABILITY`` takes older ones.
+Seed, data and initial weights are those of runs that the regression ledger has.  Each run here is
+compared with that one::
+
+    python -m sobolev_lib rounding --seeds 5
+    ATEN_CPU_CAPABILITY=default python -m sobolev_lib rounding --seeds 5
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sobolev_lib import functions
+from sobolev_lib.figures.style import Table
+from sobolev_lib.records import ledger
+from sobolev_lib.records import sweep as runner
+from sobolev_lib.records.summary import Interval, difference, log_errors
+from sobolev_lib.records.sweep import Job, Result, Run, Tick
+from sobolev_lib.regression.arms import Setting, config, settings
+from sobolev_lib.regression.training import ordered, train
+
+__all__ = ["EXPERIMENT", "ROWS", "Twins", "kernels", "sweep"]
+
+EXPERIMENT = "rounding"
+N = 100
+ROWS = {
+    "ReLU, values only": ("schedule", "values"),
+    "ReLU, Sobolev": ("schedule", "sobolev"),
+    "Kink kernel, Sobolev": ("activation/kernel", "sobolev"),
+    "SiLU, values only": ("activation/silu", "values"),
+    "SiLU, Sobolev": ("activation/silu", "sobolev"),
+}
+"""Arm and method of what is run again, at N = 100."""
+
+
+def kernels() -> str:
+    """Name of the set of kernels that this process uses, such as ``avx2`` or ``default``."""
+    return torch.backends.cpu.get_cpu_capability().lower()
+
+
+def _config(setting: Setting, which: str) -> dict[str, Any]:
+    return {**config(setting), "kernels": which}
+
+
+def _run(members: Sequence[Setting], seed: int, tick: Tick | None = None) -> list[Result] | None:
+    """Train a stack; keep the test errors only, at the end and at the checkpoints."""
+    found = train(members, seed, tick=tick)
+    return found and [
+        replace(
+            result,
+            metrics={
+                "test_mse": result.metrics["test_mse"],
+                "curve": {k: result.metrics["curve"][k] for k in ("steps", "test_mse")},
+            },
+        )
+        for result in found
+    ]
+
+
+def sweep(
+    seeds: Sequence[int],
+    names: Sequence[str] = tuple(functions.FUNCTIONS),
+    book: ledger.Ledger | None = None,
+    executor: Executor | None = None,
+    quiet: bool = False,
+    seconds: float | None = None,
+) -> int:
+    """Train with this process's kernels what the ledger lacks; return how many were entered.
+
+    Parameters
+    ----------
+    seeds : sequence of int
+        Those of the regression experiment.
+    names : sequence of str
+        Functions; all of an arm are trained in one stack.
+    book, executor, quiet, seconds
+        See :func:`sobolev_lib.records.sweep.sweep`.
+    """
+    which, jobs = kernels(), []
+    for seed, arm in itertools.product(seeds, dict.fromkeys(arm for arm, _ in ROWS.values())):
+        members = ordered(settings(arm, [N], names))
+        runs = [Run(_config(s, which), seed, "paper", s.deviations()) for s in members]
+        jobs.append(Job(runs, partial(_run, members, seed), steps=members[0].steps))
+    return runner.sweep(EXPERIMENT, jobs, book, executor, quiet, seconds)
+
+
+class Twins:
+    """Runs and the same runs of the regression ledger, paired by function and seed.
+
+    Parameters
+    ----------
+    again : sequence of Record
+        Of this experiment, with one set of kernels.
+    first : sequence of Record
+        Of the regression experiment.
+
+    Raises
+    ------
+    ValueError
+        If there is no run, or runs are of several sets of kernels.
+    """
+
+    def __init__(self, again: Sequence[ledger.Record], first: Sequence[ledger.Record]) -> None:
+        sets = sorted({r.config["kernels"] for r in again})
+        if len(sets) != 1:
+            raise ValueError(f"the runs have the kernels {sets}; give those of one set")
+        self.again, self.first, self.kernels = list(again), list(first), sets[0]
+        there = {r.config["function"] for r in again}
+        self.names = [name for name in functions.FUNCTIONS if name in there]
+        self.steps: list[int] = again[0].metrics["curve"]["steps"]
+        self.seeds = sorted({r.seed for r in again})
+
+    def pair(self, row: str, name: str) -> tuple[list[ledger.Record], list[ledger.Record]]:
+        """Records of a row on a function, first and again, of the seeds that have both."""
+        arm, method = ROWS[row]
+        [setting] = settings(arm, [N], [name], [method])
+        first = ledger.select(self.first, config(setting), "paper")
+        again = ledger.select(self.again, _config(setting, self.kernels))
+        both = {r.seed for r in first} & {r.seed for r in again}
+        return [r for r in first if r.seed in both], [r for r in again if r.seed in both]
+
+    def apart(self, row: str) -> NDArray[np.float64]:
+        """Decades between the test errors of two equal runs: (pairs, checkpoints)."""
+        found = []
+        for name in self.names:
+            for pair in zip(*self.pair(row, name), strict=True):
+                curves = np.array([r.metrics["curve"]["test_mse"] for r in pair], dtype=float)
+                found.append(np.abs(np.subtract(*np.log10(curves))))
+        return np.array(found).reshape(-1, len(self.steps))
+
+    def seeds_apart(self, row: str) -> NDArray[np.float64]:
+        """Decades between the final test errors of two seeds: (pairs of all functions,)."""
+        found = []
+        for name in self.names:
+            errors = log_errors(self.pair(row, name)[1])
+            found += [abs(a - b) for a, b in itertools.combinations(errors.values(), 2)]
+        return np.array(found)
+
+    def gains(self, name: str, activation: str = "ReLU") -> tuple[Interval | None, ...]:
+        """Decades gained by slopes on a function, first and again."""
+        plain = self.pair(f"{activation}, values only", name)
+        slopes = self.pair(f"{activation}, Sobolev", name)
+        return tuple(
+            difference(log_errors(without), log_errors(with_))
+            for without, with_ in zip(plain, slopes, strict=True)
+        )
+
+
+def table(twins: Twins) -> Table:
+    """Decades between two equal runs at the end, a row each, beside those between two seeds."""
+    rows = {}
+    for row in ROWS:
+        if len(apart := twins.apart(row)):
+            others = twins.seeds_apart(row)
+            rows[row] = {
+                "runs": len(apart),
+                "median": float(np.median(apart[:, -1])),
+                "largest": float(apart[:, -1].max()),
+                "two seeds, median": float(np.median(others)) if len(others) else math.nan,
+            }
+    columns = ("median", "largest", "two seeds, median")
+    return Table(rows, dict.fromkeys(columns, ".3f"), corner="decades apart")
+
+
+def verdicts(twins: Twins) -> str:
+    """Sentences: on how many functions slopes lower the error, first and again; what changed."""
+    signs = {name: tuple(gain.sign for gain in twins.gains(name) if gain) for name in twins.names}
+    signs = {name: pair for name, pair in signs.items() if len(pair) == 2}
+    if not signs:
+        return "Two seeds at least are needed to compare verdicts."
+    first, again = zip(*signs.values(), strict=True)
+    said = (
+        f"Of {len(signs)} functions slopes lower the error of ReLU on {first.count(1)} in the "
+        f"first runs and on {again.count(1)} in the second, and raise it on {first.count(-1)} and "
+        f"{again.count(-1)} (95 % intervals over the same {len(twins.seeds)} seeds)."
+    )
+    changed = [functions.get(name).title for name, (a, b) in signs.items() if a != b]
+    return (
+        f"{said} The verdict changes on {', '.join(changed)}."
+        if changed
+        else (f"{said} No verdict changes.")
+    )
