@@ -143,8 +143,8 @@ def _stronger_with_less_data(records: Sequence[Record]) -> Finding | None:
         middle = f"{median(g.centre for g in apart.values()):+.2f}" if apart else "none"
         said[at] = (
             f"gain at N = 20 minus gain at 10,000 on {len(apart)} learnt: median {middle} decades, "
-            f"larger at 20 on {len(stronger)} ({_names(stronger)}), "
-            f"smaller on {len(weaker)} ({_names(weaker)})"
+            f"larger at 20 on {_counted_names(stronger)}, "
+            f"smaller on {_counted_names(weaker)}"
         )
         verdicts.append(HOLDS if len(stronger) >= 4 else FAILS if len(weaker) >= 4 else OPEN)
     return Finding(_readings(said), at_all_budgets(verdicts), _seeds(results, (20, 10_000)))
