@@ -7,6 +7,7 @@ What is not given is not changed; :func:`words` writes what was changed back as 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import re
 import types
@@ -57,9 +58,10 @@ def words(changed: Mapping[str, Any]) -> list[str]:
 
 def descriptions(cls: type) -> dict[str, str]:
     """Return the first sentence on each parameter in a numpydoc docstring."""
-    text = (cls.__doc__ or "").partition("Parameters\n")[2]
+    # Python 3.13 takes the indentation off a docstring, older ones keep it
+    text = (inspect.getdoc(cls) or "").partition("Parameters\n")[2]
     found = {}
-    for names, body in re.findall(r"^    (\w[^\n]*)\n((?:        [^\n]*\n?)+)", text, re.MULTILINE):
+    for names, body in re.findall(r"^(\w[^\n]*)\n((?:    [^\n]*\n?)+)", text, re.MULTILINE):
         sentence = re.sub(r":\w+:|`|~?\.(?=\w)", "", " ".join(body.split()))
         for name in names.partition(" : ")[0].split(", "):
             found[name] = re.split(r"(?<=\w\w[.)])\s|;", sentence)[0].rstrip(".").replace("%", "%%")
