@@ -354,7 +354,8 @@ def twins(runs: Twins) -> Figure:
         during.plot(np.array(runs.steps)[kept], middle[kept], **look)
         marks.dots(end, place, apart[:, -1], name, horizontal=True)
         end.plot(middle[-1], place, **marks.look(name))
-        end.plot(np.median(runs.seeds_apart(row)), place, "|", color="#222222", markersize=12)
+        if len(others := runs.seeds_apart(row)):
+            end.plot(np.median(others), place, "|", color="#222222", markersize=12)
     during.set(xscale="log", yscale="log", xlabel="Adam steps", ylabel="Decades apart")
     end.set(xscale="log", xlabel="Decades apart at the end")
     end.set_yticks(range(len(shown)), list(reversed(shown)))
