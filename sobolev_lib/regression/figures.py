@@ -356,8 +356,8 @@ def twins(runs: Twins) -> Figure:
         end.plot(middle[-1], place, **marks.look(name))
         if len(others := runs.seeds_apart(row)):
             end.plot(np.median(others), place, "|", color="#222222", markersize=12)
-    during.set(xscale="log", yscale="log", xlabel="Adam steps", ylabel="Decades apart")
-    end.set(xscale="log", xlabel="Decades apart at the end")
+    during.set(xscale="log", yscale="log", xlabel="Adam steps", title="Decades, during training")
+    end.set(xscale="log", xlabel="Decades", title="At the end")
     end.set_yticks(range(len(shown)), list(reversed(shown)))
     return fig
 

@@ -182,10 +182,11 @@ def verdicts(twins: Twins) -> str:
     if not signs:
         return "Two seeds at least are needed to compare verdicts."
     first, again = zip(*signs.values(), strict=True)
+    counts = {sign: f"{first.count(sign)} and {again.count(sign)}" for sign in (1, -1)}
     said = (
-        f"Of {len(signs)} functions slopes lower the error of ReLU on {first.count(1)} in the "
-        f"first runs and on {again.count(1)} in the second, and raise it on {first.count(-1)} and "
-        f"{again.count(-1)} (95 % intervals over the same {len(twins.seeds)} seeds)."
+        f"Of {len(signs)} functions, first and again, slopes lower the error of ReLU on {counts[1]}"
+        f"{f' and raise it on {counts[-1]}' if -1 in (*first, *again) else ''} "
+        f"(95 % intervals over the same {len(twins.seeds)} seeds)."
     )
     changed = [functions.get(name).title for name, (a, b) in signs.items() if a != b]
     return (
