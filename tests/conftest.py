@@ -83,6 +83,14 @@ def site() -> Path:
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        """Send a file. A browser asks for an icon of its own accord; the page did not name one."""
+        if self.path == "/favicon.ico":
+            self.send_response(http.HTTPStatus.NO_CONTENT)
+            self.end_headers()
+        else:
+            super().do_GET()
+
     def log_message(self, *_arguments):
         """Keep the tests' output free of one line per request."""
 
