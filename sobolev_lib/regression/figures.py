@@ -349,7 +349,7 @@ def twins(runs: Twins) -> Figure:
     for place, (row, name) in enumerate(reversed(shown.items())):
         apart = runs.apart(row)
         middle = np.median(apart, axis=0)
-        kept = middle > 0  # the first steps agree to the last digit
+        kept = middle > 0  # the first steps agree in all recorded digits
         look = marks.look(name) | {"marker": ""}
         during.plot(np.array(runs.steps)[kept], middle[kept], **look)
         marks.dots(end, place, apart[:, -1], name, horizontal=True)

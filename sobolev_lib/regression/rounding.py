@@ -121,7 +121,6 @@ class Twins:
         there = {r.config["function"] for r in again}
         self.names = [name for name in functions.FUNCTIONS if name in there]
         self.steps: list[int] = again[0].metrics["curve"]["steps"]
-        self.seeds = sorted({r.seed for r in again})
 
     def pair(self, row: str, name: str) -> tuple[list[ledger.Record], list[ledger.Record]]:
         """Records of a row on a function, first and again, of the seeds that have both."""
@@ -149,10 +148,10 @@ class Twins:
             found += [abs(a - b) for a, b in itertools.combinations(errors.values(), 2)]
         return np.array(found)
 
-    def gains(self, name: str, activation: str = "ReLU") -> tuple[Interval | None, ...]:
-        """Decades gained by slopes on a function, first and again."""
-        plain = self.pair(f"{activation}, values only", name)
-        slopes = self.pair(f"{activation}, Sobolev", name)
+    def gains(self, name: str) -> tuple[Interval | None, ...]:
+        """Decades that a ReLU network gains by slopes on a function, first and again."""
+        plain = self.pair("ReLU, values only", name)
+        slopes = self.pair("ReLU, Sobolev", name)
         return tuple(
             difference(log_errors(without), log_errors(with_))
             for without, with_ in zip(plain, slopes, strict=True)
@@ -177,20 +176,18 @@ def table(twins: Twins) -> Table:
 
 def verdicts(twins: Twins) -> str:
     """Sentences: on how many functions slopes lower the error, first and again; what changed."""
-    signs = {name: tuple(gain.sign for gain in twins.gains(name) if gain) for name in twins.names}
-    signs = {name: pair for name, pair in signs.items() if len(pair) == 2}
+    pairs = {name: tuple(filter(None, twins.gains(name))) for name in twins.names}
+    signs = {k: tuple(gain.sign for gain in pair) for k, pair in pairs.items() if len(pair) == 2}
     if not signs:
         return "Two seeds at least are needed to compare verdicts."
     first, again = zip(*signs.values(), strict=True)
+    seeds = min(gain.count for name in signs for gain in pairs[name])
     counts = {sign: f"{first.count(sign)} and {again.count(sign)}" for sign in (1, -1)}
     said = (
         f"Of {len(signs)} functions, first and again, slopes lower the error of ReLU on {counts[1]}"
         f"{f' and raise it on {counts[-1]}' if -1 in (*first, *again) else ''} "
-        f"(95 % intervals over the same {len(twins.seeds)} seeds)."
+        f"(95 % intervals over the same {seeds} seeds)."
     )
     changed = [functions.get(name).title for name, (a, b) in signs.items() if a != b]
-    return (
-        f"{said} The verdict changes on {', '.join(changed)}."
-        if changed
-        else (f"{said} No verdict changes.")
-    )
+    end = f"The verdict changes on {', '.join(changed)}" if changed else "No verdict changes"
+    return f"{said} {end}."
