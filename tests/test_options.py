@@ -23,7 +23,7 @@ class Trial:
     rate : float or None
         How fast, in :attr:`units`.
     names : tuple of str
-        Which.
+        Keys of :data:`.pack.KINDS` or :class:`~lib.Kind` (any number; order counts); see there.
     flag : bool
         Whether.
     """
@@ -62,7 +62,7 @@ def test_what_is_given_is_changed_and_can_be_said_again(parser, words, changed):
 def test_help_is_the_docstrings():
     assert options.descriptions(Trial) == {
         **{"steps": "How long", "batch": "How long", "rate": "How fast, in units"},
-        **{"names": "Which", "flag": "Whether"},
+        **{"names": "Keys of pack.KINDS or lib.Kind (any number; order counts)", "flag": "Whether"},
     }
 
 

@@ -62,10 +62,15 @@ def descriptions(cls: type) -> dict[str, str]:
     text = (inspect.getdoc(cls) or "").partition("Parameters\n")[2]
     found = {}
     for names, body in re.findall(r"^(\w[^\n]*)\n((?:    [^\n]*\n?)+)", text, re.MULTILINE):
-        sentence = re.sub(r":\w+:|`|~?\.(?=\w)", "", " ".join(body.split()))
+        sentence = re.sub(r":\w+:`(?:~?\.|~)?|`", "", " ".join(body.split()))
         for name in names.partition(" : ")[0].split(", "):
-            found[name] = re.split(r"(?<=\w\w[.)])\s|;", sentence)[0].rstrip(".").replace("%", "%%")
+            found[name] = _first(sentence).replace("%", "%%")
     return found
+
+
+def _first(text: str) -> str:
+    """Return the first sentence, or what comes before a semicolon that no bracket holds."""
+    return re.split(r"(?<=\w\w[.)])\s|;(?![^(]*\))", text)[0].rstrip(".")
 
 
 def _flag(name: str) -> str:
