@@ -1,6 +1,7 @@
 """The second drawing of a figure, for a phone, and its colours on a dark page."""
 
 import base64
+import itertools
 import re
 import sys
 import warnings
@@ -13,7 +14,7 @@ import pytest
 from book_files import ROOT
 from matplotlib.text import Text
 
-from sobolev_lib.figures import ends, style, widths
+from sobolev_lib.figures import ends, marks, style, widths
 
 sys.path.insert(0, str(ROOT / "tools"))
 import pictures
@@ -48,6 +49,16 @@ def many():
     return fig
 
 
+def key():
+    """Seven panels and a key, whose names need two lines each on a phone."""
+    fig, axes, last = marks.panels([f"panel {k}" for k in range(7)], "step", "error", 4.6)
+    for ax in axes:
+        ax.plot([0, 1], [0, 1])
+    names = ["sobolev", "kernel", "equal_information", "smooth"]
+    marks.key(last, names, "N = 100. Median, 95 % interval of the seeds.")
+    return fig
+
+
 def listing():
     """A list of long names."""
     fig, ax = style.figure(width="text", height=2)
@@ -74,7 +85,7 @@ def solid():
     return fig
 
 
-MADE = [panels, many, listing, line_ends, solid]
+MADE = [panels, many, key, listing, line_ends, solid]
 
 
 def picture(fig):
@@ -125,6 +136,21 @@ def test_many_panels_stand_two_in_a_row():
     with widths.narrow(fig):
         fig.draw_without_rendering()
         assert len({round(ax.get_window_extent().x0) for ax in fig.axes[:-1]}) == 2
+    style.close(fig)
+
+
+def test_names_in_a_key_stay_apart_and_beside_their_marks():
+    fig = key()
+    last = fig.axes[-1]
+    with widths.narrow(fig):
+        fig.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in last.texts]
+        assert sum("\n" in text.get_text() for text in last.texts) > 2
+        assert all(upper.y0 > lower.y1 - 1 for upper, lower in itertools.pairwise(boxes))
+        spots = last.transAxes.transform([line.get_xydata()[0] for line in last.lines])[:, 1]
+        names = np.repeat([(box.y0 + box.y1) / 2 for box in boxes[:-1]], 2)
+        assert spots == pytest.approx(names, abs=2)
+        assert "95\N{NO-BREAK SPACE}%" in last.texts[-1].get_text()
     style.close(fig)
 
 

@@ -177,7 +177,7 @@ def _text(role: str, projected: bool) -> str:
 def _box(
     ax: Axes, at: tuple[float, float], text: str, colour: str, dashed: bool = False
 ) -> FancyBboxPatch:
-    half = 0.2 + 0.063 * len(_plain(text))
+    half = 0.16 + 0.078 * len(_plain(text))
     box = FancyBboxPatch(
         (at[0] - half, at[1] - 0.17), 2 * half, 0.34,
         boxstyle="round,pad=0.02,rounding_size=0.1",
@@ -185,7 +185,7 @@ def _box(
         linestyle="--" if dashed else "-", zorder=3,
     )  # fmt: skip
     ax.add_patch(box)
-    ax.text(*at, text, ha="center", va="center", fontsize=11, color=_INK, zorder=4)
+    ax.text(*at, text, ha="center", va="center", fontsize=10, color=_INK, zorder=4)
     return box
 
 

@@ -29,6 +29,7 @@ from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -283,7 +284,8 @@ def _break(text: str, inches: float, points: float) -> str:
     most = max(6, int(inches / (LETTER * points)))
     if "$" in text or max(map(len, text.split("\n"))) <= most:
         return text
-    return textwrap.fill(re.sub(r"[ \n]+", " ", text), most, break_long_words=False)
+    text = re.sub(r"(\d) %", "\\1\N{NO-BREAK SPACE}%", re.sub(r"[ \n]+", " ", text))
+    return textwrap.fill(text, most, break_long_words=False)
 
 
 def _letters(line: str) -> int:
@@ -302,9 +304,7 @@ def _break_texts(fig: Figure, changes: _Changes) -> None:
             size = min(_points(title), TITLE)
             changes.set(title, text=_break(title.get_text(), wide - 0.45, size), fontsize=size)
         if not ax.axison:  # a key: what it says must not make the others narrower
-            for text in ax.texts:
-                broken = _break(text.get_text(), wide - 0.6, _points(text))
-                changes.set(text, text=broken, in_layout=False)
+            _break_key(ax, wide - 0.7, high - 2 * ROOM, changes)
             continue
         for label, room in ((ax.xaxis.label, wide - 0.3), (ax.yaxis.label, high - 0.2)):
             changes.set(label, text=_break(label.get_text(), room, _points(label)))
@@ -316,6 +316,23 @@ def _break_texts(fig: Figure, changes: _Changes) -> None:
             changes.set(text, text=broken)
     for legend in _legends(fig):
         _relay(fig, legend, changes)
+
+
+def _break_key(ax: Axes, wide: float, high: float, changes: _Changes) -> None:
+    """Break what a key says, and move the marks and words below it down by the lines that adds."""
+    down = 0.0
+    for text in sorted(ax.texts, key=lambda text: -text.get_position()[1]):
+        x, y = text.get_position()
+        size = min(_points(text), SMALL)
+        broken = _break(text.get_text(), wide, size)
+        added = (broken.count("\n") - text.get_text().count("\n")) * LINE / 72 / high
+        middle = added / 2 if text.get_va() == "center" else 0.0
+        beside = [line for line in ax.lines if np.allclose(line.get_ydata(), y)]
+        for line in beside:
+            changes.set(line, ydata=np.subtract(line.get_ydata(), down + middle))
+        place = (x, y - down - middle)
+        changes.set(text, text=broken, fontsize=size, position=place, in_layout=False)
+        down += added
 
 
 def _break_list(ax: Axes, changes: _Changes) -> None:

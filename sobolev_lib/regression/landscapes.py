@@ -79,7 +79,7 @@ def draw_fields(side: int = 81, arrows: int = 13) -> Figure:
         ax.set_ylabel("y", labelpad=-8)
     last = axes.flat[len(FUNCTIONS)]
     last.set_axis_off()
-    words = "Bright: high\nArrow: gradient, length\nwith the root of its size\nDot: global minimum"
+    words = "Bright: high.\nArrow: gradient, length\nwith the root of its size.\nDot: global minimum."
     last.text(0, 0.5, words, va="center", fontsize=9)
     return fig
 
@@ -140,7 +140,7 @@ def draw_balance(signals: dict[str, Signal]) -> Figure:
     ax.set_xlabel("squared gradient / variance (log)")
     first = signals[order[0]]
     note = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center", "fontsize": 9}
-    ax.annotate("raw, per unit$^2$ of x", (first.raw, 0), **note | {"ha": "left"})
+    ax.annotate("raw", (first.raw, 0), **note | {"ha": "left"})
     ax.annotate("normalised", (first.normalised, 0), **note | {"ha": "left"})
     ax.set_ylim(-1.3, len(order) - 0.4)
     return fig
