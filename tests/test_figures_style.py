@@ -243,11 +243,11 @@ def test_style_module_needs_no_torch():
 
 
 def test_table_formats_escapes_and_marks_its_headings():
-    rows = {"a < b": {"error": 0.00123, "n": 20}, "c": {"error": 1.0, "n": 3}}
+    rows = {"a < b, 5 %": {"error": 0.00123, "n": 20}, "c": {"error": 1.0, "n": 3}}
     table = style.Table(rows, {"error": ".1e"}, corner="case")
     html = table._repr_html_()
     plain = re.sub(' style="[^"]*"', "", html)
-    assert '<th scope="row">a &lt; b</th><td>1.2e-03</td><td>20</td>' in plain
+    assert '<th scope="row">a &lt; b, 5&nbsp;%</th><td>1.2e-03</td><td>20</td>' in plain
     assert '<th scope="col">error</th>' in plain
     assert repr(table).splitlines()[2].split() == ["c", "1.0e+00", "3"]
 

@@ -381,11 +381,11 @@ class Table:
 
     def _repr_html_(self) -> str:
         head, *body = self._cells()
-        top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head[1:])
-        corner = f'<th scope="col">{escape(head[0])}</th>' if head[0] else "<td></td>"
+        top = "".join(f'<th scope="col">{_shown(cell)}</th>' for cell in head[1:])
+        corner = f'<th scope="col">{_shown(head[0])}</th>' if head[0] else "<td></td>"
         lines = [
-            f'<tr><th scope="row">{escape(name)}</th>'
-            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+            f'<tr><th scope="row">{_shown(name)}</th>'
+            + "".join(f"<td>{_shown(cell)}</td>" for cell in cells)
             + "</tr>"
             for name, *cells in body
         ]
@@ -402,6 +402,11 @@ class Table:
             "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
             for row in cells
         )
+
+
+def _shown(cell: str) -> str:
+    """Return the HTML of a cell, in which a number stays with its per cent sign."""
+    return escape(cell).replace(" %", "&nbsp;%")
 
 
 def contrast(colour: str, background: str = "white") -> float:

@@ -79,7 +79,9 @@ def draw_fields(side: int = 81, arrows: int = 13) -> Figure:
         ax.set_ylabel("y", labelpad=-8)
     last = axes.flat[len(FUNCTIONS)]
     last.set_axis_off()
-    words = "Bright: high.\nArrow: gradient, length\nwith the root of its size.\nDot: global minimum."
+    words = (
+        "Bright: high.\nArrow: gradient, length\nwith the root of its size.\nDot: global minimum."
+    )
     last.text(0, 0.5, words, va="center", fontsize=9)
     return fig
 
