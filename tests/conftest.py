@@ -188,8 +188,11 @@ def built_page(site, server, browser):
     def open_page(name, width=DESKTOP[0], height=DESKTOP[1], scheme="light", origin="http"):
         path = name if ".html" in name else f"book/{name}.html"
         base = {"http": server, "file": site.as_uri()}[origin]
+        # a phone has several dots for a pixel, and there formulae come out wider by a few pixels
         context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,
+            device_scale_factor=2 if width < 600 else 1,
         )
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
