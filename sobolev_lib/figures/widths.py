@@ -181,7 +181,8 @@ def _height(ax: Axes, old: float, columns: int) -> float:
     if ax.name == "3d":
         return 0.95 * wide
     if ax.get_aspect() != "auto" or ax.get_box_aspect() is not None:
-        return wide + (0.0 if columns > 1 else -ROOM)
+        ratio = ax.get_data_ratio() if ax.get_aspect() == 1 else 1.0
+        return wide * min(max(ratio, 0.6), 1.3) + (0.0 if columns > 1 else -ROOM)
     names = _names_listed(ax)
     if names and ax.axison:
         broken = [_break(name.get_text(), LIST, SMALL) for name in names]

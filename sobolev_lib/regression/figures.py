@@ -378,8 +378,8 @@ def equal_time(
         Arm of the experiment.
     """
     results = load(book)
-    fig, ax = style.figure(width="text", height=3.4)
-    marks.line_at_zero(ax)
+    fig, ax = style.figure(width="text", height=4.2)
+    marks.line_at_zero(ax, vertical=True)
     looks = (("#E8A679", "o"), ("#D17A3C", "s"), ("#9C4400", "D"), ("#4A2000", "^"))
     if len(prices) > len(looks):
         raise ValueError(
@@ -389,11 +389,11 @@ def equal_time(
         shift = 0.66 / max(len(prices) - 1, 1) * (k - (len(prices) - 1) / 2)
         for place, name in enumerate(FUNCTIONS):
             found = results.gain_at_price(name, n, price, arm)
-            marks.interval(ax, place + shift, found, shade, marker=marker)
+            marks.interval(ax, place + shift, found, shade, horizontal=True, marker=marker)
         ax.plot([], [], color=shade, marker=marker, linestyle="", label=label)
-    ax.set_xticks(range(len(TITLES)), labels=[title.replace("-", "-\n") for title in TITLES])
-    ax.tick_params(axis="x", labelsize=8)
-    ax.set_ylabel(f"Decades gained, N = {n}")
+    ax.set_yticks(range(len(TITLES)), labels=TITLES)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"Decades gained, N = {n}")
     ax.legend(loc="best")
     return fig
 

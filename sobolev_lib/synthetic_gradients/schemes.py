@@ -476,5 +476,5 @@ def draw_schemes() -> Figure:
     for ax, scheme in zip(panels, SCHEMES.values(), strict=True):
         draw(scheme, ax)
     _legend(last)
-    empty.axis("off")
+    empty.remove()
     return fig
