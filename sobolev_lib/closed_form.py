@@ -22,8 +22,8 @@ The last hidden layer needs no combined signal.  The output is a scalar, so
 :math:`g_{L-1} = s_{L-1} \odot W_L` for every sample, and with :math:`P = s_{L-1}^\top u_{L-2}` and
 :math:`p = s_{L-1}^\top e` (sums over the batch)
 
-.. math:: \partial W_{L-1} = \mathrm{diag}(W_L)\, P, \qquad
-          \partial W_L = \sum_b u_{L-1} = (W_{L-1} \odot P)\,\mathbf 1 + b_{L-1} \odot p .
+.. math:: \partial W_{L-1} &= \mathrm{diag}(W_L)\, P, \\
+          \partial W_L &= \sum_b u_{L-1} \\ &= (W_{L-1} \odot P)\,\mathbf 1 + b_{L-1} \odot p .
 
 With ``n`` hidden layers that leaves :math:`4(n-1) - 1` large products against :math:`3(n-1)`: for
 two hidden layers, as in section 4.1, three against three.  Chapter *What a derivative costs* proves

@@ -327,7 +327,7 @@ def _break_key(ax: Axes, wide: float, high: float, changes: _Changes) -> None:
         size = min(_points(text), SMALL)
         broken = _break(text.get_text(), wide, size)
         added = (broken.count("\n") - text.get_text().count("\n")) * LINE / 72 / high
-        middle = added / 2 if text.get_va() == "center" else 0.0
+        middle = added / 2 if text.get_verticalalignment() == "center" else 0.0
         beside = [line for line in ax.lines if np.allclose(line.get_ydata(), y)]
         for line in beside:
             changes.set(line, ydata=np.subtract(line.get_ydata(), down + middle))

@@ -327,8 +327,8 @@ def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
     found = [g for g in (results.group(records, arm) for arm in arms) if g]
     lines = []
     for row, other in PAIRS:
-        votes = {g.short: list(g.difference(row, other).values()) for g in found}
-        lines.append(f"- **{NAMES[row]} against {NAMES[other]}, test accuracy:** {_votes(votes)}.")
+        ends = {g.short: list(g.difference(row, other).values()) for g in found}
+        lines.append(f"- **{NAMES[row]} against {NAMES[other]}, test accuracy:** {votes(ends)}.")
     for metric, name in results.COSINES.items():
         lines.append(
             f"- **Sobolev against Critic, {name} gained by split, from the input up:** "
@@ -338,7 +338,7 @@ def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
         ranks = {g.short: rank_correlation(g, PREDICTING, metric) for g in found}
         lines.append(
             f"- **Do schemes with a larger {name} train better networks?** The rank correlation is "
-            f"{_votes(ranks, SIGNS)}."
+            f"{votes(ranks, SIGNS)}."
         )
     return "\n".join(lines)
 
@@ -356,7 +356,7 @@ AHEAD = {HOLDS: "ahead on", FAILS: "behind on", OPEN: "not settled on"}
 SIGNS = {HOLDS: "positive on", FAILS: "negative on", OPEN: "of no settled sign on"}
 
 
-def _votes(differences: dict[str, list[float]], words: dict[str, str] = AHEAD) -> str:
+def votes(differences: dict[str, list[float]], words: dict[str, str] = AHEAD) -> str:
     """Name the experiments where a number is above 0, below 0, or neither is settled."""
     said = [
         f"{words[kind]} {', '.join(f'*{name}*' for name in names)}"

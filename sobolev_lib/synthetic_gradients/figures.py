@@ -143,7 +143,7 @@ def accuracy(arm: str, block: str, metric: str = "top1", *, records: Records) ->
     if found is None:
         return nothing(arm)
     cells = BLOCKS[block].cells[metric]
-    rows = list(dict.fromkeys([*cells, *found.rows]))
+    rows = list(dict.fromkeys([*cells, *found.listed]))
     fig, axes = style.figure(1, 2, width="text", height=1.3 + 0.3 * len(rows), sharey=True)
     _ours(axes[0], found, rows, metric)
     axes[0].set_title(f"Ours ({found.scale} scale)")

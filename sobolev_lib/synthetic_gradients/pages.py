@@ -78,7 +78,7 @@ def _html(columns: Mapping[str, int], bodies: Sequence[str], label: str) -> str:
 
 def _body(block: Block, title: str, found: Group | None) -> str:
     """Rows of one experiment of ours, or of none yet."""
-    rows = next(iter(block.cells.values())) if found is None else [*arms.MAIN_ROWS, *found.rows]
+    rows = next(iter(block.cells.values())) if found is None else [*arms.MAIN_ROWS, *found.listed]
     scale = "" if found is None else f" <small>({found.scale} scale)</small>"
     if found is not None and found.changes:
         changed = ", ".join(f"{k} {v}" for k, v in found.changes.items())

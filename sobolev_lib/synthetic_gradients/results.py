@@ -92,6 +92,11 @@ class Group:
         return {k: v for k, v in found.items() if v != _plain(standard[k])}
 
     @property
+    def listed(self) -> list[str]:
+        """Rows for a list of schemes; those that spare units have a table of their own."""
+        return [row for row in self.rows if row not in arms.SPARING_ROWS]
+
+    @property
     def count(self) -> int:
         """Number of runs."""
         return sum(len(runs) for runs in self.rows.values())

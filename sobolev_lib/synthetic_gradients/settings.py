@@ -275,7 +275,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "direct_bootstrapped": {"module": "direct", "targets": "bootstrapped"},
     "vfbn_kernel": {"module": "vfbn", "bandwidth": 0.1},
 }
-ROWS |= {
+SPARING_ROWS: dict[str, dict[str, Any]] = {
     f"{mode}_{name}": {"module": mode, **changes}
     for mode in PREDICTING
     for name, changes in {
@@ -284,8 +284,10 @@ ROWS |= {
         "leaky_slow": {"leak": LEAK, "module_rate": PAPERS_RATE},
     }.items()
 }
+"""Modules that are less likely to die: Adam at the paper's rate, leaky units, both."""
+ROWS |= SPARING_ROWS
 """Rows of the tables, a mode with its options: the five of Table 1, the two controls, what they
-leave open, and modules that are less likely to die (Adam at the paper's rate, leaky units)."""
+leave open, and those of :data:`SPARING_ROWS`."""
 
 MAIN_ROWS = ("backprop", "noprop", "direct", "vfbn", "critic", "sobolev", "local_ce")
 

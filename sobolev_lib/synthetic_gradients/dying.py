@@ -1,0 +1,80 @@
+"""Whether the order of the schemes is that of the modules that survive.
+
+A hidden ReLU unit that is 0 on every example gives a module no slope there, and no step wakes it.
+Large steps kill units: the reduced experiments train their modules at ten times the paper's rate.
+So the same experiment is run with the paper's rate, with leaky units, and with both.
+"""
+
+from __future__ import annotations
+
+from sobolev_lib.figures.style import Table
+from sobolev_lib.records.summary import FEWEST
+from sobolev_lib.synthetic_gradients import claims, results
+from sobolev_lib.synthetic_gradients.paper import NAMES
+from sobolev_lib.synthetic_gradients.results import Group
+
+CARES: dict[str, str] = {
+    "": "as above",
+    "slow": "Adam at 1e-4",
+    "leaky": "leaky units",
+    "leaky_slow": "both",
+}
+"""What is done against dying units, by the end of a row's name in :data:`.settings.ROWS`."""
+SCHEMES = ("vfbn", "critic", "sobolev", "local_ce")
+PAIRS = (("critic", "vfbn"), ("sobolev", "vfbn"), ("sobolev", "critic"), ("sobolev", "local_ce"))
+WORDS = dict(zip(claims.AHEAD, ("ahead with", "behind with", "not settled with"), strict=True))
+
+
+def row(scheme: str, care: str) -> str:
+    """Return the row of a scheme with a key of :data:`CARES`."""
+    return f"{scheme}_{care}" if care else scheme
+
+
+def table(found: Group, metric: str = "top1", factor: float = 1.0) -> Table:
+    """Return a metric of each scheme (down) with each of :data:`CARES` (across).
+
+    ``metric`` is one number of a record, or one for each split, of which the mean is shown;
+    ``factor`` multiplies it.
+    """
+    cells = {
+        NAMES[scheme]: {
+            said: results.shown(
+                [factor * v for v in found.values(row(scheme, care), metric).values()]
+            )
+            for care, said in CARES.items()
+        }
+        for scheme in SCHEMES
+    }
+    return Table(cells, corner="scheme")
+
+
+def best(found: Group, scheme: str) -> str | None:
+    """Return the key of :data:`CARES` with the highest mean test accuracy, from three seeds on.
+
+    Chosen on test images: too high for every scheme, by about as much.
+    """
+    means = {
+        care: results.spread(list(values)).centre
+        for care in CARES
+        if len(values := found.values(row(scheme, care)).values()) >= FEWEST
+    }
+    return max(means, key=lambda care: means[care]) if means else None
+
+
+def answers(found: Group) -> str:
+    """Say for each pair of schemes how it ends with each of :data:`CARES`, as a Markdown list."""
+    lines = []
+    for scheme, other in PAIRS:
+        ends = {
+            said: list(found.difference(row(scheme, care), row(other, care)).values())
+            for care, said in CARES.items()
+        }
+        kept = {said: values for said, values in ends.items() if len(values) >= FEWEST}
+        line = f"- **{NAMES[scheme]} against {NAMES[other]}:** {claims.votes(kept, WORDS)}."
+        own, others = best(found, scheme), best(found, other)
+        if own is not None and others is not None:
+            apart = found.difference(row(scheme, own), row(other, others))
+            shown = results.shown(list(apart.values()), "+.1f", " points")
+            line += f" Each at its best ({CARES[own]}; {CARES[others]}): {shown}."
+        lines.append(line)
+    return "\n".join(lines)

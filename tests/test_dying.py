@@ -1,0 +1,49 @@
+"""Whether the order of the schemes is one of the modules that survive: tables and sentences."""
+
+import pytest
+from sg_helpers import made
+
+from sobolev_lib.synthetic_gradients import dying, pages, results, training
+
+SMALL = "imagenette_reduced_3"
+TOP1 = {
+    **{"vfbn": 60.0, "critic": 40.0, "sobolev": 41.0, "local_ce": 62.0},
+    **{"vfbn_slow": 59.0, "critic_slow": 66.0, "sobolev_slow": 59.05, "local_ce_slow": 61.0},
+}
+
+
+@pytest.fixture
+def group():
+    return results.group(made(SMALL, TOP1, seeds=3), SMALL)
+
+
+def test_every_row_is_one_of_the_ledgers():
+    rows = {dying.row(scheme, care) for scheme in dying.SCHEMES for care in dying.CARES}
+    assert rows <= training.ROWS.keys() and len(rows) == len(dying.SCHEMES) * len(dying.CARES)
+
+
+def test_the_table_has_a_column_for_each_change(group):
+    table = dying.table(group)
+    assert list(table.rows) == ["VFBN", "Critic", "Sobolev", "Local CE"]
+    assert table.rows["Critic"]["Adam at 1e-4"].startswith("65.9 [")
+    assert table.rows["Critic"]["leaky units"] == "not run yet"
+    assert dying.table(group, factor=0.01).rows["Critic"]["as above"].startswith("0.4")
+
+
+def test_a_change_that_turns_the_order_is_named(group):
+    first, second, third, _ = dying.answers(group).splitlines()
+    assert "behind with *as above*" in first and "ahead with *Adam at 1e-4*" in first
+    assert "Each at its best (Adam at 1e-4; as above): +6" in first
+    assert "behind with *as above*" in second and "not settled with *Adam at 1e-4*" in second
+    assert "behind with *Adam at 1e-4*" in third
+
+
+def test_the_best_is_chosen_from_three_seeds_on():
+    few = results.group(made(SMALL, {"vfbn": 60.0}, seeds=2), SMALL)
+    assert dying.best(few, "vfbn") is None and "not run yet" in dying.answers(few)
+
+
+def test_the_changes_are_not_rows_of_table_1(group):
+    assert set(group.listed) == {"vfbn", "critic", "sobolev", "local_ce"}
+    shown = pages.table("imagenet_3", made(SMALL, TOP1, seeds=3))
+    assert "Critic" in shown and "Adam at 1e-4" not in shown
