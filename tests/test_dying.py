@@ -22,12 +22,19 @@ def test_every_row_is_one_of_the_ledgers():
     assert rows <= training.ROWS.keys() and len(rows) == len(dying.SCHEMES) * len(dying.CARES)
 
 
-def test_the_table_has_a_column_for_each_change(group):
+def test_the_table_has_a_column_for_each_change_that_was_run(group):
     table = dying.table(group)
     assert list(table.rows) == ["VFBN", "Critic", "Sobolev", "Local CE"]
     assert table.rows["Critic"]["Adam at 1e-4"].startswith("65.9 [")
-    assert table.rows["Critic"]["leaky units"] == "not run yet"
+    assert list(table.rows["VFBN"]) == ["as above", "Adam at 1e-4"]
     assert dying.table(group, factor=0.01).rows["Critic"]["as above"].startswith("0.4")
+
+
+def test_scheme_without_records_and_metric_without_any(group):
+    part = results.group(made(SMALL, {"vfbn": 60.0, "critic_slow": 50.0}, seeds=3), SMALL)
+    assert dying.table(part).rows["Critic"]["as above"] == "not run yet"
+    with pytest.raises(ValueError, match="imagenette_reduced_3 has 'dead'"):
+        dying.table(group, "dead")
 
 
 def test_a_change_that_turns_the_order_is_named(group):

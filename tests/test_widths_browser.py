@@ -51,7 +51,8 @@ CUT = """() => {
     if (wide(e) || svg.right > box.right + 1) say('formula', e, e.clientWidth, e.scrollWidth);
     // what is broken after every letter fits, too
     const drawn = Math.max(...[...e.querySelectorAll('svg')].map(s => s.clientWidth));
-    if (svg.height > 160 && drawn < Math.min(box.width / 3, 120)) say('letters', e, drawn, svg.height);
+    const thin = drawn < Math.min(box.width / 3, 120);
+    if (thin && svg.height > 160) say('letters', e, drawn, svg.height);
     if (svg.height > 400) say('many lines', e, svg.height);
   });
   all('article mjx-container:not([display="true"])', e => {

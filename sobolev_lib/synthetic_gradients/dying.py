@@ -31,18 +31,26 @@ def row(scheme: str, care: str) -> str:
 
 
 def table(found: Group, metric: str = "top1", factor: float = 1.0) -> Table:
-    """Return a metric of each scheme (down) with each of :data:`CARES` (across).
+    """Return a metric of each scheme (down) with each of :data:`CARES` that was run (across).
 
     ``metric`` is one number of a record, or one for each split, of which the mean is shown;
     ``factor`` multiplies it.
+
+    Raises
+    ------
+    ValueError
+        If no record has the metric.
     """
+    values = {
+        (scheme, care): [factor * v for v in found.values(row(scheme, care), metric).values()]
+        for scheme in SCHEMES
+        for care in CARES
+    }
+    run = [care for care in CARES if any(values[scheme, care] for scheme in SCHEMES)]
+    if not run:
+        raise ValueError(f"no record of {found.arm} has {metric!r}")
     cells = {
-        NAMES[scheme]: {
-            said: results.shown(
-                [factor * v for v in found.values(row(scheme, care), metric).values()]
-            )
-            for care, said in CARES.items()
-        }
+        NAMES[scheme]: {CARES[care]: results.shown(values[scheme, care]) for care in run}
         for scheme in SCHEMES
     }
     return Table(cells, corner="scheme")
