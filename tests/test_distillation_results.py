@@ -357,8 +357,9 @@ def test_teachers_and_experts_are_shown_by_their_last_milestone():
     assert pages.ways([]) == pages.reached([]) == pages.deviations([]) == ""
     assert pages.reached(made) == "Their mean returns are 5 in Breakout (we aimed at 150)."
     pong = replace(made[0], config=made[0].config | {"game": "pong"}, deviations=("Both.",))
-    lines = pages.deviations([*(replace(r, deviations=("Both.", "One.")) for r in made), pong])
-    assert lines == "- Both.\n- One. (Breakout)"
+    own = ("Both.", "One of 12345.")
+    lines = pages.deviations([*(replace(r, deviations=own) for r in made), pong])
+    assert lines == "- Both.\n- One of 12,345. (Breakout)"
     fig = figures.learning([*made, went_on])
     longest = max(fig.axes[1].lines, key=lambda line: len(line.get_xdata()))
     numpy.testing.assert_allclose(longest.get_xdata(), numpy.array([1, 9, 10, 39]) / 1e6)

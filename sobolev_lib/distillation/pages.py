@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy
@@ -283,9 +284,14 @@ def deviations(records: Sequence[Record]) -> str:
         for line in dict.fromkeys(line for record in mine.values() for line in record.deviations):
             said.setdefault(line, []).append(title)
     return "\n".join(
-        f"- {line}{'' if len(titles) == len(found) else f' ({listed(titles)})'}"
+        f"- {_grouped(line)}{'' if len(titles) == len(found) else f' ({listed(titles)})'}"
         for line, titles in said.items()
     )
+
+
+def _grouped(text: str) -> str:
+    """Put commas into long numbers."""
+    return re.sub(r"\d{5,}", lambda found: f"{int(found[0]):,}", text)
 
 
 def uniform(shares: Mapping[str, float]) -> str:
