@@ -1,9 +1,12 @@
 """Whether the order of the schemes is one of the modules that survive: tables and sentences."""
 
+import re
+
 import pytest
 from sg_helpers import made
 
-from sobolev_lib.synthetic_gradients import dying, pages, results, training
+from sobolev_lib.records.claims import HOLDS, OPEN
+from sobolev_lib.synthetic_gradients import claims, dying, pages, results, settings, training
 
 SMALL = "imagenette_reduced_3"
 TOP1 = {
@@ -18,8 +21,9 @@ def group():
 
 
 def test_every_row_is_one_of_the_ledgers():
-    rows = {dying.row(scheme, care) for scheme in dying.SCHEMES for care in dying.CARES}
-    assert rows <= training.ROWS.keys() and len(rows) == len(dying.SCHEMES) * len(dying.CARES)
+    rows = {settings.sparing(scheme, care) for scheme in dying.SCHEMES for care in dying.CHANGES}
+    assert rows <= training.ROWS.keys() and len(rows) == len(dying.SCHEMES) * len(dying.CHANGES)
+    assert settings.sparing("backprop", "slow") == "backprop"
 
 
 def test_the_table_has_a_column_for_each_change_that_was_run(group):
@@ -54,3 +58,19 @@ def test_the_changes_are_not_rows_of_table_1(group):
     assert set(group.listed) == {"vfbn", "critic", "sobolev", "local_ce"}
     shown = pages.table("imagenet_3", made(SMALL, TOP1, seeds=3))
     assert "Critic" in shown and "Adam at 1e-4" not in shown
+
+
+def test_a_claim_that_a_change_turns_is_not_settled():
+    top1 = TOP1 | {"noprop": 20.0, "backprop": 70.0}
+    records = made(SMALL, top1, seeds=3)
+    found = {claim.key: claim.measure(records) for claim in claims.claims_on(records)}
+    turned = found["table1-imagenet_3-vfbn-critic"]
+    assert turned.verdict == OPEN and turned.seeds == 3
+    assert re.search(r"^-20\.\d \[.*; with Adam at 1e-4 \+[67]\.\d \[", turned.ours)
+    kept = found["table1-imagenet_3-noprop-vfbn"]
+    assert kept.verdict == HOLDS and "with Adam at 1e-4 +39" in kept.ours
+    plain = made(SMALL, {row: top1[row] for row in ("vfbn", "critic")}, seeds=3)
+    [claim] = [c for c in claims.claims_on(plain) if c.key == "table1-imagenet_3-vfbn-critic"]
+    assert "with" not in claim.measure(plain).ours
+    page = pages.claims_table(["imagenet_3"], records)
+    assert "points (3 seeds)<br>with Adam at 1e-4" in page

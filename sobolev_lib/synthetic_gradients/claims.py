@@ -25,15 +25,16 @@ from sobolev_lib.records.claims import (
     PARTLY,
     Claim,
     Finding,
+    at_all_budgets,
     verdict,
 )
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import FEWEST, Interval, number
 from sobolev_lib.synthetic_gradients import results
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
-from sobolev_lib.synthetic_gradients.paper import BLOCKS, METRICS, NAMES, Block, Cell
+from sobolev_lib.synthetic_gradients.paper import BLOCKS, CARES, METRICS, NAMES, Block, Cell
 from sobolev_lib.synthetic_gradients.results import Group
-from sobolev_lib.synthetic_gradients.settings import ARMS
+from sobolev_lib.synthetic_gradients.settings import ARMS, sparing
 
 COMPARED = (
     *("digits", "digits_deep", "cifar10_reduced", "imagenette_reduced_1"),
@@ -179,12 +180,23 @@ def _measures(block: Block) -> list[tuple[str, str, Measure]]:
 
 
 def _better(row: str, other: str, metric: str, threshold: float = 0.0) -> Measure:
+    """Compare two rows as they are, and with what was done against units that die.
+
+    The verdict is theirs if they agree.
+    """
+
     def measure(found: Group, _records: Sequence[Record]) -> Finding | None:
-        differences = list(found.difference(row, other, metric).values())
-        if not differences:
-            return None
-        word = verdict(results.spread(differences), threshold)
-        return Finding(results.shown(differences, "+.1f", " points"), word, len(differences))
+        ours, words, seeds = [], [], []
+        for care, how in {"": "", **CARES}.items():
+            pair = sparing(row, care), sparing(other, care)
+            differences = list(found.difference(*pair, metric).values())
+            if not differences or (care and (pair == (row, other) or len(differences) < FEWEST)):
+                continue
+            said = results.shown(differences, "+.1f", " points")
+            ours.append(f"with {how} {said}" if care else said)
+            words.append(verdict(results.spread(differences), threshold))
+            seeds.append(len(differences))
+        return Finding("; ".join(ours), at_all_budgets(words), min(seeds)) if words else None
 
     return measure
 

@@ -10,28 +10,19 @@ from __future__ import annotations
 from sobolev_lib.figures.style import Table
 from sobolev_lib.records.summary import FEWEST
 from sobolev_lib.synthetic_gradients import claims, results
-from sobolev_lib.synthetic_gradients.paper import NAMES
+from sobolev_lib.synthetic_gradients.paper import CARES, NAMES
 from sobolev_lib.synthetic_gradients.results import Group
+from sobolev_lib.synthetic_gradients.settings import sparing
 
-CARES: dict[str, str] = {
-    "": "as above",
-    "slow": "Adam at 1e-4",
-    "leaky": "leaky units",
-    "leaky_slow": "both",
-}
-"""What is done against dying units, by the end of a row's name in :data:`.settings.ROWS`."""
+CHANGES: dict[str, str] = {"": "as above", **CARES}
+"""What is done against dying units."""
 SCHEMES = ("vfbn", "critic", "sobolev", "local_ce")
 PAIRS = (("critic", "vfbn"), ("sobolev", "vfbn"), ("sobolev", "critic"), ("sobolev", "local_ce"))
 WORDS = dict(zip(claims.AHEAD, ("ahead with", "behind with", "not settled with"), strict=True))
 
 
-def row(scheme: str, care: str) -> str:
-    """Return the row of a scheme with a key of :data:`CARES`."""
-    return f"{scheme}_{care}" if care else scheme
-
-
 def table(found: Group, metric: str = "top1", factor: float = 1.0) -> Table:
-    """Return a metric of each scheme (down) with each of :data:`CARES` that was run (across).
+    """Return a metric of each scheme (down) with each of :data:`CHANGES` that was run (across).
 
     ``metric`` is one number of a record, or one for each split, of which the mean is shown;
     ``factor`` multiplies it.
@@ -42,47 +33,47 @@ def table(found: Group, metric: str = "top1", factor: float = 1.0) -> Table:
         If no record has the metric.
     """
     values = {
-        (scheme, care): [factor * v for v in found.values(row(scheme, care), metric).values()]
+        (scheme, care): [factor * v for v in found.values(sparing(scheme, care), metric).values()]
         for scheme in SCHEMES
-        for care in CARES
+        for care in CHANGES
     }
-    run = [care for care in CARES if any(values[scheme, care] for scheme in SCHEMES)]
+    run = [care for care in CHANGES if any(values[scheme, care] for scheme in SCHEMES)]
     if not run:
         raise ValueError(f"no record of {found.arm} has {metric!r}")
     cells = {
-        NAMES[scheme]: {CARES[care]: results.shown(values[scheme, care]) for care in run}
+        NAMES[scheme]: {CHANGES[care]: results.shown(values[scheme, care]) for care in run}
         for scheme in SCHEMES
     }
     return Table(cells, corner="scheme")
 
 
 def best(found: Group, scheme: str) -> str | None:
-    """Return the key of :data:`CARES` with the highest mean test accuracy, from three seeds on.
+    """Return the key of :data:`CHANGES` with the highest mean test accuracy, from three seeds on.
 
     Chosen on test images: too high for every scheme, by about as much.
     """
     means = {
         care: results.spread(list(values)).centre
-        for care in CARES
-        if len(values := found.values(row(scheme, care)).values()) >= FEWEST
+        for care in CHANGES
+        if len(values := found.values(sparing(scheme, care)).values()) >= FEWEST
     }
     return max(means, key=lambda care: means[care]) if means else None
 
 
 def answers(found: Group) -> str:
-    """Say for each pair of schemes how it ends with each of :data:`CARES`, as a Markdown list."""
+    """Say for each pair of schemes how it ends with each of :data:`CHANGES`, as a Markdown list."""
     lines = []
     for scheme, other in PAIRS:
         ends = {
-            said: list(found.difference(row(scheme, care), row(other, care)).values())
-            for care, said in CARES.items()
+            said: list(found.difference(sparing(scheme, care), sparing(other, care)).values())
+            for care, said in CHANGES.items()
         }
         kept = {said: values for said, values in ends.items() if len(values) >= FEWEST}
         line = f"- **{NAMES[scheme]} against {NAMES[other]}:** {claims.votes(kept, WORDS)}."
         own, others = best(found, scheme), best(found, other)
         if own is not None and others is not None:
-            apart = found.difference(row(scheme, own), row(other, others))
+            apart = found.difference(sparing(scheme, own), sparing(other, others))
             shown = results.shown(list(apart.values()), "+.1f", " points")
-            line += f" Each at its best ({CARES[own]}; {CARES[others]}): {shown}."
+            line += f" Each at its best ({CHANGES[own]}; {CHANGES[others]}): {shown}."
         lines.append(line)
     return "\n".join(lines)

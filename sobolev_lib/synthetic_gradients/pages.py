@@ -138,7 +138,7 @@ def _claim_row(claim: Claim, finding: Finding | None, names: Mapping[str, str]) 
         number, told, ours = ours.partition(f"; {title}")
         lines.append(f"{name}: {number}" if told and len(names) > 1 else number)
         ours = ours.removeprefix(". ")
-    shown_lines = "<br>".join(escape(line) for line in [*lines, ours] if line)
+    shown_lines = "<br>".join(escape(line).replace("; ", "<br>") for line in [*lines, ours] if line)
     cells = (escape(claim.paper), shown_lines + how, f"<strong>{word}</strong>")
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 

@@ -15,6 +15,13 @@ _OF_TABLE_1 = {
     "local_ce": "Local CE",
 }
 
+CARES: dict[str, str] = {
+    "slow": "Adam at 1e-4",
+    "leaky": "leaky units",
+    "leaky_slow": "leaky units, Adam at 1e-4",
+}
+"""What is done against units that die, by the end of a row's name."""
+
 NAMES: dict[str, str] = {
     **_OF_TABLE_1,
     "sobolev_mean": "Sobolev, mean over elements",
@@ -29,11 +36,7 @@ NAMES: dict[str, str] = {
 } | {
     f"{mode}_{option}": f"{_OF_TABLE_1[mode]}, {said}"
     for mode in ("direct", "vfbn", "critic", "sobolev", "local_ce")
-    for option, said in {
-        "slow": "Adam at 1e-4",
-        "leaky": "leaky units",
-        "leaky_slow": "leaky units, Adam at 1e-4",
-    }.items()
+    for option, said in CARES.items()
 }
 """Names of the rows, keys as in :data:`.settings.ROWS`."""
 

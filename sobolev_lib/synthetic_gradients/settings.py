@@ -289,6 +289,13 @@ ROWS |= SPARING_ROWS
 """Rows of the tables, a mode with its options: the five of Table 1, the two controls, what they
 leave open, and those of :data:`SPARING_ROWS`."""
 
+
+def sparing(row: str, care: str) -> str:
+    """Return a row with something done against dying units; itself if nothing is, or can be."""
+    name = f"{row}_{care}"
+    return name if name in SPARING_ROWS else row
+
+
 MAIN_ROWS = ("backprop", "noprop", "direct", "vfbn", "critic", "sobolev", "local_ce")
 
 
