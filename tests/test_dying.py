@@ -74,3 +74,11 @@ def test_a_claim_that_a_change_turns_is_not_settled():
     assert "with" not in claim.measure(plain).ours
     page = pages.claims_table(["imagenet_3"], records)
     assert "points (3 seeds)<br>with Adam at 1e-4" in page
+
+
+def test_a_change_is_compared_with_the_runs_without_it(group):
+    said = dying.compare(group, "critic", "vfbn", "slow")
+    assert said.startswith("Critic is ahead of VFBN: +") and "Adam" not in said
+    moved = dying.moved(group, "critic", "vfbn", "slow")
+    assert set(moved) == {0, 1, 2} and 26 < min(moved.values()) < max(moved.values()) < 28
+    assert dying.moved(group, "critic", "vfbn", "leaky") == {}

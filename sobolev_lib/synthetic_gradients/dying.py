@@ -77,3 +77,16 @@ def answers(found: Group) -> str:
             line += f" Each at its best ({CHANGES[own]}; {CHANGES[others]}): {shown}."
         lines.append(line)
     return "\n".join(lines)
+
+
+def compare(found: Group, scheme: str, other: str, care: str) -> str:
+    """Say how two schemes compare with a change of :data:`CHANGES`, which the context names."""
+    said = results.compare(found, sparing(scheme, care), sparing(other, care))
+    return said.replace(f", {CHANGES[care]}", "")
+
+
+def moved(found: Group, scheme: str, other: str, care: str) -> dict[int, float]:
+    """Return by seed how far a change moves the lead of one scheme over the other, in points."""
+    before = found.difference(scheme, other)
+    after = found.difference(sparing(scheme, care), sparing(other, care))
+    return {seed: after[seed] - before[seed] for seed in sorted(before.keys() & after.keys())}
