@@ -50,6 +50,12 @@ def runs(kernel, controls, **options):
         ),
         (
             0.4,
+            {**WRONG, "Noise of equal size": 0.4, "8 widths away": -0.2},
+            OPEN,
+            "nothing is settled; it is also ahead of “8 widths away”.",
+        ),
+        (
+            0.4,
             {"Sign turned": -0.1},
             OPEN,
             "ahead of “Sign turned”; there are no records of “2 widths away”, “Noise",

@@ -39,10 +39,15 @@ NEEDED: dict[str, Line] = {
     "Noise of equal size": _control("noise"),
 }
 """Controls that the kernel has to beat if the boundary term is what helps."""
-CONTROLS: dict[str, Line] = {
-    **NEEDED,
+FURTHER: dict[str, Line] = {
     _away("far"): _control("far"),
     "Other samples' values": _control("permuted"),
+}
+"""Kernels that are spoilt for good: in a place that shares next to nothing with the kink's, and
+with values that belong to other points."""
+CONTROLS: dict[str, Line] = {
+    **NEEDED,
+    **FURTHER,
     "Half as large": _control("half"),
     "Twice as large": _control("double"),
 }
@@ -130,6 +135,8 @@ def conclusion(results: Results, n: int) -> str:
         }
         rest = "; ".join(words.format(of[key]) for key, words in parts.items() if key in of)
         said = f"the kernel gains over plain ReLU, and its cause is not settled: {rest}"
+        won = [k for k, line in FURTHER.items() if word(results, n, line, KERNEL) == HOLDS]
+        said += f"; it is also ahead of {_list(f'“{k}”' for k in won)}" if won else ""
     return f"At N = {n:,} {said}."
 
 
