@@ -60,21 +60,28 @@ def best(found: Group, scheme: str) -> str | None:
     return max(means, key=lambda care: means[care]) if means else None
 
 
+def at_best(found: Group, scheme: str, other: str) -> dict[int, float]:
+    """Return a scheme minus another by seed, each with the change that is :func:`best` for it."""
+    own, others = best(found, scheme), best(found, other)
+    if own is None or others is None:
+        return {}
+    return found.difference(sparing(scheme, own), sparing(other, others))
+
+
 def answers(found: Group) -> str:
     """Say for each pair of schemes how it ends with each of :data:`CHANGES`, as a Markdown list."""
     lines = []
     for scheme, other in PAIRS:
-        ends = {
+        by_change = {
             said: list(found.difference(sparing(scheme, care), sparing(other, care)).values())
             for care, said in CHANGES.items()
         }
-        kept = {said: values for said, values in ends.items() if len(values) >= FEWEST}
+        kept = {said: values for said, values in by_change.items() if len(values) >= FEWEST}
         line = f"- **{NAMES[scheme]} against {NAMES[other]}:** {claims.votes(kept, WORDS)}."
-        own, others = best(found, scheme), best(found, other)
-        if own is not None and others is not None:
-            apart = found.difference(sparing(scheme, own), sparing(other, others))
-            shown = results.shown(list(apart.values()), "+.1f", " points")
-            line += f" Each at its best ({CHANGES[own]}; {CHANGES[others]}): {shown}."
+        if ends := at_best(found, scheme, other):
+            own, others = (CHANGES[best(found, one) or ""] for one in (scheme, other))
+            shown = results.shown(list(ends.values()), "+.1f", " points")
+            line += f" Each at its best ({own}; {others}): {shown}."
         lines.append(line)
     return "\n".join(lines)
 
