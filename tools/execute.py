@@ -128,6 +128,7 @@ def main() -> int:
         pool.shutdown(cancel_futures=True)
         print("Stopped. The chapters that are done are stored: make book goes on from there.")
         return 130
+    pool.shutdown()  # left to the interpreter, its pipes may be closed before it is told
     for name in failed:
         print(f"{name} failed, see above. Alone: .venv/bin/python tools/execute.py {name}")
     return len(failed)
