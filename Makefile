@@ -44,11 +44,12 @@ lint: environment ## style, types, and no outputs in the notebooks' sources
 	$(BIN)/python -m mypy
 	$(BIN)/python -m nbstripout --verify --keep-id book/*.ipynb
 
+# worksteal: the chapters come first, and would all fall to one worker
 library: # every chapter executed once and stored for the pages, and the tests of the library
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not page $(QUICK)" --nbmake book tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not page $(QUICK)" --nbmake book tests
 
 pages: # the tests of the built pages
-	$(BIN)/python -m pytest -n $(WORKERS) -m "page $(QUICK)" tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "page $(QUICK)" tests
 
 serve: book ## build, then serve the pages on this machine
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
