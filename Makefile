@@ -49,7 +49,7 @@ library: # every chapter executed once and stored for the pages, and the tests o
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not page $(QUICK)" --nbmake book tests
 
 pages: # the tests of the built pages
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "page $(QUICK)" tests
+	$(BIN)/python -m pytest -n $(WORKERS) -m "page $(QUICK)" tests
 
 serve: book ## build, then serve the pages on this machine
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000

@@ -124,6 +124,16 @@ def test_a_training_goes_on_from_its_state_to_the_last_bit(kind, tmp_path):
         training(kind).resume(path)
 
 
+@pytest.fixture
+def one_thread():
+    """As the commands have it: sums over several threads differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_training_that_is_told_to_end_writes_its_state(tmp_path):
     words = ["expert", "--game", "pong", "--states", str(tmp_path), "--hours", "1"]
     words += ["--games", "2", "--horizon", "8", "--minibatch", "16"]
