@@ -137,6 +137,32 @@ def test_the_rate_falls_when_its_schedule_says(schedule, rates):
     assert found == pytest.approx(rates, abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [20, 250])  # one batch, and batches of an epoch
+def test_seeds_in_one_stack_are_the_seeds_one_by_one(tmp_path, n):
+    chosen = [*pair(n, steps=30), Setting("beale", n, "sobolev", steps=30)]
+    Training(chosen, (4, 7), folder=tmp_path).run(until=13)
+    together = regression.train(chosen, (4, 7), folder=tmp_path)
+    alone = [regression.train(chosen, seed) for seed in (4, 7)]
+    expected = [result.metrics for results in zip(*alone, strict=True) for result in results]
+    for ours, theirs in zip(numbers(together), expected, strict=True):
+        assert ours["test_mse"] == pytest.approx(theirs["test_mse"], rel=1e-4)
+        assert ours["curve"]["steps"] == theirs["curve"]["steps"]
+    assert numbers(together) != expected[::-1]
+
+
+def test_a_gpu_trains_all_seeds_at_once_where_the_kernel_lets_it():
+    [job] = regression.jobs(pair(), (4, 7), device="cuda")
+    found = [(run.config["method"], run.seed) for run in job.runs]
+    assert found == [("values", 4), ("values", 7), ("sobolev", 4), ("sobolev", 7)]
+    noisy = settings("kernel_control/noise", [20], ["booth"])
+    apart = regression.jobs([*pair(), *noisy], (4, 7), device="cuda")
+    assert [len(job.runs) for job in apart] == [4, 1, 1]
+    alone = regression.jobs(pair(), (4, 7))
+    assert [[run.seed for run in job.runs] for job in alone] == [[4, 4], [7, 7]]
+    with pytest.raises(ValueError, match="kernel is 'noise'"):
+        Training(noisy, (4, 7))
+
+
 def test_minibatches_cover_each_epoch_once():
     training = Training(pair(250, steps=10), 0)
     seen = torch.cat([training._batch(step)[0][0] for step in (0, 1)])

@@ -3,11 +3,12 @@
 Two-hidden-layer networks learn the seven functions of :mod:`sobolev_lib.functions` from N points,
 on values only or on values and gradients.  A *setting* is one configuration without its seed;
 settings that share everything that shapes the computation (N, steps, batch, activation, ...) are
-trained together as one :class:`~sobolev_lib.stack.MLPStack`, seed by seed.
+trained together as one :class:`~sobolev_lib.stack.MLPStack`: seed by seed, or on a GPU all seeds.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
@@ -88,9 +89,9 @@ class Problem:
     shift_x: Tensor
 
     @classmethod
-    def of(cls, members: Sequence[Setting], seed: int, device: torch.device) -> Problem:
-        """Draw the data of these members for a seed."""
-        parts = [cls._one(setting, seed) for setting in members]
+    def of(cls, members: Sequence[Setting], seeds: Sequence[int], device: torch.device) -> Problem:
+        """Draw the data of these members, each with its seed."""
+        parts = [cls._one(*member) for member in zip(members, seeds, strict=True)]
         columns = [torch.stack(column).to(device) for column in zip(*parts, strict=True)]
         x, y, dy, *test = (column.float() for column in columns[:6])
         return cls(x, y, dy, (test[0], test[1], test[2]), *columns[6:])
@@ -165,14 +166,14 @@ def checkpoints(steps: int, per_decade: int = 8) -> list[int]:
 
 
 class Training:
-    """Training of one stack for one seed, resumable at any checkpoint.
+    """Training of one stack, resumable at any checkpoint.
 
     Parameters
     ----------
     members : sequence of Setting
         Settings of one program (:attr:`Setting.program`).
-    seed : int
-        Seed of points, initial weights and batches.
+    seed : int or sequence of int
+        Seed of points, initial weights and batches. Several: each setting is there with every seed.
     device : str or torch.device
         Where to train.
     folder : path, optional
@@ -182,16 +183,22 @@ class Training:
     """
 
     def __init__(
-        self, members: Sequence[Setting], seed: int, device: str | torch.device = "cpu",
-        folder: str | os.PathLike[str] | None = None, save_every: float = 60.0,
+        self, members: Sequence[Setting], seed: int | Sequence[int],
+        device: str | torch.device = "cpu", folder: str | os.PathLike[str] | None = None,
+        save_every: float = 60.0,
     ) -> None:  # fmt: skip
         if len({setting.program for setting in members}) != 1:
             raise ValueError("members must share everything but function and method")
-        self.members = ordered(members)
-        self.seed, self.device, self.save_every = seed, torch.device(device), save_every
+        chosen = (seed,) if isinstance(seed, int) else tuple(seed)
+        if len(chosen) > 1 and members[0].kernel != "plain":
+            raise ValueError(f"kernel is {members[0].kernel!r}, which draws for one seed at a time")
+        together = list(itertools.product(ordered(members), chosen))
+        self.members = [setting for setting, _ in together]
+        self.seeds = [own for _, own in together]
+        self.seed, self.device, self.save_every = chosen[0], torch.device(device), save_every
         self.setting = self.members[0]
-        self.problem = Problem.of(self.members, seed, self.device)
-        self.stack = _stack(self.members, seed).to(self.device)
+        self.problem = Problem.of(self.members, self.seeds, self.device)
+        self.stack = _stack(self.members, self.seeds).to(self.device)
         # On the CPU: the stack looks at it in each step, and a GPU would have to wait for that.
         self.weight = torch.tensor([s.weight * (s.method == "sobolev") for s in self.members])
         self.optimizer = torch.optim.Adam(
@@ -201,10 +208,11 @@ class Training:
         self.curve: dict[str, list[Any]] = {"steps": []}
         self._epoch = -1
         self._shuffled: tuple[Tensor, ...] = ()
-        who = [(s.function, s.method) for s in self.members]
+        who = [(s.function, s.method) for s in ordered(members)]
+        which = "-".join(map(str, chosen))
         name = f"{zlib.crc32(repr((self.setting.program, who)).encode()):08x}"
         self.path = (
-            Path(folder) / f"{family(self.setting.arm)}-{self.setting.n}-{name}-{seed}.safetensors"
+            Path(folder) / f"{family(self.setting.arm)}-{self.setting.n}-{name}-{which}.safetensors"
             if folder
             else None
         )
@@ -277,7 +285,7 @@ class Training:
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Points and targets of a step.
 
-        A slice of the epoch's shuffle, the same places for all members; or everything.
+        A slice of the epoch's shuffle, the same places for all members of a seed; or everything.
         """
         data = (self.problem.x, self.problem.y, self.problem.dy)
         n, size = self.setting.points, self.setting.batch
@@ -286,9 +294,13 @@ class Training:
         epoch, place = divmod(step, n // size)
         if self._epoch != epoch:
             # From the epoch's number alone: a resumed run sees the same batches.
-            source = _generator("batches", self.seed, epoch)
-            order = torch.randperm(n, generator=source).to(self.device)
-            self._epoch, self._shuffled = epoch, tuple(t.index_select(1, order) for t in data)
+            orders = {
+                seed: torch.randperm(n, generator=_generator("batches", seed, epoch))
+                for seed in set(self.seeds)
+            }
+            order = torch.stack([orders[seed] for seed in self.seeds]).to(self.device)
+            self._epoch = epoch
+            self._shuffled = tuple(t.take_along_dim(order[..., None], dim=1) for t in data)
         x, y, dy = (t[:, place * size : (place + 1) * size] for t in self._shuffled)
         return x, y, dy
 
@@ -326,7 +338,7 @@ class Training:
         self.step, self.seconds, self.curve = notes["step"], notes["seconds"], notes["curve"]
 
 
-def _stack(members: Sequence[Setting], seed: int) -> MLPStack:
+def _stack(members: Sequence[Setting], seeds: Sequence[int]) -> MLPStack:
     """Untrained networks; a seed's initial weights are the same for all functions and methods."""
     setting = members[0]
     return MLPStack(
@@ -338,7 +350,7 @@ def _stack(members: Sequence[Setting], seed: int) -> MLPStack:
         scale_bandwidth=setting.scaled_bandwidth,
         initialization=setting.initialization,
         kernel=_kernel(setting),
-        generator=[_generator("weights", seed) for _ in members],
+        generator=[_generator("weights", seed) for seed in seeds],
     )
 
 
@@ -370,33 +382,44 @@ def jobs(
 ) -> list[Job]:
     """Group settings into stacks: one job per program and seed.
 
-    A stack whose records are partly there is trained whole, so that its members' numbers do not
-    depend on the history.
+    On a GPU all seeds are one job where the kernel allows it: a small stack leaves it idle between
+    two calls.  A stack whose records are partly there is trained whole, so that its members'
+    numbers do not depend on the history.
     """
     groups: dict[tuple[Any, ...], list[Setting]] = {}
     for setting in chosen:
         groups.setdefault(setting.program, []).append(setting)
+
+    def together(members: Sequence[Setting]) -> bool:
+        return torch.device(device).type == "cuda" and members[0].kernel == "plain"
+
+    stacks = [(members, tuple(seeds)) for members in groups.values() if together(members)]
+    stacks += [
+        (members, (seed,)) for seed in seeds for members in groups.values() if not together(members)
+    ]
     return [
         Job(
-            [Run(config(s), seed, scale, s.deviations()) for s in ordered(members)],
-            partial(train, members, seed, device, folder, save_every),
+            [
+                Run(config(s), seed, scale, s.deviations())
+                for s, seed in itertools.product(ordered(members), which)
+            ],
+            partial(train, members, which, device, folder, save_every),
             steps=members[0].steps,
             device=device,
         )
-        for seed in seeds
-        for members in groups.values()
+        for members, which in stacks
     ]
 
 
 def train(
     members: Sequence[Setting],
-    seed: int,
+    seed: int | Sequence[int],
     device: str = "cpu",
     folder: str | os.PathLike[str] | None = None,
     save_every: float = 60.0,
     tick: Tick | None = None,
 ) -> list[Result] | None:
-    """Train the members of one program for one seed; their results, in the order of `ordered`.
+    """Train the members of one program; their results, in the order of `ordered`, then by seed.
 
     Training resumes from ``folder`` if a state is there, and returns None if it was stopped.
     """
