@@ -157,6 +157,8 @@ def test_a_gpu_trains_all_seeds_at_once_where_the_kernel_lets_it():
     noisy = settings("kernel_control/noise", [20], ["booth"])
     apart = regression.jobs([*pair(), *noisy], (4, 7), device="cuda")
     assert [len(job.runs) for job in apart] == [4, 1, 1]
+    far = settings("kernel_control/far", [20], ["booth"])
+    assert [len(job.runs) for job in regression.jobs(far, (4, 7), device="cuda")] == [2]
     alone = regression.jobs(pair(), (4, 7))
     assert [[run.seed for run in job.runs] for job in alone] == [[4, 4], [7, 7]]
     with pytest.raises(ValueError, match="kernel is 'noise'"):

@@ -46,6 +46,8 @@ KINDS: dict[str, str] = {
 """What each kind of kernel is; :data:`ELSEWHERE` are those whose term has points of its own."""
 ELSEWHERE = ("jittered", "fresh")
 RANDOM = ("permuted", "noise")
+DRAWING = (*ELSEWHERE, *RANDOM)
+"""Those that draw in each step, from a stream of their seed."""
 
 
 @dataclass

@@ -190,7 +190,7 @@ class Training:
         if len({setting.program for setting in members}) != 1:
             raise ValueError("members must share everything but function and method")
         chosen = (seed,) if isinstance(seed, int) else tuple(seed)
-        if len(chosen) > 1 and members[0].kernel != "plain":
+        if len(chosen) > 1 and members[0].kernel in controls.DRAWING:
             raise ValueError(f"kernel is {members[0].kernel!r}, which draws for one seed at a time")
         together = list(itertools.product(ordered(members), chosen))
         self.members = [setting for setting, _ in together]
@@ -391,7 +391,8 @@ def jobs(
         groups.setdefault(setting.program, []).append(setting)
 
     def together(members: Sequence[Setting]) -> bool:
-        return torch.device(device).type == "cuda" and members[0].kernel == "plain"
+        drawing = members[0].kernel in controls.DRAWING
+        return torch.device(device).type == "cuda" and not drawing
 
     stacks = [(members, tuple(seeds)) for members in groups.values() if together(members)]
     stacks += [
