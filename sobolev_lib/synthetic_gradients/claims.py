@@ -182,21 +182,31 @@ def _measures(block: Block) -> list[tuple[str, str, Measure]]:
 def _better(row: str, other: str, metric: str, threshold: float = 0.0) -> Measure:
     """Compare two rows as they are, and with what was done against units that die.
 
-    The verdict is theirs if they agree.
+    The verdict is theirs if they agree.  A change with fewer than three seeds has no say, unless
+    each of its seeds contradicts the others' verdict: too few to settle, enough to unsettle.
     """
 
     def measure(found: Group, _records: Sequence[Record]) -> Finding | None:
-        ours, words, seeds = [], [], []
+        ours, words, seeds, few = [], [], [], []
         for care, how in {"": "", **CARES}.items():
             pair = sparing(row, care), sparing(other, care)
             differences = list(found.difference(*pair, metric).values())
-            if not differences or (care and (pair == (row, other) or len(differences) < FEWEST)):
+            if not differences or (care and pair == (row, other)):
                 continue
             said = results.shown(differences, "+.1f", " points")
             ours.append(f"with {how} {said}" if care else said)
+            if care and len(differences) < FEWEST:
+                few += [differences] if len(differences) > 1 else []
+                continue
             words.append(verdict(results.spread(differences), threshold))
             seeds.append(len(differences))
-        return Finding("; ".join(ours), at_all_budgets(words), min(seeds)) if words else None
+        if not words:
+            return None
+        word = at_all_budgets(words)
+        contradict = (word == HOLDS and any(max(few_of) < threshold for few_of in few)) or (
+            word == FAILS and any(min(few_of) > threshold for few_of in few)
+        )
+        return Finding("; ".join(ours), OPEN if contradict else word, min(seeds))
 
     return measure
 

@@ -20,7 +20,14 @@ from sobolev_lib.records.claims import NOT_RUN
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.synthetic_gradients import results
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
-from sobolev_lib.synthetic_gradients.paper import BLOCKS, BRIEF, METRICS, NAMES, Cell
+from sobolev_lib.synthetic_gradients.paper import (
+    BLOCKS,
+    BRIEF,
+    METRICS,
+    NAMES,
+    Cell,
+    printed,
+)
 from sobolev_lib.synthetic_gradients.results import REDUCTION_ROWS, Group, Records, spread
 from sobolev_lib.synthetic_gradients.settings import ARMS, MAIN_ROWS
 
@@ -121,10 +128,12 @@ def _ours(
         tick.set_color(style.TEXT_COLOURS[method(row)])
 
 
-def _papers(ax: Axes, cells: Mapping[str, Cell]) -> None:
+def _papers(ax: Axes, cells: Mapping[str, Cell], rows: Sequence[str]) -> None:
     """Another experiment, and it looks like one: grey card, open marks, an axis of its own."""
     ax.set_facecolor("#F1F1F1")
-    for place, (row, cell) in enumerate(cells.items()):
+    for place, row in enumerate(rows):
+        if (cell := printed(cells, row)) is None:
+            continue
         open_mark = {**marks.look(method(row)), "markerfacecolor": "none", "markersize": 7}
         if cell.deviation is not None:
             ends = [cell.value - cell.deviation, cell.value + cell.deviation]
@@ -143,11 +152,11 @@ def accuracy(arm: str, block: str, metric: str = "top1", *, records: Records) ->
     if found is None:
         return nothing(arm)
     cells = BLOCKS[block].cells[metric]
-    rows = list(dict.fromkeys([*cells, *found.listed]))
+    rows = found.listed(cells)
     fig, axes = style.figure(1, 2, width="text", height=1.3 + 0.3 * len(rows), sharey=True)
     _ours(axes[0], found, rows, metric)
     axes[0].set_title(f"Ours ({found.scale} scale)")
-    _papers(axes[1], cells)
+    _papers(axes[1], cells, rows)
     for ax in axes:
         ax.set_xlabel(f"Test accuracy, {METRICS[metric]} (%)")
     return fig

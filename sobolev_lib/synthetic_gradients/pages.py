@@ -14,7 +14,14 @@ from sobolev_lib.records.summary import FEWEST
 from sobolev_lib.synthetic_gradients import results
 from sobolev_lib.synthetic_gradients import settings as arms
 from sobolev_lib.synthetic_gradients.claims import answers, claims_on
-from sobolev_lib.synthetic_gradients.paper import BLOCKS, BRIEF, METRICS, NAMES, Block
+from sobolev_lib.synthetic_gradients.paper import (
+    BLOCKS,
+    BRIEF,
+    METRICS,
+    NAMES,
+    Block,
+    printed,
+)
 from sobolev_lib.synthetic_gradients.results import Group, Records
 
 SMALL = "<small style='white-space:normal'>{}</small>"
@@ -78,13 +85,13 @@ def _html(columns: Mapping[str, int], bodies: Sequence[str], label: str) -> str:
 
 def _body(block: Block, title: str, found: Group | None) -> str:
     """Rows of one experiment of ours, or of none yet."""
-    rows = next(iter(block.cells.values())) if found is None else [*arms.MAIN_ROWS, *found.listed]
+    rows = next(iter(block.cells.values())) if found is None else found.listed(arms.MAIN_ROWS)
     scale = "" if found is None else f" <small>({found.scale} scale)</small>"
     if found is not None and found.changes:
         changed = ", ".join(f"{k} {v}" for k, v in found.changes.items())
         scale += f" <small>(changed: {escape(changed)})</small>"
     heading = f"<tr><th scope='rowgroup' colspan='3'>Ours: {escape(title)}{scale}</th></tr>"
-    lines = [_row(block, found, row) for row in dict.fromkeys(rows)]
+    lines = [_row(block, found, row) for row in rows]
     return f"<tbody>{heading}{''.join(lines)}</tbody>"
 
 
@@ -93,9 +100,12 @@ def _row(block: Block, found: Group | None, row: str) -> str:
         metric: f"{METRICS[metric]}: " if len(block.cells) > 1 else "" for metric in block.cells
     }
     paper = [
-        f"{label[metric]}{cells[row]}" for metric, cells in block.cells.items() if row in cells
+        f"{label[metric]}{cell}"
+        for metric, cells in block.cells.items()
+        if (cell := printed(cells, row))
     ]
-    missing = "not run there" if row == "direct" else "not in the paper"
+    direct = arms.AT_PAPERS_RATE.get(row, row) == "direct"
+    missing = "not run there" if direct else "not in the paper"
     mine, differs = [NOT_RUN], []
     if found is not None and row in found.rows:
         runs, values = found.rows[row], {m: list(found.values(row, m).values()) for m in label}
@@ -161,11 +171,11 @@ def accuracy_table(sources: Mapping[str, Records]) -> Table:
 
 def order_table(sources: Mapping[str, Records]) -> Table:
     """Differences in accuracy on the digits between neighbours of Table 1, with verdicts."""
-    printed = BLOCKS["cifar10"].cells["top1"]
+    theirs = BLOCKS["cifar10"].cells["top1"]
     rows = {}
     for higher, lower in results.ORDER:
-        both = higher in printed and lower in printed
-        apart = f"{printed[higher].value - printed[lower].value:+.1f}" if both else "—"
+        both = higher in theirs and lower in theirs
+        apart = f"{theirs[higher].value - theirs[lower].value:+.1f}" if both else "—"
         cells = {"Table 1": apart}
         for heading, records in sources.items():
             found = results.difference(records, higher, lower)

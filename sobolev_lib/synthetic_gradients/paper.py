@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from sobolev_lib.synthetic_gradients.modules import PREDICTING
+from sobolev_lib.synthetic_gradients.settings import AT_PAPERS_RATE, CHANGES, PAPERS_RATE
 
 _OF_TABLE_1 = {
     "backprop": "Backpropagation",
@@ -15,12 +19,9 @@ _OF_TABLE_1 = {
     "local_ce": "Local CE",
 }
 
-CARES: dict[str, str] = {
-    "slow": "Adam at 1e-4",
-    "leaky": "leaky units",
-    "leaky_slow": "leaky units, Adam at 1e-4",
-}
-"""What is done against units that die, by the end of a row's name."""
+_RATE = f"Adam at {PAPERS_RATE:.0e}".replace("e-0", "e\N{NON-BREAKING HYPHEN}")
+CARES = dict(zip(CHANGES, (_RATE, "leaky units", f"leaky units, {_RATE}"), strict=True))
+"""What is done against units that die, in words, by the end of a row's name."""
 
 NAMES: dict[str, str] = {
     **_OF_TABLE_1,
@@ -35,7 +36,7 @@ NAMES: dict[str, str] = {
     "vfbn_kernel": "VFBN, kink kernel",
 } | {
     f"{mode}_{option}": f"{_OF_TABLE_1[mode]}, {said}"
-    for mode in ("direct", "vfbn", "critic", "sobolev", "local_ce")
+    for mode in PREDICTING
     for option, said in CARES.items()
 }
 """Names of the rows, keys as in :data:`.settings.ROWS`."""
@@ -58,6 +59,11 @@ class Cell(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.1f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
+
+
+def printed(cells: Mapping[str, Cell], row: str) -> Cell | None:
+    """Return what Table 1 prints for a row of ours: one with the paper's rate is that scheme."""
+    return cells.get(AT_PAPERS_RATE.get(row, row))
 
 
 @dataclass(frozen=True)

@@ -91,10 +91,14 @@ class Group:
         found = {k: v for k, v in self.config.items() if k in standard and k != "arm"}
         return {k: v for k, v in found.items() if v != _plain(standard[k])}
 
-    @property
-    def listed(self) -> list[str]:
-        """Rows for a list of schemes; those that spare units have a table of their own."""
-        return [row for row in self.rows if row not in arms.SPARING_ROWS]
+    def listed(self, also: Iterable[str] = ()) -> list[str]:
+        """Rows that were run, and ``also`` these, each followed by itself at the paper's rate.
+
+        Others that spare units have a table of their own.
+        """
+        plain = [row for row in arms.ROWS if row not in arms.SPARING_ROWS]
+        pairs = [dict.fromkeys((row, arms.sparing(row, "slow"))) for row in plain]
+        return [row for pair in pairs for row in pair if row in {*self.rows, *also}]
 
     @property
     def count(self) -> int:

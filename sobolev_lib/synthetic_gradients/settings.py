@@ -275,16 +275,20 @@ ROWS: dict[str, dict[str, Any]] = {
     "direct_bootstrapped": {"module": "direct", "targets": "bootstrapped"},
     "vfbn_kernel": {"module": "vfbn", "bandwidth": 0.1},
 }
+CHANGES: dict[str, dict[str, Any]] = {
+    "slow": {"module_rate": PAPERS_RATE},
+    "leaky": {"leak": LEAK},
+    "leaky_slow": {"leak": LEAK, "module_rate": PAPERS_RATE},
+}
+"""What is done against units that die: Adam at the paper's rate, leaky units, both."""
 SPARING_ROWS: dict[str, dict[str, Any]] = {
     f"{mode}_{name}": {"module": mode, **changes}
     for mode in PREDICTING
-    for name, changes in {
-        "slow": {"module_rate": PAPERS_RATE},
-        "leaky": {"leak": LEAK},
-        "leaky_slow": {"leak": LEAK, "module_rate": PAPERS_RATE},
-    }.items()
+    for name, changes in CHANGES.items()
 }
-"""Modules that are less likely to die: Adam at the paper's rate, leaky units, both."""
+"""Modules that are less likely to die, by mode and change."""
+AT_PAPERS_RATE: dict[str, str] = {f"{mode}_slow": mode for mode in PREDICTING}
+"""Rows that only have the paper's rate, and the schemes of Table 1 that they are."""
 ROWS |= SPARING_ROWS
 """Rows of the tables, a mode with its options: the five of Table 1, the two controls, what they
 leave open, and those of :data:`SPARING_ROWS`."""
