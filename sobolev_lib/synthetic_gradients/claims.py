@@ -37,7 +37,7 @@ from sobolev_lib.synthetic_gradients.results import Group
 from sobolev_lib.synthetic_gradients.settings import ARMS, sparing
 
 COMPARED = (
-    *("digits", "digits_deep", "cifar10_reduced", "imagenette_reduced_1"),
+    *("digits", "digits_deep", "cifar10", "cifar10_reduced", "imagenette_reduced_1"),
     *("imagenette_reduced_3", "imagenet200_reduced_1", "imagenet200_reduced_3"),
 )
 """Arms over which alignment and accuracy are compared."""

@@ -78,7 +78,7 @@ def answers(found: Group) -> str:
         }
         kept = {said: values for said, values in by_change.items() if len(values) >= FEWEST}
         line = f"- **{NAMES[scheme]} against {NAMES[other]}:** {claims.votes(kept, WORDS)}."
-        if ends := at_best(found, scheme, other):
+        if len(kept) > 1 and (ends := at_best(found, scheme, other)):
             own, others = (CHANGES[best(found, one) or ""] for one in (scheme, other))
             shown = results.shown(list(ends.values()), "+.1f", " points")
             line += f" Each at its best ({own}; {others}): {shown}."

@@ -117,7 +117,7 @@ class Group:
         if (self.config["depth"] or 8) > 8:
             name += ", deep"
         if self.config["network"] != "resnet50":
-            return name
+            return name + (", full size" if self.scale == "paper" else "")
         return f"{name}, {plural(len(self.config['splits']), 'split')}"
 
     @property
