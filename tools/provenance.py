@@ -46,10 +46,14 @@ def line(
     start: str = "python",
     module: str = "sobolev_lib",
 ) -> str:
-    """A command with what it made: how many records, and how many of a modified library."""
+    """A command with what it made: how many records, on what, how many of a modified library."""
     command = " ".join([start, f"-m {module}", *filter(None, words), "--book"])
+    on_gpu = sum(not r.device.startswith("cpu") for r in records)
+    note = f", {on_gpu} of them with --device cuda" if on_gpu else ""
+    if on_gpu == len(records):
+        note, command = "", command.replace(" --device cuda", "") + " --device cuda"
     modified = sum(r.modified for r in records)
-    note = f", {modified} of them by a library with uncommitted changes" if modified else ""
+    note += f", {modified} of them by a library with uncommitted changes" if modified else ""
     return f"{command}  # {len(records)} records{note}"
 
 
@@ -124,9 +128,8 @@ def throughput(records: Sequence[Record]) -> list[str]:
     ):
         names = {r.config["row"] for r in group}
         ordered = listed("--rows", [row for row in training.ROWS if row in names])
-        on_gpu = not group[0].device.startswith("cpu")
-        flags = ["--compile" if compiled else "", "--device cuda" if on_gpu else ""]
-        lines.append(line([f"throughput --arm {arm}", ordered, *flags], group))
+        flag = "--compile" if compiled else ""
+        lines.append(line([f"throughput --arm {arm}", ordered, flag], group))
     return lines
 
 
