@@ -29,7 +29,12 @@ from sobolev_lib.synthetic_gradients.paper import (
     printed,
 )
 from sobolev_lib.synthetic_gradients.results import REDUCTION_ROWS, Group, Records, spread
-from sobolev_lib.synthetic_gradients.settings import ARMS, MAIN_ROWS
+from sobolev_lib.synthetic_gradients.settings import (
+    ARMS,
+    AT_PAPERS_RATE,
+    MAIN_ROWS,
+    PAPERS_RATE,
+)
 
 ALIGNED = (
     *("direct", "vfbn", "critic", "sobolev", "local_ce"),
@@ -223,21 +228,31 @@ def _line(
 
 
 def accuracy_over_epochs(arm: str, records: Records) -> Figure:
-    """Test accuracy after each epoch, a line for each row."""
+    """Test accuracy after each epoch, a line for each row.
+
+    Where schemes were run with the paper's module rate as well, they have a panel of their own.
+    """
     found = results.group(records, arm)
     if found is None:
         return nothing(arm)
-    fig, ax = style.figure(width="text", height=4.2)
-    lines = []
-    for row in ("backprop", *ALIGNED, "noprop"):
-        if runs := found.rows.get(row):
-            curves = [r.metrics["tests"]["top1"] for r in runs]
-            epochs = np.arange(1, min(map(len, curves)) + 1)
-            lines.append(_line(ax, row, epochs, [c[: len(epochs)] for c in curves]))
-    ax.set(xlabel="Epoch", ylabel="Test accuracy, top 1 (%)")
-    ax.set_title(f"{found.config['data']}, seeds: {found.seeds}", fontsize=10)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    style.label_ends(ax, lines)
+    rates = {f"{found.config['module_rate']:g}": ""}
+    if found.rows.keys() & AT_PAPERS_RATE.keys():
+        rates[f"{PAPERS_RATE:g}"] = "slow"
+    fig, axes = _grid(len(rates), height=3.6, sharey=True, sharex=True)
+    for ax, (rate, care) in zip(axes, rates.items(), strict=True):
+        lines = []
+        for scheme in ("backprop", *ALIGNED, "noprop"):
+            own = bool(care) and scheme not in ("backprop", "noprop")
+            if runs := found.rows.get(f"{scheme}_{care}" if own else scheme):
+                curves = [r.metrics["tests"]["top1"] for r in runs]
+                epochs = np.arange(1, min(map(len, curves)) + 1)
+                lines.append(_line(ax, scheme, epochs, [c[: len(epochs)] for c in curves]))
+        ax.set(xlabel="Epoch", ylabel="" if care else "Test accuracy, top 1 (%)")
+        ax.set_title(f"Modules: Adam at {rate}", fontsize=10)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        low, high = ax.get_ylim()  # an interval of few seeds may go beyond what is possible
+        ax.set_ylim(max(low, 0), min(high, 100))
+        style.label_ends(ax, lines)
     return fig
 
 
