@@ -93,11 +93,25 @@ def test_a_change_is_compared_with_the_runs_without_it(group):
 
 @pytest.mark.parametrize(("seeds", "critic", "word"), [(1, 66.0, NOT_HERE), (2, 66.0, OPEN)])
 def test_two_seeds_unsettle_a_claim_and_do_not_settle_it(seeds, critic, word):
-    plain = made("cifar10", {"vfbn": 60.0, "critic": 40.0}, seeds=3)
-    slow = made("cifar10", {"vfbn_slow": 59.0, "critic_slow": critic}, seeds=seeds)
-    [claim] = [c for c in claims.claims_on(plain + slow) if c.key == "table1-cifar10-vfbn-critic"]
+    plain = made(SMALL, {"vfbn": 60.0, "critic": 40.0}, seeds=3)
+    slow = made(SMALL, {"vfbn_slow": 59.0, "critic_slow": critic}, seeds=seeds)
+    [claim] = [
+        c for c in claims.claims_on(plain + slow) if c.key == "table1-imagenet_3-vfbn-critic"
+    ]
     found = claim.measure(plain + slow)
     assert (found.verdict, found.seeds) == (word, 3)
     assert "with Adam at 1e‑4 +" in found.ours
-    agreeing = made("cifar10", {"vfbn_slow": 59.0, "critic_slow": 50.0}, seeds=2)
+    apart = [r for r in slow if r.seed == 0] + [
+        r for r in made(SMALL, {"vfbn_slow": 59.0, "critic_slow": 50.0}, seeds=2) if r.seed == 1
+    ]
+    assert claim.measure(plain + apart).verdict == NOT_HERE  # one for, one against
+    agreeing = made(SMALL, {"vfbn_slow": 59.0, "critic_slow": 50.0}, seeds=2)
     assert claim.measure(plain + agreeing).verdict == NOT_HERE
+
+
+def test_two_seeds_unsettle_a_claim_that_holds():
+    plain = made(SMALL, {"vfbn": 40.0, "critic": 60.0}, seeds=3)
+    [claim] = [c for c in claims.claims_on(plain) if c.key == "table1-imagenet_3-vfbn-critic"]
+    for critic, word in ((30.0, OPEN), (70.0, HOLDS)):
+        slow = made(SMALL, {"vfbn_slow": 50.0, "critic_slow": critic}, seeds=2)
+        assert claim.measure(plain + slow).verdict == word

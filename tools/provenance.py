@@ -50,7 +50,7 @@ def line(
     command = " ".join([start, f"-m {module}", *filter(None, words), "--book"])
     on_gpu = sum(not r.device.startswith("cpu") for r in records)
     note = f", {on_gpu} of them with --device cuda" if on_gpu else ""
-    if on_gpu == len(records):
+    if records and on_gpu == len(records):
         note, command = "", command.replace(" --device cuda", "") + " --device cuda"
     modified = sum(r.modified for r in records)
     note += f", {modified} of them by a library with uncommitted changes" if modified else ""

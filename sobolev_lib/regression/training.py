@@ -386,7 +386,7 @@ def jobs(
     two calls.  A stack whose records are partly there is trained whole, so that its members'
     numbers do not depend on the history.
     """
-    groups: dict[tuple[Any, ...], list[Setting]] = {}
+    seeds, groups = tuple(seeds), dict[tuple[Any, ...], list[Setting]]()
     for setting in chosen:
         groups.setdefault(setting.program, []).append(setting)
 
@@ -394,7 +394,7 @@ def jobs(
         drawing = members[0].kernel in controls.DRAWING
         return torch.device(device).type == "cuda" and not drawing
 
-    stacks = [(members, tuple(seeds)) for members in groups.values() if together(members)]
+    stacks = [(members, seeds) for members in groups.values() if together(members)]
     stacks += [
         (members, (seed,)) for seed in seeds for members in groups.values() if not together(members)
     ]

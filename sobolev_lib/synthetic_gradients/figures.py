@@ -239,6 +239,7 @@ def accuracy_over_epochs(arm: str, records: Records) -> Figure:
     if found.rows.keys() & AT_PAPERS_RATE.keys():
         rates[f"{PAPERS_RATE:g}"] = "slow"
     fig, axes = _grid(len(rates), height=3.6, sharey=True, sharex=True)
+    drawn: list[list[Line2D]] = []
     for ax, (rate, care) in zip(axes, rates.items(), strict=True):
         lines = []
         for scheme in ("backprop", *ALIGNED, "noprop"):
@@ -250,8 +251,10 @@ def accuracy_over_epochs(arm: str, records: Records) -> Figure:
         ax.set(xlabel="Epoch", ylabel="" if care else "Test accuracy, top 1 (%)")
         ax.set_title(f"Modules: Adam at {rate}", fontsize=10)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        low, high = ax.get_ylim()  # an interval of few seeds may go beyond what is possible
-        ax.set_ylim(max(low, 0), min(high, 100))
+        drawn.append(lines)
+    low, high = axes[0].get_ylim()  # an interval of few seeds may go beyond what is possible
+    axes[0].set_ylim(max(low, 0), min(high, 100))
+    for ax, lines in zip(axes, drawn, strict=True):
         style.label_ends(ax, lines)
     return fig
 
