@@ -29,14 +29,17 @@ def test_every_row_is_one_of_the_ledgers():
 def test_the_table_has_a_column_for_each_change_that_was_run(group):
     table = dying.table(group)
     assert list(table.rows) == ["VFBN", "Critic", "Sobolev", "Local CE"]
-    assert table.rows["Critic"]["Adam at 1e‑4"].startswith("65.9 [")
-    assert list(table.rows["VFBN"]) == ["as above", "Adam at 1e‑4"]
-    assert dying.table(group, factor=0.01).rows["Critic"]["as above"].startswith("0.4")
+    assert table.rows["Critic"]["Adam at 1e‑4 (3 seeds)"].startswith("65.9 [")
+    assert list(table.rows["VFBN"]) == ["as above (3 seeds)", "Adam at 1e‑4 (3 seeds)"]
+    assert dying.table(group, factor=0.01).rows["Critic"]["as above (3 seeds)"].startswith("0.4")
 
 
 def test_scheme_without_records_and_metric_without_any(group):
     part = results.group(made(SMALL, {"vfbn": 60.0, "critic_slow": 50.0}, seeds=3), SMALL)
-    assert dying.table(part).rows["Critic"]["as above"] == "not run yet"
+    assert dying.table(part).rows["Critic"]["as above (3 seeds)"] == "not run yet"
+    few = made(SMALL, {"critic": 50.0}, seeds=1)  # another number of seeds: cells say it
+    uneven = results.group(made(SMALL, {"vfbn": 60.0}, seeds=3) + few, SMALL)
+    assert dying.table(uneven).rows["Critic"] == {"as above": "50.0 (1 seed)"}
     with pytest.raises(ValueError, match="imagenette_reduced_3 has 'dead'"):
         dying.table(group, "dead")
 

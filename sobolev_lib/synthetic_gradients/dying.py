@@ -10,7 +10,7 @@ from __future__ import annotations
 from sobolev_lib.figures.style import Table
 from sobolev_lib.records.summary import FEWEST
 from sobolev_lib.synthetic_gradients import claims, results
-from sobolev_lib.synthetic_gradients.paper import CARES, NAMES
+from sobolev_lib.synthetic_gradients.paper import CARES, NAMES, plural
 from sobolev_lib.synthetic_gradients.results import Group
 from sobolev_lib.synthetic_gradients.settings import sparing
 
@@ -40,8 +40,14 @@ def table(found: Group, metric: str = "top1", factor: float = 1.0) -> Table:
     run = [care for care in CHANGES if any(values[scheme, care] for scheme in SCHEMES)]
     if not run:
         raise ValueError(f"no record of {found.arm} has {metric!r}")
+    heads, say = {}, {}
+    for care in run:
+        counts = {len(v) for scheme in SCHEMES if (v := values[scheme, care])}
+        same = len(counts) == 1  # then the column's head says it
+        heads[care] = CHANGES[care] + (f" ({plural(max(counts), 'seed')})" if same else "")
+        say[care] = results.stated if same else results.shown
     cells = {
-        NAMES[scheme]: {CHANGES[care]: results.shown(values[scheme, care]) for care in run}
+        NAMES[scheme]: {heads[care]: say[care](values[scheme, care]) for care in run}
         for scheme in SCHEMES
     }
     return Table(cells, corner="scheme")

@@ -337,14 +337,16 @@ def said(found: Interval | None, spec: str = "") -> str:
 
 def shown(values: Sequence[float], spec: str = ".1f", unit: str = "") -> str:
     """Seeds as text: an interval from three on, the values themselves below."""
-    numbers = sorted(values)
-    if not numbers:
+    if not values:
         return NOT_RUN
-    if len(numbers) < FEWEST:
-        text = " and ".join(number(v, spec) for v in numbers)
-    else:
-        text = f"{spread(numbers):{spec}}"
-    return f"{text}{unit} ({plural(len(numbers), 'seed')})"
+    return f"{stated(values, spec)}{unit} ({plural(len(values), 'seed')})"
+
+
+def stated(values: Sequence[float], spec: str = ".1f") -> str:
+    """As :func:`shown`, without the number of seeds."""
+    if len(values) < FEWEST:
+        return " and ".join(number(v, spec) for v in sorted(values)) or NOT_RUN
+    return f"{spread(values):{spec}}"
 
 
 def compare(found: Group | None, row: str, other: str, metric: str = "top1") -> str:
