@@ -160,7 +160,7 @@ def test_intervals_as_text():
     assert results.shown([]) == NOT_RUN
     assert results.shown([71.25]) == "71.2 (1 seed)"
     assert results.shown([2.0, 1.0], "+.1f", " points") == "+1.0 and +2.0 points (2 seeds)"
-    assert results.shown([1.0, 1.0, 1.0]) == "1.0 [1.0, 1.0] (3 seeds)"
+    assert results.shown([1.0, 1.0, 1.0]) == "1.0 [1.0,\u00a01.0] (3 seeds)"
 
 
 @pytest.mark.parametrize("arm", training.ARMS)
@@ -333,7 +333,7 @@ def test_a_subset_says_so_in_each_row():
 
 def test_numbers_of_the_table_are_those_of_the_records():
     page = pages.table("cifar10", made(top1={"critic": 71.25}, seeds=3, spread=0))
-    assert "71.2 [71.2, 71.2] (3 seeds)" in page
+    assert "71.2 [71.2,\u00a071.2] (3 seeds)" in page
     assert page.count(NOT_RUN) == 6 + 6  # other rows here, all of the full size
 
 

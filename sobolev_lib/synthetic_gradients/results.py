@@ -346,7 +346,8 @@ def stated(values: Sequence[float], spec: str = ".1f") -> str:
     """As :func:`shown`, without the number of seeds."""
     if len(values) < FEWEST:
         return " and ".join(number(v, spec) for v in sorted(values)) or NOT_RUN
-    return f"{spread(values):{spec}}"
+    # one line break at most, before the bracket
+    return f"{spread(values):{spec}}".replace(", ", ",\u00a0")
 
 
 def compare(found: Group | None, row: str, other: str, metric: str = "top1") -> str:
