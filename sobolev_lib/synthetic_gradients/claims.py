@@ -203,10 +203,12 @@ def _better(row: str, other: str, metric: str, threshold: float = 0.0) -> Measur
         if not words:
             return None
         word = at_all_budgets(words)
-        contradict = (word == HOLDS and any(max(few_of) < threshold for few_of in few)) or (
-            word == FAILS and any(min(few_of) > threshold for few_of in few)
+        contradicted = any(
+            (word == HOLDS and max(differences) < threshold)
+            or (word == FAILS and min(differences) > threshold)
+            for differences in few
         )
-        return Finding("; ".join(ours), OPEN if contradict else word, min(seeds))
+        return Finding("; ".join(ours), OPEN if contradicted else word, min(seeds))
 
     return measure
 
