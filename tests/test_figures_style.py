@@ -187,20 +187,26 @@ def test_bad_input_names_the_argument(call, words):
         call(ax)
 
 
+@pytest.mark.parametrize("bounds", [(-np.inf, np.inf), (0.0, 85.0)])
 @pytest.mark.parametrize("seed", range(5))
-def test_spread_labels_are_apart_in_order_and_closest(seed):
+def test_spread_labels_are_apart_in_order_and_closest(seed, bounds):
     """No random feasible placement nearby has a smaller squared shift."""
     rng = np.random.default_rng(seed)
     want = rng.uniform(0, 60, size=7)
-    got = np.array(ends.apart(want, 13.0))
+    got = np.array(ends.apart(want, 13.0, *bounds))
     rank = np.argsort(want)
     assert np.all(np.diff(got[rank]) >= 13.0 - 1e-9)
+    assert bounds[0] <= got.min() and got.max() <= bounds[1]
+    assert np.isfinite(bounds[0]) == (got.tolist() != ends.apart(want, 13.0))  # they matter
     cost = np.sum((got - want) ** 2)
     for _ in range(300):
         other = np.sort(got + rng.normal(0, 2.0, size=7))
-        other = np.maximum.accumulate(other - 13.0 * np.arange(7)) + 13.0 * np.arange(7)
+        other = np.maximum.accumulate(other - 13.0 * np.arange(7))
+        other = other.clip(bounds[0], bounds[1] - 13.0 * 6) + 13.0 * np.arange(7)
         assert np.sum((other - want[rank]) ** 2) >= cost - 1e-9
     assert ends.apart([5.0, 100.0], 13.0) == [5.0, 100.0]
+    assert ends.apart([], 13.0, 0.0, 1.0) == []
+    assert ends.apart([4.0, 4.0], 13.0, 0.0, 10.0) == [-2.5, 10.5]  # no room: as without bounds
 
 
 def test_end_labels_do_not_overlap():

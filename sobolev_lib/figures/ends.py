@@ -25,16 +25,20 @@ def spread_ends(ax: Axes, gap: float = 13.0) -> None:
     ax.get_ylim()  # settles the limits, as drawing would
     if engine := figure.get_layout_engine():
         engine.execute(figure)  # fixes the distances in points, without drawing
-    ends = [ax.transData.transform(note.xy)[1] * 72.0 / figure.dpi for note in notes]
-    for note, end, place in zip(notes, ends, apart(ends, gap), strict=True):
+    points = 72.0 / figure.dpi
+    ends = [ax.transData.transform(note.xy)[1] * points for note in notes]
+    places = apart(ends, gap, ax.bbox.y0 * points, ax.bbox.y1 * points)
+    for note, end, place in zip(notes, ends, places, strict=True):
         note.xyann = (note.xyann[0], place - end)
 
 
-def apart(places: Sequence[float], gap: float) -> list[float]:
+def apart(
+    places: Sequence[float], gap: float, low: float = -np.inf, high: float = np.inf
+) -> list[float]:
     """Positions closest in least squares to `places` that keep their order and are `gap` apart.
 
     Pool adjacent violators: labels that touch form a block, centred on the mean of what its members
-    want.
+    want.  All lie between `low` and `high`, unless that many have no room there.
     """
     order = np.argsort(places, kind="stable")
     blocks: list[tuple[float, int]] = []  # (start of the block, members)
@@ -45,8 +49,10 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
             start = (before * count + (start - gap * count) * size) / (count + size)
             size += count
         blocks.append((start, size))
-    out = [0.0] * len(places)
-    spots = [start + gap * k for start, size in blocks for k in range(size)]
-    for i, spot in zip(order, spots, strict=True):
-        out[int(i)] = spot
-    return out
+    spots = np.array([start + gap * k for start, size in blocks for k in range(size)])
+    steps = gap * np.arange(len(spots))  # less these, places need only grow: bounds just clip them
+    if len(spots) and low <= high - steps[-1]:
+        spots = np.clip(spots - steps, low, high - steps[-1]) + steps
+    out = np.empty(len(spots))
+    out[order] = spots
+    return out.tolist()
