@@ -1,12 +1,13 @@
 """Is it the boundary term: verdicts and sentences for every state of the records."""
 
+import re
+
 import matplotlib as mpl
 import pytest
 from matplotlib import pyplot as plt
 
 from sobolev_lib import __main__ as command
 from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.records.claims import FAILS, HOLDS, NOT_RUN, OPEN
 from sobolev_lib.records.ledger import Ledger, Record
 from sobolev_lib.regression import arms, boundary, figures
 from sobolev_lib.regression.boundary import CONTROLS, KERNEL, NEEDED, PLAIN, SMOOTH, VARIANTS
@@ -38,44 +39,46 @@ def runs(kernel, controls, **options):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "controls", "verdict", "words"),
+    ("kernel", "controls", "words"),
     [
-        (0.4, WRONG, HOLDS, "it is the boundary term that helps"),
-        (0.4, {**WRONG, "Noise of equal size": 0.9}, FAILS, "behind “Noise of equal size”"),
+        (0.4, WRONG, "it is the boundary term that helps"),
+        (0.4, WRONG, r"by the least \(\+0\.\d\d \[.*\] decades\) of “[^”]*”\.$"),
+        (0.4, {**WRONG, "Half as large": 0.5}, "; “Half as large” is ahead of the kernel itself"),
+        (0.4, {**WRONG, "Noise of equal size": 0.9}, "behind “Noise of equal size”"),
         (
             0.4,
             {**WRONG, "Noise of equal size": 0.4},
-            OPEN,
-            "against “Noise of equal size” nothing is settled",
+            "its cause is not settled: .*; against “Noise of equal size” nothing is settled",
         ),
         (
             0.4,
             {**WRONG, "Noise of equal size": 0.4, "8 widths away": -0.2},
-            OPEN,
-            "nothing is settled; it is also ahead of “8 widths away”.",
+            r"nothing is settled; it is also ahead of “8 widths away”\.",
         ),
         (
             0.4,
             {"Sign turned": -0.1},
-            OPEN,
-            "ahead of “Sign turned”; there are no records of “2 widths away”, “Noise",
+            "it is ahead of “Sign turned”; there are no records of “2 widths away” and “Noise",
         ),
-        (0.4, {}, OPEN, "there are no records of “Sign turned”, "),
-        (-0.4, WRONG, OPEN, "worse than plain ReLU"),
-        (1e-9, WRONG, OPEN, "not settled whether the kernel gains"),
+        (0.4, {}, "its cause is not settled: there are no records of “Sign turned”, "),
+        (-0.4, WRONG, "worse than plain ReLU: there is no gain"),
+        (1e-9, WRONG, "not settled whether the kernel gains .*, so that a control cannot say why"),
+        (
+            1e-9,
+            {**WRONG, "2 widths away": 0.3, "8 widths away": 0.3},
+            "it is behind “2 widths away” and “8 widths away”, which speaks against",
+        ),
     ],
 )
-def test_the_conclusion_is_what_the_records_say(kernel, controls, verdict, words):
-    found = runs(kernel, controls)
-    assert boundary.answer(found, 100) == verdict
-    assert words in boundary.conclusion(found, 100)
+def test_the_conclusion_is_what_the_records_say(kernel, controls, words):
+    assert re.search(words, boundary.conclusion(runs(kernel, controls), 100))
 
 
 def test_what_holds_at_the_last_step_only_is_not_settled():
     found = runs(0.4, WRONG, early=-0.1)
     assert boundary.gain(found, 100, PLAIN, KERNEL).sign == 1
     assert boundary.gain(found, 100, PLAIN, KERNEL, at="quarter").sign == -1
-    assert boundary.answer(found, 100) == OPEN
+    assert "not settled whether the kernel gains" in boundary.conclusion(found, 100)
 
 
 def test_the_mean_leaves_out_what_was_not_learnt_and_where_the_width_was_chosen():
@@ -110,7 +113,6 @@ def test_a_variant_is_compared_with_a_smooth_unit():
 
 def test_without_records_the_page_says_what_makes_them(tmp_path):
     nothing = Results([])
-    assert boundary.answer(nothing, 100) == NOT_RUN
     text = boundary.text(nothing, (20, 100))
     assert "nothing to compare yet" in text and "--arms kernel_control --sizes 20 " in text
     assert boundary.comparisons(nothing, (20, 100)) == 0

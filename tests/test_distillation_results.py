@@ -173,7 +173,7 @@ def test_what_is_closer_everywhere_holds():
     assert "closer in 12 of 12" in found["fig4-closer"].ours
     said = pages.gains(cells)
     assert "smaller with derivatives in Pong at 1 %, Pong at 5 %" in said
-    assert "larger" not in said and "not settled" not in said
+    assert "larger" not in said and "Not settled" not in said
     assert pages.settled(cells).startswith("In 24 of 24 runs")  # validation turns in `record`
     students = [r for r in made if r.seed != arms.PILOT_SEED]
     assert "2.10 times" in pages.cost(students) and "0.10" in pages.cost(students)
@@ -196,8 +196,9 @@ def test_how_far_derivatives_help_is_said_for_each_game():
     ):  # fmt: skip
         made += trained(game, fraction, plain, sobolev)
     assert pages.reach(results.cells(made)) == (
-        "Derivatives bring the student closer at 1 and 25 % of the states in Breakout. "
-        "They do not, at any size tried, in Pong."
+        "Derivatives bring the student closer by KL(teacher, student) at 1 and 25 % of the states "
+        "in Breakout, at no size tried in Pong; by KL(student, teacher), which training minimises, "
+        "at 1 and 25 % of the states in Breakout, at no size tried in Pong."
     )
     assert pages.reach([]) == ""
 
@@ -313,6 +314,39 @@ def test_what_gains_nothing_has_no_share():
     made = [*piloted("breakout"), *trained("breakout", 0.01, 0.1, 0.4)]
     made += trained("breakout", 0.01, 0.4, 0.3, arm="null")
     assert controls.share(controls.collect(made, 0.01), "breakout", "kl") is None
+
+
+def test_a_share_is_of_a_gain_that_its_own_seeds_settle():
+    made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.1)]
+    two = [r for r in trained("breakout", 0.01, 0.4, 0.3, arm="null") if r.seed < 2]
+    found = controls.collect([*made, *two], 0.01)
+    assert controls.share(found, "breakout", "kl") == pytest.approx(1 / 3)
+    loose = [  # seeds 0 and 1 of the values disagree; all of them settle the gain
+        replace(r, metrics=r.metrics | {"kl": r.metrics["kl"] * (0.3 if r.seed == 0 else 1.0)})
+        if r.config["method"] == "values" else r
+        for r in made
+    ]  # fmt: skip
+    assert controls.share(controls.collect([*loose, *two], 0.01), "breakout", "kl") is None
+    assert controls.shares(controls.collect([*loose, *two], 0.01)) == ""
+
+
+def test_how_students_play_is_said_where_it_is_settled():
+    made = [*piloted("pong"), *trained("pong", 0.01, 0.4, 0.1)]
+    for fraction, method, points in ((0.01, "values", 40.0), (0.01, "sobolev", 4.0)):
+        made = [
+            replace(r, metrics=r.metrics | {"return_mean": points + r.seed**2 * (method > "t")})
+            if (r.config["method"], r.config["fraction"]) == (method, fraction) else r
+            for r in made
+        ]  # fmt: skip
+    cells = results.cells(made)
+    said = pages.played(cells)
+    assert said.startswith(
+        "Students that were trained on derivatives get fewer points in Pong, 1 %"
+    )
+    assert "(4.0 [4.0,\xa04.0] beside 41.7 [" in said and "Not settled" not in said
+    assert pages.played([]) == ""
+    even = [replace(r, metrics=r.metrics | {"return_mean": float(r.seed)}) for r in made]
+    assert pages.played(results.cells(even)) == "Not settled: 1 of 1 comparisons."
 
 
 @pytest.mark.parametrize(

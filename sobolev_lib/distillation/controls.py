@@ -192,7 +192,7 @@ def kernel(found: Sequence[Control]) -> str:
 def share(found: Sequence[Control], game: str, metric: str) -> float | None:
     """Part of the derivatives' gain over values only that another state's gradients bring as well.
 
-    Means over the seeds that all three have; None where derivatives do not gain.
+    All of it over the seeds that all three have; None where derivatives do not gain there.
     """
     runs = {
         "null" if each.arm == "null" else each.settings.method: each.runs
@@ -202,28 +202,31 @@ def share(found: Sequence[Control], game: str, metric: str) -> float | None:
     if len(runs) < 3:
         return None
     plain, both, null = (results.values(runs[n], metric) for n in ("values", "sobolev", "null"))
-    gain = difference(plain, both)
-    common = sorted(plain.keys() & both.keys() & null.keys())
-    if gain is None or gain.sign < 1 or not common:
+    common = plain.keys() & both.keys() & null.keys()
+    plain, both, null = ({s: found[s] for s in common} for found in (plain, both, null))
+    gain, own = difference(plain, both), difference(plain, null)
+    if gain is None or own is None or gain.sign < 1:
         return None
-    mean = {n: numpy.mean([v[s] for s in common]) for n, v in (("p", plain), ("b", both))}
-    return float((mean["p"] - numpy.mean([null[s] for s in common])) / (mean["p"] - mean["b"]))
+    return own.centre / gain.centre
+
+
+BY = {"kl": "KL(teacher, student)", "action_error": "the part of other actions"}
 
 
 def shares(found: Sequence[Control], metric: str = "kl") -> str:
     """Sentence: how much of the gain needs no information on the state."""
-    parts = {
-        GAMES[game].title: part
-        for game in GAMES
-        if (part := share(found, game, metric)) is not None
-    }
+    games = [game for game in GAMES if any((c.arm, c.game) == ("null", game) for c in found)]
+    each = {GAMES[game].title: share(found, game, metric) for game in games}
+    parts = {game: part for game, part in each.items() if part is not None}
     if not parts:
         return ""
+    [fraction] = {each.settings.fraction for each in found}
     helped = [f"{100 * part:.0f} % in {game}" for game, part in parts.items() if part > 0]
     harmed = [game for game, part in parts.items() if part <= 0]
-    said = [f"bring {listed(helped)}"] if helped else []
-    said += [f"bring nothing in {listed(harmed)}"] if harmed else []
+    said = [listed(helped)] if helped else []
+    said += [f"nothing in {listed(harmed)}"] if harmed else []
+    less = " Elsewhere their seeds settle no such gain." if len(parts) < len(each) else ""
     return (
-        "Of what derivatives gain over values only, gradients of another state "
-        f"{' and '.join(said)}."
+        f"Of what derivatives gain over values only by {BY[metric]}, at {100 * fraction:g} % of "
+        f"the states, gradients of another state bring {', and '.join(said)}.{less}"
     )

@@ -136,22 +136,26 @@ def count(cells: Sequence[Cell]) -> str:
     return f"Of {len(signs)} comparisons, {'; '.join(said)}."
 
 
-def reach(cells: Sequence[Cell], metric: str = "kl") -> str:
+def reach(cells: Sequence[Cell]) -> str:
     """Sentence: at which parts of the states derivatives bring each game's student closer."""
-    signs: dict[str, dict[float, int]] = {}
-    for cell in cells:
-        if gain := cell.gain(metric):
-            signs.setdefault(cell.game, {})[cell.fraction] = gain.sign
-    helped = {
-        GAMES[game].title: listed([f"{100 * f:g}" for f, sign in mine.items() if sign > 0])
-        for game, mine in signs.items()
-        if 1 in mine.values()
-    }
-    never = [GAMES[game].title for game, mine in signs.items() if 1 not in mine.values()]
-    parts = [f"at {those} % of the states in {game}" for game, those in helped.items()]
-    said = [f"Derivatives bring the student closer {listed(parts)}."] if parts else []
-    said += [f"They do not, at any size tried, in {listed(never)}."] if never else []
-    return " ".join(said)
+    said = []
+    for metric, name in DIVERGENCES.items():
+        signs: dict[str, dict[float, int]] = {}
+        for cell in cells:
+            if gain := cell.gain(metric):
+                signs.setdefault(cell.game, {})[cell.fraction] = gain.sign
+        helped = {
+            GAMES[game].title: listed([f"{100 * f:g}" for f, sign in mine.items() if sign > 0])
+            for game, mine in signs.items()
+            if 1 in mine.values()
+        }
+        never = [GAMES[game].title for game, mine in signs.items() if 1 not in mine.values()]
+        parts = [f"at {those} % of the states in {game}" for game, those in helped.items()]
+        where = ([listed(parts)] if parts else []) + (
+            [f"at no size tried in {listed(never)}"] if never else []
+        )
+        said += [f"by {name} {', '.join(where)}"] if where else []
+    return f"Derivatives bring the student closer {'; '.join(said)}." if said else ""
 
 
 def settled(cells: Sequence[Cell]) -> str:
@@ -222,6 +226,32 @@ def play(cells: Sequence[Cell]) -> Table | None:
         for name, row in table.rows.items()
     }
     return Table(rows, corner="game, states")
+
+
+def played(cells: Sequence[Cell]) -> str:
+    """Sentence: where students trained on derivatives play better or worse; empty without any."""
+    signs = [
+        (cell, -gain.sign)  # a return is better if it is larger
+        for cell in cells
+        if play([cell]) and (gain := cell.gain("return_mean"))
+    ]
+    if not signs:
+        return ""
+    words = {1: "more points", -1: "fewer points"}
+    parts = []
+    for sign, word in words.items():
+        found = [
+            f"{cell.title} ({shown(cell.sobolev, 'return_mean', '.1f')} beside "
+            f"{shown(cell.values, 'return_mean', '.1f')})"
+            for cell, own in signs
+            if own == sign
+        ]
+        parts += [f"{word} in {listed(found)}"] if found else []
+    rest = sum(not sign for _, sign in signs)
+    said = [f"Students that were trained on derivatives get {listed(parts)}."] if parts else []
+    if rest:
+        said.append(f"Not settled: {rest} of {len(signs)} comparisons.")
+    return " ".join(said)
 
 
 def agreement(cells: Sequence[Cell]) -> Table | None:

@@ -45,12 +45,9 @@ FURTHER: dict[str, Line] = {
 }
 """Kernels that are spoilt for good: in a place that shares next to nothing with the kink's, and
 with values that belong to other points."""
-CONTROLS: dict[str, Line] = {
-    **NEEDED,
-    **FURTHER,
-    "Half as large": _control("half"),
-    "Twice as large": _control("double"),
-}
+SPOILT = {**NEEDED, **FURTHER}
+SIZES: dict[str, Line] = {"Half as large": _control("half"), "Twice as large": _control("double")}
+CONTROLS: dict[str, Line] = {**SPOILT, **SIZES}
 VARIANTS: dict[str, Line] = {
     "Width annealed": _control("annealed"),
     "At jittered points": _control("jittered"),
@@ -98,35 +95,31 @@ def answers(results: Results, n: int) -> dict[str, str]:
     return {label: word(results, n, line, KERNEL) for label, line in NEEDED.items()}
 
 
-def answer(results: Results, n: int) -> str:
-    """Whether it is the boundary term that helps: a word of `claims`.
-
-    It holds if the kernel gains over plain ReLU and over each control of :data:`NEEDED`, and fails
-    if one of these gains more than the kernel.  Where the kernel gains nothing, nothing is settled.
-    """
-    own, found = word(results, n, PLAIN, KERNEL), set(answers(results, n).values())
-    if own != HOLDS:
-        return NOT_RUN if own == NOT_RUN else OPEN
-    return FAILS if FAILS in found else HOLDS if found == {HOLDS} else OPEN
-
-
 def conclusion(results: Results, n: int) -> str:
     """One sentence for a number of training points, whatever the records say."""
     own, found = word(results, n, PLAIN, KERNEL), answers(results, n)
-    of = {said: _list(f"“{k}”" for k, v in found.items() if v == said) for said in found.values()}
+    of = {said: _quoted(k for k, v in found.items() if v == said) for said in found.values()}
     if own == NOT_RUN:
         said = "there is nothing to compare yet"
     elif own == FAILS:
         said = "the kernel is worse than plain ReLU: there is no gain whose cause could be sought"
     elif own == OPEN:
-        said = (
-            "it is not settled whether the kernel gains anything over plain ReLU, so that a "
-            "control cannot say why"
-        )
+        said = "it is not settled whether the kernel gains anything over plain ReLU"
+        if ahead := _ahead(results, n, SPOILT):
+            said += f", and it is behind {ahead}, which speaks against the boundary term"
+        else:
+            said += ", so that a control cannot say why"
     elif FAILS in of:
         said = f"something else than the boundary term helps: the kernel is behind {of[FAILS]}"
     elif set(of) == {HOLDS}:
-        said = f"it is the boundary term that helps: the kernel is ahead of {of[HOLDS]}"
+        leads = {label: gain(results, n, line, KERNEL) for label, line in NEEDED.items()}
+        label, least = min(leads.items(), key=lambda pair: pair[1].centre if pair[1] else 0.0)
+        said = (
+            f"it is the boundary term that helps: the kernel is ahead of {of[HOLDS]}, by the least "
+            f"({least:+.2f} decades) of “{label}”"
+        )
+        if ahead := _ahead(results, n, SIZES):
+            said += f"; {ahead} is ahead of the kernel itself, so the full term is not the best"
     else:
         parts = {
             HOLDS: "it is ahead of {}",
@@ -136,8 +129,14 @@ def conclusion(results: Results, n: int) -> str:
         rest = "; ".join(words.format(of[key]) for key, words in parts.items() if key in of)
         said = f"the kernel gains over plain ReLU, and its cause is not settled: {rest}"
         won = [k for k, line in FURTHER.items() if word(results, n, line, KERNEL) == HOLDS]
-        said += f"; it is also ahead of {_list(f'“{k}”' for k in won)}" if won else ""
+        said += f"; it is also ahead of {_quoted(won)}" if won else ""
     return f"At N = {n:,} {said}."
+
+
+def _ahead(results: Results, n: int, lines: Mapping[str, Line]) -> str:
+    """Which lines are better than the kernel; empty if none is."""
+    better = [k for k, line in lines.items() if word(results, n, KERNEL, line) == HOLDS]
+    return _quoted(better)
 
 
 def sentences(results: Results, n: int) -> list[str]:
@@ -197,6 +196,12 @@ def text(results: Results, sizes: Sequence[int]) -> str:
         rows = "\n".join(f"- {sentence}" for sentence in sentences(results, n))
         parts += [f"**{conclusion(results, n)}**", rows]
     return "\n\n".join(parts)
+
+
+def _quoted(labels: Iterable[str]) -> str:
+    """Labels in a sentence: “a”, “b” and “c”; empty if there is none."""
+    *first, last = [f"“{label}”" for label in labels] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _list(words: Iterable[str]) -> str:

@@ -227,7 +227,7 @@ _ROWS: list[tuple[str, str, str, Callable[[Sequence[Record]], Finding | None], s
     ),
     (
         "gap-10000", "p. 5, Fig. 2", "N = 10,000: the effect does not disappear",
-        _counts(10_000, _most), "10000",
+        _counts(10_000, _most), f"10000; the same with --arms {LONGER} --seeds 5",
     ),
     (
         "orders", "p. 5", "errors “orders of magnitude smaller” on six of seven",

@@ -14,7 +14,7 @@ from sobolev_lib.synthetic_gradients.paper import CARES, NAMES, plural
 from sobolev_lib.synthetic_gradients.results import Group
 from sobolev_lib.synthetic_gradients.settings import sparing
 
-CHANGES: dict[str, str] = {"": "as above", **CARES}
+CHANGES: dict[str, str] = {"": "the fast rate", **CARES}
 """What is done against dying units."""
 SCHEMES = ("vfbn", "critic", "sobolev", "local_ce")
 PAIRS = (("critic", "vfbn"), ("sobolev", "vfbn"), ("sobolev", "critic"), ("sobolev", "local_ce"))
@@ -85,7 +85,9 @@ def answers(found: Group) -> str:
         kept = {said: values for said, values in by_change.items() if len(values) >= FEWEST}
         line = f"- **{NAMES[scheme]} against {NAMES[other]}:** {claims.votes(kept, WORDS)}."
         if len(kept) > 1 and (ends := at_best(found, scheme, other)):
-            own, others = (CHANGES[best(found, one) or ""] for one in (scheme, other))
+            own, others = (
+                f"{NAMES[one]}: {CHANGES[best(found, one) or '']}" for one in (scheme, other)
+            )
             shown = results.shown(list(ends.values()), "+.1f", " points")
             line += f" Each at its best ({own}; {others}): {shown}."
         lines.append(line)
