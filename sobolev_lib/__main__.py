@@ -35,6 +35,7 @@ from sobolev_lib.synthetic_gradients.modules import PREDICTING
 from sobolev_lib.synthetic_gradients.settings import ROW_KEYS
 
 SMALL_STEPS = 300
+TIMED, COUNTED = "cifar10_reduced", "imagenet_3"  # the default arms of two commands
 INSTRUMENTS = {probing.EXPERIMENT: probing, fidelity.EXPERIMENT: fidelity}
 SKIPPED = {"arm", "workers", *ROW_KEYS}  # chosen in other ways
 
@@ -155,7 +156,7 @@ def _synthetic_gradients(options: argparse.Namespace) -> str:
 def _throughput(options: argparse.Namespace) -> str:
     changes = given.changes(options, training.Setting, SKIPPED)
     records = throughput.measure(
-        training.settings(options.arm or "cifar10_reduced", options.rows, **changes),
+        training.settings(options.arm or TIMED, options.rows, **changes),
         options.seconds,
         options.device,
         options.compile,
@@ -166,7 +167,7 @@ def _throughput(options: argparse.Namespace) -> str:
 
 def _operations(options: argparse.Namespace) -> str:
     changes = given.changes(options, training.Setting, SKIPPED)
-    chosen = training.settings(options.arm or "imagenet_3", options.rows, **changes)
+    chosen = training.settings(options.arm or COUNTED, options.rows, **changes)
     book = given.Places.of(options, throughput.OPERATIONS).book
     return _entered(book.append(throughput.count(chosen)), book)
 
@@ -265,11 +266,10 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
     given.add_ledger(parser)
 
 
-def _add_rows(parser: argparse.ArgumentParser) -> None:
+def _add_rows(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--arm", choices=list(training.ARMS), metavar="ARM",
-        help=f"data, network and schedule: {', '.join(training.ARMS)} "
-        "(default: digits at the small scale, cifar10 at the paper's)",
+        help=f"data, network and schedule: {', '.join(training.ARMS)} (default: {default})",
     )  # fmt: skip
     parser.add_argument(
         "--rows", nargs="+", default=list(training.MAIN_ROWS), choices=list(training.ROWS),
@@ -277,25 +277,30 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
         help=f"what is compared: {', '.join(training.ROWS)} (default: the first seven)",
     )  # fmt: skip
     given.add_fields(parser, training.Setting, SKIPPED)
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile where possible")
     _add_device(parser)
 
 
 def _add_synthetic_gradients(parser: argparse.ArgumentParser) -> None:
     given.add_scale(parser)
-    _add_rows(parser)
+    _add_rows(parser, "digits at the small scale, cifar10 at the paper's")
+    _add_machine(parser)
     given.add_runs(parser)
     given.add_states(parser)
 
 
 def _add_throughput(parser: argparse.ArgumentParser) -> None:
-    _add_rows(parser)
+    _add_rows(parser, TIMED)
+    _add_machine(parser)
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row and round")
     given.add_ledger(parser)
 
 
 def _add_operations(parser: argparse.ArgumentParser) -> None:
-    _add_rows(parser)
+    _add_rows(parser, COUNTED)
     given.add_ledger(parser)
 
 

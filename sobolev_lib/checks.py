@@ -176,6 +176,8 @@ def check_twice(total: Tensor) -> None:
         ]
         try:
             node(*zeros)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # one of another kind proves nothing: left to backward()
             if ONCE.search(str(error)):
                 raise only_once(error) from error

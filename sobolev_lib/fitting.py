@@ -35,7 +35,8 @@ class History:
     steps : list of int
         Steps done when the losses were looked at.
     training, held_out : list of list of float
-        Losses of each member there; nothing in ``held_out`` if nothing was held out.
+        Losses of each member: that of the last step's batch, before the step, and that of all the
+        held-out rows, after it; nothing in ``held_out`` if nothing was held out.
     """
 
     steps: list[int] = field(default_factory=list)

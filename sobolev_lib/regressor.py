@@ -340,7 +340,7 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Weight of the derivative term of each output; 0 where no slope is known."""
         known = slopes.isfinite().any(dim=2).any(dim=0)
         if not isinstance(self.derivative_weight, str):
-            return torch.where(known, float(self.derivative_weight), 0.0).double()
+            return known.double() * float(self.derivative_weight)
         # by component: what was measured stands for what was not
         size = slopes.square().nanmean(dim=0).nansum(dim=1)
         return torch.where(known & (size > 0), 1 / size, known.double())

@@ -280,6 +280,16 @@ def test_a_damaged_recording_is_refused(recording, tmp_path, damage):
         data.Recording.load(path)
 
 
+@pytest.mark.parametrize("cut", [KeyboardInterrupt, data.RecordingError])
+def test_a_recording_that_is_cut_leaves_no_frames(monkeypatch, tmp_path, cut):
+    def choose(stacks):
+        raise cut("cut")
+
+    with pytest.raises(cut, match="cut"):
+        data.record("breakout", choose, 0, {}, 600, 1, True, cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_policy_that_never_serves_is_noticed(monkeypatch):
     monkeypatch.setattr(data, "STUCK", 60)
     with pytest.raises(data.RecordingError, match="FIRE"):

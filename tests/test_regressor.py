@@ -104,6 +104,8 @@ def test_the_weight_is_that_of_equal_terms():
     size = np.mean(scaled[:, 0] ** 2, axis=0)
     size[1] = np.mean(scaled[1::2, 0, 1] ** 2)
     assert model.derivative_weight_[0] == pytest.approx(1 / size.sum())
+    given = SobolevRegressor(**QUICK, steps=1, derivative_weight=0.1).fit(X, y, dy)
+    assert given.derivative_weight_.tolist() == [0.1] * y.shape[1]  # not 0.1 in single precision
 
 
 def test_what_is_missing_changes_nothing_and_what_is_there_does():

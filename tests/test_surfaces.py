@@ -41,5 +41,13 @@ def test_collect_and_load(tmp_path, monkeypatch):
 
 
 def test_missing_grids_say_how_to_make_them(tmp_path):
-    with pytest.raises(FileNotFoundError, match="collect"):
+    with pytest.raises(FileNotFoundError, match="sobolev_lib grids"):
         surfaces.load(tmp_path)
+
+
+def test_nothing_finished_touches_no_file(tmp_path):
+    (tmp_path / "grids.npz").write_text("the book's own")
+    with pytest.raises(ValueError, match=r"states is .*; no run of the arm “paper” that has"):
+        surfaces.collect(tmp_path / "none", tmp_path, sizes=[20], seeds=[0])
+    assert [p.name for p in tmp_path.iterdir()] == ["grids.npz"]
+    assert (tmp_path / "grids.npz").read_text() == "the book's own"

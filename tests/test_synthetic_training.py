@@ -381,6 +381,17 @@ def test_command_line(tmp_path, capsys):
         assert "no CUDA device" in capsys.readouterr().err
 
 
+def test_operations_of_every_kind_of_data_are_counted(tmp_path, capsys):
+    words = ["operations", "--arm", "digits", "--rows", "critic", "--ledger", str(tmp_path)]
+    assert command.main(words) == 0, capsys.readouterr().err
+    [record] = Ledger("operations", tmp_path).read()
+    [setting] = training.settings("digits", ["critic"])
+    data = throughput.stand_in(setting, 10, 4)
+    assert record.metrics["flops_per_image"] == throughput.flops(setting, data, 4)
+    known = {setting.data for arm in training.ARMS for setting in training.settings(arm)}
+    assert throughput.CLASSES.keys() == throughput.IMAGES.keys() == known
+
+
 @pytest.mark.slow
 def test_torchrun(tmp_path):
     """The command of data/README.md, on two processes."""

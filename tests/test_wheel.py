@@ -10,7 +10,11 @@ import zipfile
 import pytest
 from book_files import ROOT
 
-EXTRAS = ("matplotlib", "scipy", "IPython", "ipywidgets", "anywidget", "traitlets", "cycler")
+EXTRAS = (
+    *("matplotlib", "scipy", "IPython", "ipywidgets", "anywidget", "traitlets", "cycler"),
+    *("PIL", "pooch", "requests", "sklearn", "smt", "jenn", "ase", "ale_py", "gymnasium"),
+    *("flint", "distributed"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,22 @@ def test_the_core_asks_for_no_more_than_it_uses():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     core = {re.split(r"[<>=]", text)[0] for text in project["dependencies"]}
     assert not core & {name.lower() for name in EXTRAS}
+
+
+@pytest.mark.parametrize("package", ["sobolev_lib", "sobolev_lib.distillation"])
+def test_the_commands_start_on_the_core_alone(package):
+    code = "; ".join(
+        [
+            "import sys, runpy",
+            *(f"sys.modules[{name!r}] = None" for name in EXTRAS),
+            "sys.argv = ['x', '--help']",
+            f"runpy.run_module({package!r}, run_name='__main__')",
+        ]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, text=True, capture_output=True
+    )
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 import numpy
 
 from sobolev_lib.figures import style
-from sobolev_lib.figures.style import Table
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import Interval, difference
+from sobolev_lib.records.table import Table
 
 from . import arms, results
 from .games import GAMES

@@ -251,7 +251,7 @@ def record(
     frames = kept.frames if kept else None
     try:
         starts, first, whole = _walk(screens, length, act, frames, quiet=quiet)
-    except RecordingError:
+    except BaseException:  # Ctrl-C as well: the frames take hundreds of megabytes
         if kept:
             kept.drop()
         raise
@@ -314,7 +314,9 @@ class _Cache:
             os.replace(self.part, place)
 
     def drop(self) -> None:
-        shutil.rmtree(self.part)
+        """Remove the frames, unless they are in their place by now."""
+        if self.part.exists():
+            shutil.rmtree(self.part)
 
 
 def _place(folder: Path, recording: Recording) -> Path:
@@ -373,8 +375,7 @@ def replay(recording: Recording, cache: Path | None = None, quiet: bool = False)
         try:
             made.keep(_play(recording, made.frames, "frames", quiet), recording)
         except BaseException:
-            if made.part.exists():
-                made.drop()
+            made.drop()
             raise
     frames = numpy.load(here / "frames.npy", mmap_mode="r", allow_pickle=False)
     starts = numpy.load(here / "starts.npy", allow_pickle=False)

@@ -191,14 +191,7 @@ def latest(records: Sequence[Record], game: str) -> dict[str, Record]:
 
 
 def agreement(cells: Sequence[Cell], metric: str = "gradient_cosine") -> Figure:
-    """How well students' input gradients agree with the teacher's, a row for each cell.
-
-    Parameters
-    ----------
-    cells : sequence of Cell
-    metric : str
-        Of :func:`.looking.agreement`; "gradient_cosine" also shows that with another state's.
-    """
+    """A metric of :func:`.looking.agreement`, a row for each cell."""
     fig, ax = style.figure(height=0.55 * len(cells) + 1.0)
     for place, cell in enumerate(reversed(cells)):
         for shift, method, mine in (

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy
 
-from sobolev_lib.figures.style import Table
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import Interval
+from sobolev_lib.records.table import Table
 
 from . import arms, data, results
 from .arms import UNIFORM

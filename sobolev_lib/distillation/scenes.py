@@ -11,7 +11,6 @@ from typing import Any
 import numpy
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from . import arms, data, weights
 from .games import FRAME, GAMES
@@ -149,6 +148,8 @@ def clip(game: str, start: Beginning, first: int = 30, count: int = 96) -> dict[
 
 def sheet(pictures: NDArray[numpy.uint8]) -> str:
     """Pictures (n, side, side) on one sheet of :data:`COLUMNS` columns, as the URI of a PNG."""
+    from PIL import Image  # the command of this part of the library runs without it
+
     count, side, _ = pictures.shape
     rows = -(-count // COLUMNS)
     whole = numpy.zeros((rows * COLUMNS, side, side), numpy.uint8)

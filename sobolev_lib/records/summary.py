@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special  # a tenth of the time that importing scipy.stats takes
 
 from sobolev_lib.records.ledger import Record
 
@@ -52,6 +51,8 @@ class Interval:
         if half == 0:
             return float(self.centre == 0)
         statistic = abs(self.centre) / half * _quantile(self.count)
+        from scipy import special  # the command needs no scipy, only who reads its records
+
         return float(2 * special.stdtr(self.count - 1, -statistic))
 
     def __format__(self, spec: str) -> str:
@@ -99,6 +100,8 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
 @functools.cache
 def _quantile(count: int) -> float:
     """Student's, for ``count`` values."""
+    from scipy import special
+
     return float(special.stdtrit(count - 1, (1 + LEVEL) / 2))
 
 

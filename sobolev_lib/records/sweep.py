@@ -115,7 +115,8 @@ def sweep(
     KeyboardInterrupt
         After Ctrl-C, once the work in hand has kept its state and what is finished is entered.
     """
-    ledger.provenance()  # now: the checkout may move on while this runs
+    for job in jobs:
+        ledger.provenance(job.libraries)  # cached now: the checkout may move on while this runs
     book = book or ledger.Ledger(experiment)
     done = book.keys()
     todo = [job for job in jobs if any(run.key not in done for run in job.runs)]

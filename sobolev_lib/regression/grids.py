@@ -81,11 +81,14 @@ def collect(
     -------
     list of Path
         The files written.
+
+    Raises
+    ------
+    ValueError
+        If nothing has finished; no file is touched then.
     """
-    out = Path(folder) if folder else default_folder()
-    out.mkdir(parents=True, exist_ok=True)
     grids: dict[str, np.ndarray] = {}
-    written = []
+    first: dict[int, dict[str, np.ndarray]] = {}
     for n in sizes:
         for seed in seeds:
             training = regression.Training(regression.settings("paper", [n]), seed, folder=states)
@@ -95,12 +98,18 @@ def collect(
                 name = f"{setting.function}/{n}/{setting.method}/{seed}"
                 grids[f"{name}/values"], grids[f"{name}/gradient"] = values, slopes
             if seed == seeds[0]:
-                written.append(out / f"weights-{n}.safetensors")
-                save_file(
-                    _weights(training),
-                    written[-1],
-                    {"experiment": regression.EXPERIMENT, "n": str(n), "seed": str(seed)},
-                )
+                first[n] = _weights(training)
+    if not grids:
+        raise ValueError(
+            f"states is {states}; no run of the arm “paper” that has finished on a processor, seed "
+            "by seed, has left its state there (python -m sobolev_lib regression --scale paper)"
+        )
+    out = Path(folder) if folder else default_folder()
+    out.mkdir(parents=True, exist_ok=True)
+    written = [out / f"weights-{n}.safetensors" for n in first]
+    for path, (n, weights) in zip(written, first.items(), strict=True):
+        notes = {"experiment": regression.EXPERIMENT, "n": str(n), "seed": str(seeds[0])}
+        save_file(weights, path, notes)
     written.append(out / "grids.npz")
     np.savez_compressed(written[-1], **grids)  # type: ignore[arg-type] # names are not allow_pickle
     return written
@@ -134,8 +143,8 @@ def load(
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing; it is part of the repository, or made by training "
-            "(python -m sobolev_lib regression --scale paper) and "
-            "sobolev_lib.regression.grids.collect"
+            "(python -m sobolev_lib regression --scale paper) and then "
+            "python -m sobolev_lib grids"
         )
     found = {}
     with np.load(path, allow_pickle=False) as file:

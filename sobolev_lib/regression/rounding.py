@@ -24,11 +24,11 @@ import torch
 from numpy.typing import NDArray
 
 from sobolev_lib import functions
-from sobolev_lib.figures.style import Table
 from sobolev_lib.records import ledger
 from sobolev_lib.records import sweep as runner
 from sobolev_lib.records.summary import Interval, difference, log_errors
 from sobolev_lib.records.sweep import Job, Result, Run, Tick
+from sobolev_lib.records.table import Table
 from sobolev_lib.regression.arms import Setting, config, settings
 from sobolev_lib.regression.training import ordered, train
 

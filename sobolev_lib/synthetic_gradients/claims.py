@@ -220,7 +220,8 @@ def _mostly_dead(found: Group, row: str) -> bool:
 
 def _better(metric: str, threshold: float = 0.0) -> Compare:
     def compare(found: Group, _records: Sequence[Record], rows: Sequence[str]) -> Finding | None:
-        differences = list(found.difference(*rows, metric).values())
+        row, other = rows
+        differences = list(found.difference(row, other, metric).values())
         if not differences:
             return None
         word = verdict(results.spread(differences), threshold)
@@ -247,7 +248,8 @@ def _splits(three: Group, records: Sequence[Record], rows: Sequence[str]) -> Fin
     one = results.group(records, three.arm[:-1] + "1")
     if one is None:
         return None
-    gaps = [found.difference(*rows) for found in (one, three)]
+    row, other = rows
+    gaps = [found.difference(row, other) for found in (one, three)]
     change = [gaps[1][seed] - gaps[0][seed] for seed in sorted(gaps[0].keys() & gaps[1].keys())]
     if not change:
         return None
@@ -283,7 +285,8 @@ def _reliable(found: Group, _records: Sequence[Record], rows: Sequence[str]) -> 
 
 
 def _aligned(found: Group, _records: Sequence[Record], rows: Sequence[str]) -> Finding | None:
-    gains = results.cosine_gain(found, *rows)
+    row, other = rows
+    gains = results.cosine_gain(found, row, other)
     if not gains:
         return None
     means = [", ".join(f"{c:.2f}" for c in found.cosine(row).mean(axis=0)) for row in rows]

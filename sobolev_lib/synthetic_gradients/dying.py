@@ -7,8 +7,8 @@ So the same experiment is run with the paper's rate, with leaky units, and with 
 
 from __future__ import annotations
 
-from sobolev_lib.figures.style import Table
 from sobolev_lib.records.summary import FEWEST
+from sobolev_lib.records.table import Table
 from sobolev_lib.synthetic_gradients import claims, results
 from sobolev_lib.synthetic_gradients.paper import CARES, NAMES, plural
 from sobolev_lib.synthetic_gradients.results import Group

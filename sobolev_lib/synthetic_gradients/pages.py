@@ -7,10 +7,10 @@ from html import escape
 
 import numpy as np
 
-from sobolev_lib.figures.style import Table
 from sobolev_lib.records.claims import NOT_RUN, Claim, Finding, verdict, verdicts
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import FEWEST
+from sobolev_lib.records.table import Table
 from sobolev_lib.synthetic_gradients import results
 from sobolev_lib.synthetic_gradients import settings as arms
 from sobolev_lib.synthetic_gradients.claims import answers, claims_on

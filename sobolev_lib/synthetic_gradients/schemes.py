@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
-from sobolev_lib.figures.style import COLOURS, Table, figure
+from sobolev_lib.figures.style import COLOURS, figure
+from sobolev_lib.records.table import Table
 
 INK = "#222222"
 _PALE = "#CDEBE1"  # green, light: the paper's shading
