@@ -199,8 +199,8 @@ def test_panels_wrap_and_say_what_they_show():
             "imagenet200_reduced_1"]  # fmt: skip
     records = [r for arm in arms for r in made(arm, seeds=3)]
     fig = figures.cosine_by_split(arms, records=records)
-    assert titles(fig) == ["Digits", "Digits, deep", "CIFAR-10", "Imagenette, 1 split",
-                           "Imagenette, 3 splits", "200 classes, 1 split"]  # fmt: skip
+    assert titles(fig) == ["Digits", "Digits (deep)", "CIFAR-10", "Imagenette (1 split)",
+                           "Imagenette (3 splits)", "200 classes (1 split)"]  # fmt: skip
     assert len({ax.get_subplotspec().rowspan.start for ax in fig.axes}) == 2
 
 

@@ -115,10 +115,10 @@ class Group:
         """Name for a panel: the data, and what tells apart experiments on the same data."""
         name = SHORT.get(self.config["data"], str(self.config["data"]))
         if (self.config["depth"] or 8) > 8:
-            name += ", deep"
+            name += " (deep)"
         if self.config["network"] != "resnet50":
-            return name + (", full size" if self.scale == "paper" else "")
-        return f"{name}, {plural(len(self.config['splits']), 'split')}"
+            return name + (" (full size)" if self.scale == "paper" else "")
+        return f"{name} ({plural(len(self.config['splits']), 'split')})"
 
     @property
     def title(self) -> str:
