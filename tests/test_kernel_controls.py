@@ -164,7 +164,36 @@ def test_fresh_points_have_the_targets_of_the_function():
         torch.testing.assert_close(slope, f.gradient(raw), rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("kind", controls.ELSEWHERE)
+def test_the_slopes_term_is_the_derivative_part_without_the_kernel():
+    x, y, dy = batch()
+    stack = stack_with(kinks.logistic_)
+    term = controls.slopes_term(stack, x, y, dy, torch.tensor(WEIGHT))
+    torch.testing.assert_close(term, WEIGHT * stack.terms(x, y, dy)[1])
+    assert stack.kink_bandwidth == H
+    term.sum().backward()
+    source, parameters = torch.Generator().manual_seed(0), list(stack.parameters())
+    way = [torch.randn(p.shape, generator=source, dtype=p.dtype) for p in parameters]
+    rise = sum((p.grad * v).sum() for p, v in zip(parameters, way, strict=True))
+    ends = []
+    for step in (1e-7, -2e-7):  # no kink is crossed so near
+        with torch.no_grad():
+            for p, v in zip(parameters, way, strict=True):
+                p += step * v
+        ends.append(stack.terms(x, y, dy)[1].sum())
+    torch.testing.assert_close(rise, WEIGHT * (ends[0] - ends[1]) / 2e-7, rtol=1e-5, atol=1e-6)
+
+
+def test_slopes_at_fresh_points_are_added_to_the_plain_loss():
+    chosen = settings("kernel_control/slopes", [20], ["booth", "beale"])
+    training = Training(chosen, 3)
+    there = training.problem.fresh(training.members, 100, _generator("slopes", 3, 7))
+    stack, weight = training.stack, training.weight
+    plain = controls.without_kernel(stack, *training._batch(7), weight)
+    more = controls.slopes_term(stack, *there, weight)
+    assert torch.equal(training._losses(7), plain + more) and (more > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["jittered", "fresh"])
 def test_a_term_at_other_points_is_added_to_the_plain_gradient(kind):
     chosen = settings(f"kernel_control/{kind}", [20], ["booth", "beale"])
     training = Training(chosen, 3)

@@ -52,6 +52,7 @@ VARIANTS: dict[str, Line] = {
     "Width annealed": _control("annealed"),
     "At jittered points": _control("jittered"),
     "At fresh points": _control("fresh"),
+    "No kernel, slopes at fresh points": _control("slopes"),
 }
 """Attempts at a better estimate."""
 ROWS: dict[str, Line] = {"The kernel": KERNEL, **CONTROLS, **VARIANTS}

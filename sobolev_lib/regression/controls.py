@@ -42,9 +42,10 @@ KINDS: dict[str, str] = {
     f"normal noise of deviation {JITTER:g} in normalised inputs, with the targets of the point",
     "fresh": "the kernel's term is taken at points of the domain drawn anew in each step, as many "
     "as `batch`, with the function's own values and gradients there",
+    "slopes": "no kernel: the derivative term once more, at points drawn as for “fresh”",
 }
 """What each kind of kernel is; :data:`ELSEWHERE` are those whose term has points of its own."""
-ELSEWHERE = ("jittered", "fresh")
+ELSEWHERE = ("jittered", "fresh", "slopes")
 RANDOM = ("permuted", "noise")
 DRAWING = (*ELSEWHERE, *RANDOM)
 """Those that draw in each step, from a stream of their seed."""
@@ -113,3 +114,8 @@ def boundary_term(stack: MLPStack, x: Tensor, y: Tensor, dy: Tensor, weight: Ten
     """Zeros (members,) whose gradient is that of the kernel's term at these points, alone."""
     there = (x, y, dy, weight)
     return stack.losses(*there) - without_kernel(stack, *there)
+
+
+def slopes_term(stack: MLPStack, x: Tensor, y: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
+    """Derivative term (members,) at these points, weighted, with the gradient of sampling alone."""
+    return without_kernel(stack, x, torch.full_like(y, torch.nan), dy, weight)

@@ -273,7 +273,8 @@ class Training:
             else self.problem.fresh(self.members, self.setting.batch, source)
         )
         plain = controls.without_kernel(self.stack, *batch, self.weight)
-        return plain + controls.boundary_term(self.stack, *there, self.weight)
+        more = controls.slopes_term if kind == "slopes" else controls.boundary_term
+        return plain + more(self.stack, *there, self.weight)
 
     def _rate(self, step: int) -> float:
         rate, start = self.setting.learning_rate, SCHEDULES[self.setting.schedule]
