@@ -16,10 +16,11 @@ from PIL import Image
 
 pytest.importorskip("ale_py", reason="the Atari emulator is an optional extra")
 
+from matplotlib import pyplot as plt
+
 from sobolev_lib.distillation import data, figures, scenes, students, weights
 from sobolev_lib.distillation.games import GAMES
 from sobolev_lib.distillation.networks import Teacher
-from sobolev_lib.figures.style import close
 from sobolev_lib.widgets.player import Player
 
 NODE = shutil.which("node")
@@ -94,7 +95,7 @@ def test_a_page_trains_a_student_in_seconds(home):
     settings = students.Settings("pong", method="values", **scenes.SMALL | {"updates": 4})
     training = scenes.teach(scenes.small_sets(scenes.beginning("pong")), settings)
     assert training.update == 4
-    close(figures.live({"values": training.curve}))
+    plt.close(figures.live({"values": training.curve}))
 
 
 def test_maps_are_drawn_from_the_largest_gradient_down():
@@ -107,7 +108,7 @@ def test_maps_are_drawn_from_the_largest_gradient_down():
         numpy.zeros((2, 84, 84), numpy.uint8), {"Teacher": numpy.stack([gradient] * 2)}
     )
     assert [ax.get_title() for ax in fig.axes[:2]] == ["What is seen", "Teacher"]
-    close(fig)
+    plt.close(fig)
 
 
 def test_a_player_without_clips_or_with_half_a_clip_is_refused():

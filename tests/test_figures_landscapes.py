@@ -138,7 +138,7 @@ def test_figures_show_all_seven_functions():
 
 def test_arrows_run_uphill_in_units_of_the_domain():
     f = FUNCTIONS["mccormick"]
-    centres, ahead, sizes = landscapes._field(f, 4)
+    centres, ahead = landscapes._field(f, 4)
     low, high = np.array(f.domain).T
     slopes = f.gradient(torch.from_numpy(centres)).numpy()
     cross = ahead[..., 0] * (slopes / (high - low))[..., 1]
@@ -146,4 +146,3 @@ def test_arrows_run_uphill_in_units_of_the_domain():
     np.testing.assert_allclose(cross, 0, atol=1e-12)
     assert ((ahead * slopes).sum(-1) > 0).all()
     assert np.linalg.norm(ahead, axis=-1).max() <= 1 + 1e-12
-    np.testing.assert_allclose(sizes, np.linalg.norm(slopes, axis=-1))

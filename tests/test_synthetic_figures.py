@@ -31,7 +31,8 @@ ARM = "cifar10_reduced"
 
 @pytest.fixture(autouse=True)
 def _style():
-    with style.use_style():
+    with mpl.rc_context():
+        style.use_style()
         yield
     plt.close("all")
 

@@ -14,7 +14,8 @@ PHONE = 358  # pixels of text on a phone of 390
 
 @pytest.fixture(autouse=True)
 def _style():
-    with style.use_style():
+    with mpl.rc_context():
+        style.use_style()
         yield
     plt.close("all")
 

@@ -21,8 +21,8 @@ from sobolev_lib.regression.signal import BUKIN_TAIL, MINIMA, Signal, running_me
 _DARK = "#222222"
 
 
-def _field(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Cell centres and arrows (side, side, 2), arrows of length <= 1 in cells; slope sizes."""
+def _field(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Cell centres and arrows (side, side, 2), arrows of length <= 1 in cells."""
     low, high = np.array(f.domain).T
     centres = f.grid(side, centres=True)
     slopes = f.gradient(centres).numpy()
@@ -31,7 +31,7 @@ def _field(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], NDArray[Any],
     lengths = np.sqrt(sizes / np.quantile(sizes, 0.95)).clip(max=1)
     ahead = slopes / (high - low)
     ahead /= np.linalg.norm(ahead, axis=-1, keepdims=True).clip(min=1e-300)
-    return centres.numpy(), ahead * lengths, sizes[..., 0]
+    return centres.numpy(), ahead * lengths
 
 
 def _surface(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], ...]:
@@ -87,7 +87,7 @@ def draw_fields(side: int = 81, arrows: int = 13) -> Figure:
 
 
 def _arrows(ax: Axes, f: BenchmarkFunction, count: int) -> None:
-    centres, ahead, _ = _field(f, count)
+    centres, ahead = _field(f, count)
     widths = np.array([high - low for low, high in f.domain])
     step = ahead * widths * 0.9 / count
     ax.quiver(
