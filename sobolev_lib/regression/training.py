@@ -152,8 +152,8 @@ class Problem:
         return found
 
 
-def checkpoints(steps: int, per_decade: int = 8) -> list[int]:
-    """Steps at which the errors are measured: 0, then evenly in the logarithm from 10.
+def checkpoints(steps: int) -> list[int]:
+    """Steps at which the errors are measured: 0, then eight a decade from 10.
 
     The last step is included.  Runs of fewer than 1,000 steps are measured at their ends only: all
     those test points cost as much as some hundred steps.
@@ -161,7 +161,7 @@ def checkpoints(steps: int, per_decade: int = 8) -> list[int]:
     if steps < 1_000:
         return sorted({0, steps})
     decades = math.log10(max(steps, 10) / 10)
-    marks = {round(10 * 10 ** (k / per_decade)) for k in range(int(decades * per_decade) + 1)}
+    marks = {round(10 * 10 ** (k / 8)) for k in range(int(decades * 8) + 1)}
     return sorted({0, steps, *(m for m in marks if m < steps)})
 
 
