@@ -73,9 +73,11 @@ def test_a_beginning_is_played_where_nothing_was_recorded_and_replayed_where_it_
     assert not scenes.beginning("pong").recorded
 
 
-def test_a_clip_shows_the_frames_and_what_the_teacher_says(home):
+def test_a_clip_shows_the_frames_and_what_the_teacher_says(home, monkeypatch):
     start = scenes.beginning("pong")
-    clip = scenes.clip("pong", start, first=3, count=14)
+    monkeypatch.setattr(scenes, "FIRST", 3)
+    monkeypatch.setattr(scenes, "COUNT", 14)
+    clip = scenes.clip("pong", start)
     assert clip["names"] == list(GAMES["pong"].names)
     numpy.testing.assert_allclose(
         clip["probabilities"], numpy.exp(scenes.policy(start)[3:17]), atol=6e-4
