@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.ledger import Ledger, LedgerError, Record
@@ -291,6 +290,8 @@ def compared(found: Mapping[str, Interval]) -> Comparisons:
 
     Benjamini and Hochberg 1995; independent or positively dependent tests.
     """
+    from scipy import stats  # takes a second to import
+
     adjusted = stats.false_discovery_control([i.p for i in found.values()])
     decided = [name for name, i in found.items() if i.sign]
     lost = {name for name, p in zip(found, adjusted, strict=True) if p > 0.05}

@@ -317,12 +317,12 @@ class Training:
     def _metrics(self, i: int) -> dict[str, Any]:
         names = [name for name in self.curve if name != "steps"]
         series = {name: [values[i] for values in self.curve[name]] for name in names}
-        final = {name: _number(values[-1]) for name, values in series.items()}
+        final = {name: ledger.number_or_null(values[-1]) for name, values in series.items()}
         return {
             **final,
             "curve": {
                 "steps": self.curve["steps"],
-                **{k: [_number(v, 4) for v in s] for k, s in series.items()},
+                **{k: [ledger.number_or_null(v, 4) for v in s] for k, s in series.items()},
             },
         }
 
@@ -359,12 +359,6 @@ def _kernel(setting: Setting) -> Kernel:
     if (setting.kernel, setting.amplitude) == ("plain", 1.0):
         return kinks.logistic_
     return controls.Kernel(setting.kernel, setting.amplitude)
-
-
-def _number(value: float, digits: int | None = None) -> float | None:
-    if not math.isfinite(value):
-        return None  # a run that diverged
-    return value if digits is None else float(f"{value:.{digits}g}")
 
 
 def ordered(chosen: Iterable[Setting]) -> list[Setting]:
