@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-__all__ = ["KERNELS", "LeakyReLU", "ReLU", "kernel", "leaky_relu", "relu", "replace"]
+__all__ = ["KERNELS", "LeakyReLU", "ReLU", "kernel", "relu", "replace"]
 
 
 def _logistic(u: Tensor) -> Tensor:
@@ -250,33 +250,16 @@ def relu(z: Tensor, bandwidth: float | Tensor = 0.1, kernel: str = "logistic") -
     Tensor
         ``torch.relu(z)``, bit for bit, and so is its first derivative.
     """
-    return _function(z, bandwidth, None, kernel)
-
-
-def leaky_relu(
-    z: Tensor,
-    negative_slope: float = 0.01,
-    bandwidth: float | Tensor = 0.1,
-    kernel: str = "logistic",
-) -> Tensor:
-    """Leaky ReLU of z with a kernel for the derivative of its step; see `relu`.
-
-    The step has the height ``1 - negative_slope``, and so has the integral of the kernel.
-    """
-    _check_slope(negative_slope)
-    return _function(z, bandwidth, float(negative_slope), kernel)
-
-
-def _function(z: Tensor, h: float | Tensor, slope: float | None, name: str) -> Tensor:
     if not isinstance(z, Tensor):
         raise TypeError(f"z must be a tensor, got {type(z).__name__}")
-    _check_kernel(name)
-    if isinstance(h, Tensor):
-        if h.ndim:
-            raise ValueError(f"bandwidth must have no dimensions, got shape {tuple(h.shape)}")
+    _check_kernel(kernel)
+    if isinstance(bandwidth, Tensor):
+        if bandwidth.ndim:
+            shape = tuple(bandwidth.shape)
+            raise ValueError(f"bandwidth must have no dimensions, got shape {shape}")
     else:
-        _check_bandwidth(h)
-    return _apply(z, h, slope, name)
+        _check_bandwidth(bandwidth)
+    return _apply(z, bandwidth, None, kernel)
 
 
 def _check_slope(slope: float) -> None:

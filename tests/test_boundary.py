@@ -126,10 +126,10 @@ def test_without_records_the_page_says_what_makes_them(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [None, {}, WRONG])
-def test_the_figure_draws_what_there_is(tmp_path, kept):
-    book = Ledger("regression", tmp_path)
-    book.append(runs(0.4, kept).records if kept is not None else [])
-    fig = figures.kernel_controls(book=book)
+def test_the_figure_draws_what_there_is(tmp_path, monkeypatch, kept):
+    monkeypatch.setenv("SOBOLEV_DATA", str(tmp_path))
+    Ledger("regression").append(runs(0.4, kept).records if kept is not None else [])
+    fig = figures.kernel_controls()
     fig.canvas.draw()
     left, right = fig.axes
     rows = [label.get_text() for label in left.get_yticklabels()]

@@ -16,10 +16,11 @@ from PIL import Image
 
 pytest.importorskip("ale_py", reason="the Atari emulator is an optional extra")
 
+from matplotlib import pyplot as plt
+
 from sobolev_lib.distillation import data, figures, scenes, students, weights
 from sobolev_lib.distillation.games import GAMES
 from sobolev_lib.distillation.networks import Teacher
-from sobolev_lib.figures.style import close
 from sobolev_lib.widgets.player import Player
 
 NODE = shutil.which("node")
@@ -72,9 +73,11 @@ def test_a_beginning_is_played_where_nothing_was_recorded_and_replayed_where_it_
     assert not scenes.beginning("pong").recorded
 
 
-def test_a_clip_shows_the_frames_and_what_the_teacher_says(home):
+def test_a_clip_shows_the_frames_and_what_the_teacher_says(home, monkeypatch):
     start = scenes.beginning("pong")
-    clip = scenes.clip("pong", start, first=3, count=14)
+    monkeypatch.setattr(scenes, "FIRST", 3)
+    monkeypatch.setattr(scenes, "COUNT", 14)
+    clip = scenes.clip("pong", start)
     assert clip["names"] == list(GAMES["pong"].names)
     numpy.testing.assert_allclose(
         clip["probabilities"], numpy.exp(scenes.policy(start)[3:17]), atol=6e-4
@@ -94,7 +97,7 @@ def test_a_page_trains_a_student_in_seconds(home):
     settings = students.Settings("pong", method="values", **scenes.SMALL | {"updates": 4})
     training = scenes.teach(scenes.small_sets(scenes.beginning("pong")), settings)
     assert training.update == 4
-    close(figures.live({"values": training.curve}))
+    plt.close(figures.live({"values": training.curve}))
 
 
 def test_maps_are_drawn_from_the_largest_gradient_down():
@@ -107,7 +110,7 @@ def test_maps_are_drawn_from_the_largest_gradient_down():
         numpy.zeros((2, 84, 84), numpy.uint8), {"Teacher": numpy.stack([gradient] * 2)}
     )
     assert [ax.get_title() for ax in fig.axes[:2]] == ["What is seen", "Teacher"]
-    close(fig)
+    plt.close(fig)
 
 
 def test_a_player_without_clips_or_with_half_a_clip_is_refused():

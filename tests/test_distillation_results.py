@@ -9,9 +9,10 @@ import pytest
 
 pytest.importorskip("ale_py", reason="the Atari emulator is an optional extra")
 
+from matplotlib import pyplot as plt
+
 from sobolev_lib.distillation import arms, claims, controls, data, figures, pages, results
 from sobolev_lib.distillation.students import Settings
-from sobolev_lib.figures.style import close
 from sobolev_lib.records.claims import HOLDS, NOT_HERE, OPEN
 from sobolev_lib.records.ledger import Record
 
@@ -137,7 +138,7 @@ def test_of_one_seed_there_is_a_number_and_no_interval():
     assert table["less by"] == "\u2014"
     assert "no two seeds in common" in pages.gains([cell])
     assert claims.findings(made)["fig4-closer"] is None
-    close(figures.fig4([cell], "kl"))
+    plt.close(figures.fig4([cell], "kl"))
 
 
 def test_half_of_a_comparison_is_shown_as_it_is():
@@ -147,7 +148,7 @@ def test_half_of_a_comparison_is_shown_as_it_is():
     row = pages.fig4([cell], "kl").rows["Pong, 1 %"]
     assert (row["seeds"], row["Sobolev"]) == (0, "\u2014")
     assert results.cost(values, "pong") is None
-    close(figures.fig4([cell], "action_error"))
+    plt.close(figures.fig4([cell], "action_error"))
 
 
 def test_what_is_closer_everywhere_holds():
@@ -185,7 +186,7 @@ def test_what_is_closer_everywhere_holds():
     assert "0.50 (means over seeds), against 0.50" in pages.looking(cells)
     assert pages.looking([]) == pages.NOTHING
     for fig in (figures.fig4(cells, "kl"), figures.agreement(cells)):
-        close(fig)
+        plt.close(fig)
 
 
 def test_how_far_derivatives_help_is_said_for_each_game():
@@ -262,7 +263,7 @@ def test_controls_are_drawn_once_there_are_some():
         "Sobolev, α × 10", "Sobolev, α × 0.1", "Sobolev, another state's gradients",
         "Sobolev", "Values only",
     ]  # fmt: skip
-    close(fig)
+    plt.close(fig)
 
 
 def test_without_controls_nothing_is_answered():
@@ -397,7 +398,7 @@ def test_teachers_and_experts_are_shown_by_their_last_milestone():
     fig = figures.learning([*made, went_on])
     longest = max(fig.axes[1].lines, key=lambda line: len(line.get_xdata()))
     numpy.testing.assert_allclose(longest.get_xdata(), numpy.array([1, 9, 10, 39]) / 1e6)
-    close(fig)
+    plt.close(fig)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from matplotlib import pyplot as plt
 
-from sobolev_lib.figures import graphs, projections, style
+from sobolev_lib.figures import graphs, projections
 from sobolev_lib.loss import unit_vectors
 
 F64 = torch.float64
@@ -95,4 +96,4 @@ def test_figures_can_be_drawn() -> None:
     for fig in drawn:
         fig.canvas.draw()
         assert fig.axes
-        style.close(fig)
+        plt.close(fig)

@@ -9,9 +9,11 @@ import zlib
 from io import BytesIO
 from xml.etree import ElementTree
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from book_files import ROOT
+from matplotlib import pyplot as plt
 from matplotlib.text import Text
 
 from sobolev_lib.figures import ends, marks, style, widths
@@ -24,7 +26,8 @@ NAMES = ["Sobolev, autograd, loop, several optimisers", "Sobolev, stack", "Value
 
 @pytest.fixture(autouse=True)
 def book_style():
-    with style.use_style():
+    with mpl.rc_context():
+        style.use_style()
         yield
 
 
@@ -113,7 +116,7 @@ def test_a_narrow_figure_holds_all_its_text_and_is_put_back(make):
     after = picture(fig)
     assert after.shape == before.shape
     assert np.abs(after - before).mean() < 1  # a layout is found again up to fractions of a pixel
-    style.close(fig)
+    plt.close(fig)
 
 
 def test_panels_stand_below_one_another_with_the_names_that_they_shared():
@@ -128,7 +131,7 @@ def test_panels_stand_below_one_another_with_the_names_that_they_shared():
         assert [ax.get_xlabel() for ax in fig.axes] == ["", "", "step"]
         assert all("\n" in ax.get_title(loc="left") for ax in fig.axes)
     assert [ax.get_ylabel() for ax in fig.axes] == ["error", "", ""]
-    style.close(fig)
+    plt.close(fig)
 
 
 def test_many_panels_stand_two_in_a_row():
@@ -136,7 +139,7 @@ def test_many_panels_stand_two_in_a_row():
     with widths.narrow(fig):
         fig.draw_without_rendering()
         assert len({round(ax.get_window_extent().x0) for ax in fig.axes[:-1]}) == 2
-    style.close(fig)
+    plt.close(fig)
 
 
 def test_names_in_a_key_stay_apart_and_beside_their_marks():
@@ -151,7 +154,7 @@ def test_names_in_a_key_stay_apart_and_beside_their_marks():
         names = np.repeat([(box.y0 + box.y1) / 2 for box in boxes[:-1]], 2)
         assert spots == pytest.approx(names, abs=2)
         assert "95\N{NO-BREAK SPACE}%" in last.texts[-1].get_text()
-    style.close(fig)
+    plt.close(fig)
 
 
 def test_a_figure_may_say_in_which_rows():
@@ -161,7 +164,7 @@ def test_a_figure_may_say_in_which_rows():
     with widths.narrow(fig):
         fig.draw_without_rendering()
         assert len({round(ax.get_window_extent().y0) for ax in fig.axes[:-1]}) == 3
-    style.close(fig)
+    plt.close(fig)
 
 
 def test_one_svg_holds_both_drawings():
@@ -174,7 +177,7 @@ def test_one_svg_holds_both_drawings():
     assert float(points) == widths.smallest_text(fig) == 9
     wide = float(re.search(r'width="([\d.]+)pt"', svg)[1])
     assert float(re.search(r'width="([\d.]+)pt"', narrow)[1]) <= 72 * 3.75 < wide
-    style.close(fig)
+    plt.close(fig)
 
 
 @pytest.mark.parametrize("colour", sorted({*style.TEXT_COLOURS.values(), "#000000", "#444444"}))
@@ -197,6 +200,10 @@ def test_white_is_the_dark_page_and_ink_is_light():
     assert pictures.on_dark("#ffffff") == pictures.DARK
     assert pictures.contrast(pictures.on_dark("#d9d9d9"), pictures.DARK) < 2  # the grid stays faint
     assert pictures.contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert pictures.contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert pictures.contrast("#ffffff", "#ffffff") == pytest.approx(1)
+    grey = pictures.contrast("#767676", "#ffffff")  # the textbook's AA grey
+    assert grey == pytest.approx(4.54, abs=0.005)
 
 
 def test_both_schemes_are_in_one_file():
@@ -216,4 +223,4 @@ def test_the_wide_drawing_is_the_one_that_matplotlib_saves():
     options = {"bbox_inches": "tight", "pad_inches": 0.03, "metadata": {"Date": None}}
     fig.savefig(buffer, format="svg", **options)
     assert wide == buffer.getvalue().decode()
-    style.close(fig)
+    plt.close(fig)

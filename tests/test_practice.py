@@ -161,28 +161,20 @@ def test_forces_are_minus_the_gradient_of_the_energy():
     assert energy.shape == (2,) and energy.std() > 0
 
 
-@needs_ase
-def test_another_calculator_may_be_given():
-    from ase.calculators.lj import LennardJones
-
-    x = cluster.frames(1, source(), size=0.0)
-    energy, _ = cluster.label(x, LennardJones(sigma=cluster.BOND, epsilon=2.0, rc=1e3))
-    assert abs(energy.item()) < 0.05  # at the distance sigma the potential is 0
-
-
-def test_distances_do_not_see_shifts_and_turns():
+def test_distances_do_not_see_shifts_and_turns(monkeypatch):
     x = cluster.frames(5, source())
     q, _ = torch.linalg.qr(normal(3, 3))
     moved = (x.view(-1, 4, 3) @ q + 7).flatten(1)
     close(cluster.distances(moved), cluster.distances(x), 1e-10)
-    close(cluster.distances(cluster.frames(1, source(), 0.0)), torch.full((1, 6), 2.4, dtype=F64))
+    monkeypatch.setattr(cluster, "SPREAD", 0.0)
+    close(cluster.distances(cluster.frames(1, source())), torch.full((1, 6), 2.4, dtype=F64))
 
 
 def test_many_networks_in_one_model_have_their_own_losses():
     x, y, dy = (normal(8, 12, seed=1), normal(8, 1, seed=2), normal(8, 1, 12, seed=3))
     dy[3, 0, 4] = torch.nan
     mean, std = torch.full((6,), 2.0, dtype=F64), torch.full((6,), 0.3, dtype=F64)
-    model = cluster.Energies(2, mean, std, (5,), "tanh", source())
+    model = cluster.Energies(2, mean, std, source())
     loss = SobolevLoss(weights=(1.0, 0.7))
     total, _ = loss(model, x, y, dy)
     each = []

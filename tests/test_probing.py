@@ -85,18 +85,21 @@ def test_probes_do_not_change_the_training():
         assert torch.equal(a, b)
 
 
-def test_probes_are_entered_once(tmp_path):
+def test_probes_are_entered_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(probing, "TIMES", 2)
+    monkeypatch.setattr(probing, "BATCH", 16)
     book = ledger.Ledger(probing.EXPERIMENT, tmp_path)
     chosen = training.settings("digits", ["critic", "local_ce"], epochs=1)
     for expected in (2, 0):
-        assert probing.sweep(chosen, [3], book, times=2, batch=16, quiet=True) == expected
+        assert probing.sweep(chosen, [3], book, quiet=True) == expected
     critic, local = sorted(book.read(), key=lambda r: r.config["module"])
     assert critic.metrics["steps"] == [0, 9, 18] and critic.config["probed"] == 16
     assert all(pull == pytest.approx([1.0] * 3) for pull in local.metrics["pull"])
     again = probing.probes(training.Training(chosen[0], 3), times=2, batch=16)
     assert critic.metrics["above"] == [p.above for _, p in again]
     assert critic.metrics["loss"] == [p.loss for _, p in again]
-    assert probing.sweep(chosen[:1], [3], book, times=2, batch=8, quiet=True) == 1
+    monkeypatch.setattr(probing, "BATCH", 8)
+    assert probing.sweep(chosen[:1], [3], book, quiet=True) == 1
 
 
 def test_cost_of_a_run():

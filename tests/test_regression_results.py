@@ -31,6 +31,13 @@ def copy(tmp_path, monkeypatch):
     return Ledger("regression")
 
 
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """An empty ledger in the place of the book's."""
+    monkeypatch.setenv("SOBOLEV_DATA", str(tmp_path))
+    return Ledger("regression")
+
+
 @pytest.mark.parametrize("scale", ["small", "paper"])
 def test_a_changed_run_in_the_books_ledger_moves_no_page(copy, scale):
     before = load().gains(20), claims.table()
@@ -147,7 +154,7 @@ def test_a_price_takes_steps_away(tmp_path):
     assert found.gain_at_price("ackley", 100, 1.0) is None
     with pytest.raises(ValueError, match=r"price is 0\.5"):
         found.gain_at_price("booth", 100, 0.5)
-    steps, gains = found.gain_curve("booth", 100, "paper")
+    steps, gains = found.gain_curve("booth", 100)
     assert [g.centre for g in gains] == pytest.approx([0.5 * math.log10(s) for s in steps])
 
 
@@ -159,25 +166,24 @@ def test_comparisons_are_counted_with_those_that_their_number_undoes():
 
 
 @pytest.mark.parametrize("made", [[], records({20: [0.5] * 7, 100: [-0.5] * 7})])
-def test_every_figure_draws_what_there_is(tmp_path, made):
-    book = Ledger("regression", tmp_path)
-    book.append(made)
+def test_every_figure_draws_what_there_is(own, made):
+    own.append(made)
     for fig in (
-        figures.error_against_data(book=book),
-        figures.gains({"one": (VALUES, SOBOLEV)}, 20, book),
-        figures.stopping(book=book),
-        figures.learning_curves(20, book=book),
-        figures.arms(20, book=book),
-        figures.knobs(book=book),
-        figures.gain_over_steps(book=book),
-        figures.equal_time(20, {"free": 1.0, "dear": 3.0}, book=book),
+        figures.error_against_data(),
+        figures.gains({"one": (VALUES, SOBOLEV)}, 20),
+        figures.stopping(),
+        figures.learning_curves(20),
+        figures.arms(20),
+        figures.knobs(),
+        figures.gain_over_steps(),
+        figures.equal_time(20, {"free": 1.0, "dear": 3.0}),
     ):
         fig.canvas.draw()
         shown = [ax for ax in fig.axes if ax.lines]
         assert shown, "at least a key, a label or a line at 0"
         plt.close(fig)
     with pytest.raises(ValueError, match="prices has 5 entries; at most 4"):
-        figures.equal_time(20, dict.fromkeys("abcde", 1.0), book=book)
+        figures.equal_time(20, dict.fromkeys("abcde", 1.0))
     plt.close("all")
 
 
@@ -195,11 +201,10 @@ def test_an_effect_is_the_median_over_functions(tmp_path):
             assert method in methods_of(arm), "a row that could never have records"
 
 
-def test_the_gain_that_is_drawn_is_the_one_that_is_said(tmp_path):
-    book = Ledger("regression", tmp_path)
-    book.append(records({20: [0.5] * 7}))
-    fig = figures.gains({"one": (VALUES, SOBOLEV)}, 20, book)
-    said = load(book).gains(20)
+def test_the_gain_that_is_drawn_is_the_one_that_is_said(own):
+    own.append(records({20: [0.5] * 7}))
+    fig = figures.gains({"one": (VALUES, SOBOLEV)}, 20)
+    said = load().gains(20)
     drawn = {tuple(line.get_xdata()) for line in fig.axes[0].lines}
     assert {(said[name].low, said[name].high) for name in FUNCTIONS} <= drawn
     plt.close(fig)

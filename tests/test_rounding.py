@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 
-from sobolev_lib.figures.style import close
 from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.regression import arms, figures, rounding
 from sobolev_lib.regression import training as regression
@@ -73,7 +73,7 @@ def test_runs_that_differ_are_told_apart_row_by_row(made):
     np.testing.assert_allclose(sorted(twins.seeds_apart("SiLU, Sobolev")), sorted(expected))
     before, after = twins.gains("booth")
     assert before.centre - after.centre == pytest.approx(1)
-    close(figures.twins(twins))
+    plt.close(figures.twins(twins))
 
 
 def test_a_verdict_that_changes_is_named(made):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from sobolev_lib.records.ledger import Record
-from sobolev_lib.records.summary import difference, error, gain, interval, log_errors, number
+from sobolev_lib.records.summary import difference, interval, log_errors, number
 
 
 def records(errors):
@@ -62,14 +62,16 @@ def test_equal_values_have_no_width():
         assert (found.centre, found.low, found.high, found.p) == (value, value, value, p)
 
 
-def test_error_is_in_decades_and_leaves_out_diverged_runs():
-    found = error(records({0: 10.0, 1: 1000.0, 2: None}))
+def test_errors_are_in_decades_and_leave_out_diverged_runs():
+    logs = log_errors(records({0: 10.0, 1: 1000.0, 2: None}))
+    assert logs == {0: 1.0, 1: 3.0}
+    found = interval(list(logs.values()))
     assert (found.centre, found.count) == (2.0, 2)
     assert found.map(lambda v: 10**v).centre == 100
 
 
-def test_gain_is_paired_by_seed():
-    found = gain(records({0: 100.0, 1: 1e4, 2: 5.0}), records({0: 10.0, 1: 1e3, 7: 3.0}))
+def test_difference_is_paired_by_seed():
+    found = difference({0: 2.0, 1: 4.0, 2: 0.7}, {0: 1.0, 1: 3.0, 7: 0.5})
     assert (found.centre, found.low, found.high, found.count) == (1.0, 1.0, 1.0, 2)
     assert found.sign == 1
     assert interval([-1.0, 1.0, -1.0, 1.0]).sign == 0

@@ -31,7 +31,8 @@ ARM = "cifar10_reduced"
 
 @pytest.fixture(autouse=True)
 def _style():
-    with style.use_style():
+    with mpl.rc_context():
+        style.use_style()
         yield
     plt.close("all")
 
@@ -251,45 +252,47 @@ def test_speeds_are_relative_to_backpropagation_of_the_same_run():
 def test_slower_rows_are_those_below_what_operations_predict():
     records = [
         speed("backprop", 100.0, 2e9), speed("critic", 95.0, 2e9), speed("sobolev", 40.0, 4e9),
+        speed("vfbn", 89.0, 2e9),
     ]  # fmt: skip
-    assert throughput.slower("cifar10", records=records) == "Sobolev 0.80"
-    assert throughput.slower("cifar10", 0.96, records) == "Critic 0.95, Sobolev 0.80"
-    assert throughput.slower("cifar10", 0.5, records) == "none"
-    assert throughput.slower("digits", records=records) == NOT_RUN
+    assert throughput.slower("cifar10", records) == "VFBN 0.89, Sobolev 0.80"
+    assert throughput.slower("cifar10", records[:2]) == "none"
+    assert throughput.slower("digits", records) == NOT_RUN
 
 
-def test_probed_draws_the_chosen_split():
+def test_probed_draws_the_first_split():
     setting = training.settings("digits", ["critic"], epochs=1)[0]
     found = {"critic": probing.probes(training.Training(setting, 0), times=1, batch=16)}
-    fig = instruments.probed(found, split=2)
+    fig = instruments.probed(found)
     panel = next(ax for ax in fig.axes if ax.get_title(loc="left") == "Module's own accuracy")
-    expected = [p.right[2] for _, p in found["critic"]]
+    expected = [p.right[0] for _, p in found["critic"]]
     assert list(labelled(panel, "Critic").get_ydata()) == expected
 
 
-def test_pulls_draw_the_records_of_a_row(tmp_path):
+def test_pulls_draw_the_records_of_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(probing, "TIMES", 2)
+    monkeypatch.setattr(probing, "BATCH", 16)
     book = ledger.Ledger(probing.EXPERIMENT, tmp_path)
     chosen = training.settings("digits", ["critic", "local_ce"], epochs=1)
-    probing.sweep(chosen, [0, 1], book, times=2, batch=16, quiet=True)
+    probing.sweep(chosen, [0, 1], book, quiet=True)
     records = book.read()
     assert len(probing.probed_runs("digits", "critic", records)) == 2
-    panels = instruments.pulls(["digits", ARM], records=records).axes
+    panels = instruments.pulls(["digits", ARM], records).axes
     runs = [r for r in records if r.config["module"] == "critic"]
     for ax, name in zip(panels, ("above", "pull"), strict=True):
         expected = np.mean([[p[1] for p in r.metrics[name]] for r in runs], axis=0)
         second = labelled(ax, "split 2")
         assert second.get_ydata() == pytest.approx(expected)
         assert second.get_xdata() == pytest.approx([0, 0.5, 1])
-    pull = instruments.pulls(["digits"], "local_ce", records).axes[1]
-    assert labelled(pull, "split 1").get_ydata() == pytest.approx([1.0] * 3)
     words = "python -m sobolev_lib probes --arm cifar10_reduced --rows critic"
-    assert texts(instruments.pulls([ARM], records=records))[1] == words
+    assert texts(instruments.pulls([ARM], records))[1] == words
 
 
-def test_fidelity_is_drawn_from_its_records(tmp_path):
+def test_fidelity_is_drawn_from_its_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(fidelity, "STEPS", (3, 20, 36))
+    monkeypatch.setattr(fidelity, "COUNT", 200)
     book = ledger.Ledger(fidelity.EXPERIMENT, tmp_path)
     chosen = training.settings("digits", ["critic"], epochs=2)
-    assert fidelity.sweep(chosen, [0, 1], book, (3, 20, 36), 200, quiet=True) == 2
+    assert fidelity.sweep(chosen, [0, 1], book, quiet=True) == 2
     records = book.read()
     fig = instruments.fidelity_over_training(records)
     for ax, name in zip(fig.axes, instruments.MEASURES, strict=True):

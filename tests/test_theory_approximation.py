@@ -386,18 +386,14 @@ def test_a_function_that_is_none_is_refused():
         relu_network(np.sin, 3, (0, 1), 0.1)
 
 
-@pytest.mark.parametrize("negative_slope", [0.0, 0.1])
-def test_sigmoid_on_the_whole_line(negative_slope):
-    net = line_network(
-        logistic, logistic_slope, (-8, 8), 0.01, limits=(0, 1), lipschitz=0.1,
-        negative_slope=negative_slope,
-    )  # fmt: skip
+def test_sigmoid_on_the_whole_line():
+    net = line_network(logistic, logistic_slope, (-8, 8), 0.01, limits=(0, 1), lipschitz=0.1)
     assert_holds(net, logistic, logistic_slope, -300.0, 300.0, 0.01)
     # the network is made with eps / 2, what it says about all others is said for eps
     assert net.certificate.least_pieces == fewest_pieces(logistic_slope, (-8, 8), 0.01)
     x = torch.tensor([-1e6, -9.0, 9.0, 1e6], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(net(x).sum(), x)
-    assert slope.abs().max() <= (0 if negative_slope == 0 else 1e-12)  # constant outside
+    assert slope.abs().max() == 0  # constant outside
     with pytest.raises(ValueError, match="too short"):
         line_network(logistic, logistic_slope, (-8, 3), 0.01, limits=(0, 1))
 
@@ -405,9 +401,9 @@ def test_sigmoid_on_the_whole_line(negative_slope):
 @quick
 @given(
     steep=st.floats(0.2, 3), centre=st.floats(-5, 5), height=st.floats(-3, 3),
-    share=st.floats(0.02, 0.3), negative_slope=st.sampled_from([0.0, 0.1, -0.5]),
+    share=st.floats(0.02, 0.3),
 )  # fmt: skip
-def test_sigmoids_on_the_whole_line(steep, centre, height, share, negative_slope):
+def test_sigmoids_on_the_whole_line(steep, centre, height, share):
     def f(x):
         return height * logistic(steep * (x - centre))
 
@@ -418,7 +414,7 @@ def test_sigmoids_on_the_whole_line(steep, centre, height, share, negative_slope
     reach = 1 + max(0.0, math.log(4 * (1 + abs(height)) * (1 + steep) / eps)) / steep
     net = line_network(
         f, df, (centre - reach, centre + reach), eps, limits=(0, height),
-        lipschitz=abs(height) * steep**2 / 10, negative_slope=negative_slope,
+        lipschitz=abs(height) * steep**2 / 10,
     )  # fmt: skip
     assert_holds(net, f, df, centre - 100, centre + 100, eps)
 
@@ -426,21 +422,20 @@ def test_sigmoids_on_the_whole_line(steep, centre, height, share, negative_slope
 @quick
 @given(
     values=st.lists(st.floats(-5, 5), min_size=2, max_size=20),
-    negative_slope=st.sampled_from([0.0, 0.2, -1.0]),
     seed=st.integers(0, 99),
 )
-def test_any_broken_line_is_a_network(values, negative_slope, seed):
+def test_any_broken_line_is_a_network(values, seed):
     knots = np.cumsum(0.1 + np.random.default_rng(seed).random(len(values)))
-    net = broken_line(knots, values, negative_slope=negative_slope)
+    net = broken_line(knots, values)
     x = np.linspace(knots[0], knots[-1], 999)
     assert np.abs(net(torch.from_numpy(x)).numpy() - np.interp(x, knots, values)).max() < 1e-11
     assert net.hidden.out_features == len(values) - 1
 
 
-@pytest.mark.parametrize("knots", [[0, 0, 1], [0, 1, math.nan], [1], [0, 1], [1e8, 1e8 + 1, 2e8]])
+@pytest.mark.parametrize("knots", [[0, 0, 1], [0, 1, math.nan], [1], [0, 1]])
 def test_bad_knots_are_refused(knots):
     with pytest.raises(ValueError, match="knots"):
-        broken_line(knots, [0.0, 1.0, 2.0], dtype=torch.float32)
+        broken_line(knots, [0.0, 1.0, 2.0])
 
 
 SQUARE = [(-math.pi, math.pi)] * 2
@@ -472,11 +467,10 @@ def bumps_slope(x):
         st.tuples(st.floats(-3, 3), st.floats(-3, 3)).filter(lambda w: math.hypot(*w) > 0.1),
         min_size=1, max_size=4,
     ),
-    negative_slope=st.sampled_from([0.0, 0.05]),
 )  # fmt: skip
-def test_sums_of_ridges_keep_their_budget(directions, negative_slope):
+def test_sums_of_ridges_keep_their_budget(directions):
     parts = [Ridge(w, np.sin, np.cos) for w in directions]
-    net = ridges.ridge_network(parts, [(-1, 1), (0, 2)], 0.3, negative_slope=negative_slope)
+    net = ridges.ridge_network(parts, [(-1, 1), (0, 2)], 0.3)
     w = torch.tensor(directions, dtype=torch.float64)
 
     def f(x):

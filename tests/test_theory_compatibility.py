@@ -360,8 +360,6 @@ def test_paths_are_checked():
     with pytest.raises(ValueError, match="g gives shape"):
         path_bound(nothing, lambda x: x[:, 0], [[0.0, 1.0], [1.0, 1.0]])
     side = [[0.0, 1.0], [1.0, 1.0]]
-    with pytest.raises(ValueError, match="order is 0"):
-        path_bound(nothing, rotation, side, order=0)
     with pytest.raises(ValueError, match=r"balls is .* a pair, of f and of g"):
         path_bound(nothing, rotation, side, balls=(lambda x, y: x,))
     with pytest.raises(ValueError, match="n is 1"):

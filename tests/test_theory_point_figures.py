@@ -14,7 +14,8 @@ PHONE = 358  # pixels of text on a phone of 390
 
 @pytest.fixture(autouse=True)
 def _style():
-    with style.use_style():
+    with mpl.rc_context():
+        style.use_style()
         yield
     plt.close("all")
 
@@ -56,7 +57,7 @@ def test_interpolants_pass_through_the_points():
 
 
 def test_the_difference_of_the_gates_is_the_plane_near_the_point():
-    top, low = figures.draw_gate(value=-1.0, slope=2.0, reach=1.0).axes
+    top, low = figures.draw_gate(value=-1.0, slope=2.0).axes
     x, first = line(top, 0)
     _, second = line(top, 1)
     _, difference = line(low, 1)

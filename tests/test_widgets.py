@@ -104,33 +104,34 @@ def test_whole_figure_fits_its_budget():
         for s in range(10)
     ]
     widget = SurfaceExplorer.from_grids(
-        dict.fromkeys(FUNCTIONS, grid), dict.fromkeys(keys, grid), dict.fromkeys(keys, 1.0)
+        dict.fromkeys(FUNCTIONS, grid), dict.fromkeys(keys, grid), dict.fromkeys(keys, (1.0, 1.0))
     )
     assert len(base64.b64encode(widget.data)) < 2_000_000
 
 
 GRID = (np.zeros((5, 5)), np.ones((3, 3, 2)))
 KEY = ("booth", 20, "values", 0)
+ERRORS = (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
     ("truth", "grids", "errors", "words"),
     [
         ({}, {}, {}, "at least one entry"),
-        ({"booth": (np.zeros((5, 4)), GRID[1])}, {KEY: GRID}, {KEY: 1.0}, r"shape \(5, 4\)"),
-        ({"booth": (GRID[0], np.ones((3, 3)))}, {KEY: GRID}, {KEY: 1.0}, r"shape \(3, 3\)"),
-        ({"booth": GRID}, {KEY: (np.zeros((4, 4)), GRID[1])}, {KEY: 1.0}, r"\(4, 4\).*\(5, 5\)"),
-        ({"booth": GRID}, {KEY: (GRID[0] + np.nan, GRID[1])}, {KEY: 1.0}, "not finite"),
-        ({"booth": GRID}, {KEY: (GRID[0] + 1e60, GRID[1])}, {KEY: 1.0}, "too large"),
+        ({"booth": (np.zeros((5, 4)), GRID[1])}, {KEY: GRID}, {KEY: ERRORS}, r"shape \(5, 4\)"),
+        ({"booth": (GRID[0], np.ones((3, 3)))}, {KEY: GRID}, {KEY: ERRORS}, r"shape \(3, 3\)"),
+        ({"booth": GRID}, {KEY: (np.zeros((4, 4)), GRID[1])}, {KEY: ERRORS}, r"\(4, 4\).*\(5, 5\)"),
+        ({"booth": GRID}, {KEY: (GRID[0] + np.nan, GRID[1])}, {KEY: ERRORS}, "not finite"),
+        ({"booth": GRID}, {KEY: (GRID[0] + 1e60, GRID[1])}, {KEY: ERRORS}, "too large"),
         ({"booth": GRID}, {KEY: GRID}, {}, "errors has no entry"),
-        ({"booth": GRID}, {KEY: GRID}, {KEY: np.inf}, "finite number"),
+        ({"booth": GRID}, {KEY: GRID}, {KEY: (1.0, np.inf)}, "finite number"),
         ({"booth": GRID}, {KEY: GRID}, {KEY: (1.0, 2.0, 3.0)}, "pair"),
         ({"booth": GRID}, {("beale", *KEY[1:]): GRID}, {}, "function 'beale'"),
         ({"booth": GRID}, {("booth", 20, "value", 0): GRID}, {}, "method is 'value'"),
         (
             {"mine": GRID},
             {("mine", *KEY[1:]): GRID},
-            {("mine", *KEY[1:]): 1.0},
+            {("mine", *KEY[1:]): ERRORS},
             "function is 'mine'",
         ),
     ],
@@ -142,7 +143,7 @@ def test_explorer_refuses_what_it_cannot_show(truth, grids, errors, words):
 
 def test_explorer_refuses_a_first_choice_it_does_not_have():
     with pytest.raises(ValueError, match="seed is 3"):
-        SurfaceExplorer.from_grids({"booth": GRID}, {KEY: GRID}, {KEY: 1.0}, seed=3)
+        SurfaceExplorer.from_grids({"booth": GRID}, {KEY: GRID}, {KEY: ERRORS}, seed=3)
 
 
 @needs_node

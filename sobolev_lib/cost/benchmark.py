@@ -39,9 +39,7 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 """Clocks: "cpu" counts what the calling thread computes, whatever else runs; one thread only."""
 
 
-def measure(
-    ways: dict[str, Way], seconds: float, least: int = 5, clock: str = "wall"
-) -> dict[str, Timing]:
+def measure(ways: dict[str, Way], seconds: float, clock: str = "wall") -> dict[str, Timing]:
     """Time the ways in turn, again and again, so that whatever else the machine does meets all.
 
     Parameters
@@ -49,9 +47,7 @@ def measure(
     ways : dict
         What to compare, by name.
     seconds : float
-        About how long to measure, after two rounds to warm up.
-    least : int
-        Smallest number of rounds.
+        About how long to measure, after two rounds to warm up; five rounds at least.
     clock : str
         A key of :data:`CLOCKS`.
 
@@ -71,7 +67,7 @@ def measure(
             chosen.step()
     found = {name: Timing([], []) for name in ways}
     end, rounds = time.perf_counter() + seconds, 0
-    while rounds < least or time.perf_counter() < end:
+    while rounds < 5 or time.perf_counter() < end:
         for name, chosen in ways.items():
             first, second = _one(chosen, CLOCKS[clock])
             found[name].gradient.append(first)
@@ -155,12 +151,12 @@ def _config(size: Size, name: str, threads: int, device: str, clock: str) -> dic
 
 def compare(
     size: Size, names: Sequence[str], threads: int, seconds: float, device: str = "cpu",
-    clock: str = "wall", tick: Tick | None = None, least: int = 5,
+    clock: str = "wall", tick: Tick | None = None,
 ) -> list[Result]:  # fmt: skip
     """Measure the ways of one size: medians with smallest and largest, counts, memory."""
     torch.set_num_threads(threads)
     ways = {name: way(name, size, device) for name in names}
-    times = measure(ways, seconds, least, clock)
+    times = measure(ways, seconds, clock)
     both = {part: ratios(times, part) for part in ("step", "gradient")}
     entries = []
     for name, timing in times.items():

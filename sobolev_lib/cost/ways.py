@@ -257,7 +257,7 @@ class _Products(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         name = func.overloadpacket.__name__
         if name in ("mm", "bmm", "addmm", "baddbmm", "baddbmm_", "addmm_"):
-            a, b = args[-2:] if name.endswith("mm") and name in ("mm", "bmm") else args[1:3]
+            a, b = args[-2:] if name in ("mm", "bmm") else args[1:3]
             self.shapes.append((a.shape[0] if a.ndim == 3 else 1, *a.shape[-2:], b.shape[-1]))
         return func(*args, **(kwargs or {}))
 

@@ -69,12 +69,12 @@ class Control:
     runs: Runs
 
 
-def of_game(records: Sequence[Record], game: str, fraction: float, **given: int) -> list[Control]:
+def of_game(records: Sequence[Record], game: str, fraction: float) -> list[Control]:
     """The paper's two methods and the controls that have two seeds at least, in a game."""
     pilots = results.chosen(records, game)
     found = []
     for name in ("paper", *LABELS):
-        for settings, mine in results.arm(records, name, game, fraction, **given):
+        for settings, mine in results.arm(records, name, game, fraction):
             pilot = pilots.get(arms.row(asdict(settings)))
             times = settings.alpha / pilot.alpha if pilot and pilot.alpha else 1.0
             method = style.LABELS[settings.method]
@@ -84,9 +84,9 @@ def of_game(records: Sequence[Record], game: str, fraction: float, **given: int)
     return found
 
 
-def collect(records: Sequence[Record], fraction: float, **given: int) -> list[Control]:
+def collect(records: Sequence[Record], fraction: float) -> list[Control]:
     """Controls of all games, the paper's methods first in each; empty where a game has none."""
-    games = [of_game(records, game, fraction, **given) for game in GAMES]
+    games = [of_game(records, game, fraction) for game in GAMES]
     return [each for found in games if any(c.arm != "paper" for c in found) for each in found]
 
 
@@ -103,7 +103,7 @@ def _paper(found: Sequence[Control], game: str, method: str) -> Runs:
     return {}
 
 
-def table(found: Sequence[Control], metric: str, spec: str = "+.2f") -> Table | None:
+def table(found: Sequence[Control], metric: str) -> Table | None:
     """How much larger a metric is with each control than with derivatives, a column for each game.
 
     Parameters
@@ -111,8 +111,6 @@ def table(found: Sequence[Control], metric: str, spec: str = "+.2f") -> Table | 
     found : sequence of Control
         Of :func:`collect`.
     metric : str
-    spec : str
-        Format of its numbers.
     """
     rows: dict[str, dict[str, str]] = {}
     games = list(dict.fromkeys(each.game for each in found))
@@ -121,11 +119,11 @@ def table(found: Sequence[Control], metric: str, spec: str = "+.2f") -> Table | 
             continue
         gap = beside(found, each, "sobolev", metric)
         row = rows.setdefault(each.label, {GAMES[g].title: "\u2014" for g in games})
-        row[GAMES[each.game].title] = f"{gap:{spec}}" if gap else "\u2014"
+        row[GAMES[each.game].title] = f"{gap:+.2f}" if gap else "\u2014"
     return Table(rows, corner="more than with derivatives") if rows else None
 
 
-def answers(found: Sequence[Control], metric: str = "kl") -> str:
+def answers(found: Sequence[Control]) -> str:
     """A question and its answer a line, as Markdown: larger or smaller than what, in which game."""
     lines = []
     for name, (question, rivals) in QUESTIONS.items():
@@ -133,20 +131,18 @@ def answers(found: Sequence[Control], metric: str = "kl") -> str:
         parts = []
         for label in dict.fromkeys(each.label for each in mine):
             same = [each for each in mine if each.label == label]
-            told = [_held_against(found, same, method, metric) for method in rivals]
+            told = [_held_against(found, same, method) for method in rivals]
             parts.append(f"*{label}*: {'; '.join(filter(None, told))}.")
         if parts:
             lines.append(f"- **{question}?** {' '.join(parts)}")
     return "\n".join(lines) or NOTHING
 
 
-def _held_against(
-    found: Sequence[Control], same: Sequence[Control], method: str, metric: str
-) -> str:
+def _held_against(found: Sequence[Control], same: Sequence[Control], method: str) -> str:
     signs = {
         GAMES[each.game].title: gap.sign
         for each in same
-        if (gap := beside(found, each, method, metric))
+        if (gap := beside(found, each, method, "kl"))
     }
     rival = {"sobolev": "derivatives", "values": "values only"}[method]
     words = {1: "larger in", -1: "smaller in", 0: "not settled in"}

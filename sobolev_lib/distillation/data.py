@@ -47,6 +47,7 @@ OPTIONS: dict[str, Any] = {
 STREAMS = 8
 STATES = 100_000  # as the paper records
 BEGINNING = 250  # decisions of each stream that :func:`beginning` plays again, in seconds
+VALIDATION = 0.2  # of the states for training and validation
 DAMAGED = (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 STUCK = 500  # the same frame so often: the policy waits for ever (Breakout without FIRE)
 
@@ -429,7 +430,7 @@ class Split:
     test: NDArray[numpy.int64]
 
 
-def split(starts: NDArray[numpy.bool_], fraction: float, validation: float = 0.2) -> Split:
+def split(starts: NDArray[numpy.bool_], fraction: float) -> Split:
     """Split by time: the first part trains, whole games after it test.
 
     Parameters
@@ -439,27 +440,28 @@ def split(starts: NDArray[numpy.bool_], fraction: float, validation: float = 0.2
     fraction : float
         Of all states, for training and validation, from the beginning; the last game of that part
         may be cut, and what is left of it is not used.
-    validation : float
-        Part of those, at their end; from the start of a game if one lies in that part's first
-        half, else cut out of a game (a fraction of 1 % may hold one game only).
 
     Raises
     ------
     ValueError
-        If a fraction is not between 0 and 1, or no game is left to test on.
+        If the fraction is not between 0 and 1, or no game is left to test on.
+
+    Notes
+    -----
+    The last fifth of the first part validates; from the start of a game if one lies in that fifth's
+    first half, else cut out of a game (a fraction of 1 % may hold one game only).
     """
-    for name, value in (("fraction", fraction), ("validation", validation)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction is {fraction}; it must lie between 0 and 1")
     begins = numpy.flatnonzero(starts)
     cut = round(fraction * len(starts))
+    middle = cut - round(VALIDATION * cut)
     after = begins[begins >= cut]
-    if not len(after) or not 0 < round(validation * cut) < cut:
+    if not len(after) or not 0 < middle < cut:
         raise ValueError(
             f"fraction is {fraction}: of {len(starts)} states in {len(begins)} games nothing is "
             "left for training, validation or testing; choose another fraction"
         )
-    middle = cut - round(validation * cut)
     games = begins[(begins >= middle) & (begins < middle + (cut - middle) // 2)]
     first = int(games[0]) if len(games) else middle
     return Split(

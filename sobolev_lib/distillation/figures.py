@@ -20,6 +20,7 @@ from .games import GAMES
 from .results import Cell
 
 METHODS = ("values", "sobolev")
+COLUMNS = 4  # of panels
 LOOKS = {"memory": "kriging", "pixels": "critic"}
 NAMES = {
     "kl": "KL(teacher, student)",
@@ -35,7 +36,7 @@ def over_seeds(rows: NDArray[numpy.float64]) -> list[Interval]:
     return [interval(column) for column in rows.T]
 
 
-def fig4(cells: Sequence[Cell], metric: str, *, columns: int = 4) -> Figure:
+def fig4(cells: Sequence[Cell], metric: str) -> Figure:
     """Fig. 4: a metric on test states over training, a panel for each game and fraction.
 
     Parameters
@@ -43,8 +44,6 @@ def fig4(cells: Sequence[Cell], metric: str, *, columns: int = 4) -> Figure:
     cells : sequence of Cell
     metric : str
         A key of :data:`NAMES`.
-    columns : int
-        Panels in a row.
 
     Raises
     ------
@@ -53,9 +52,9 @@ def fig4(cells: Sequence[Cell], metric: str, *, columns: int = 4) -> Figure:
     """
     if not cells or metric not in NAMES:
         raise ValueError(f"cells is {len(cells)} long, metric {metric!r}: nothing can be drawn")
-    rows = -(-len(cells) // columns)
+    rows = -(-len(cells) // COLUMNS)
     fig, grid = style.figure(
-        rows, min(columns, len(cells)), width="wide", height=2.0 * rows + 0.5, squeeze=False
+        rows, min(COLUMNS, len(cells)), width="wide", height=2.0 * rows + 0.5, squeeze=False
     )
     for place, ax in enumerate(grid.flat):
         if place >= len(cells):
@@ -63,9 +62,9 @@ def fig4(cells: Sequence[Cell], metric: str, *, columns: int = 4) -> Figure:
             continue
         cell = cells[place]
         ax.set_title(cell.title)
-        if place % columns == 0:
+        if place % COLUMNS == 0:
             ax.set_ylabel(NAMES[metric].replace("action, ", "action,\n"))
-        if place + columns >= len(cells):
+        if place + COLUMNS >= len(cells):
             ax.set_xlabel("Updates")
         for method, mine in (("values", cell.values), ("sobolev", cell.sobolev)):
             if mine:
@@ -96,8 +95,8 @@ def live(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     return fig
 
 
-def controls(found: Sequence[Control], metric: str = "kl") -> Figure | None:
-    """A metric at the end with the paper's two methods and the controls, a panel for each game.
+def controls(found: Sequence[Control]) -> Figure | None:
+    """Divergence at the end with the paper's two methods and the controls, a panel a game.
 
     Parameters
     ----------
@@ -114,11 +113,11 @@ def controls(found: Sequence[Control], metric: str = "kl") -> Figure | None:
     for ax, game in zip(grid[0], games, strict=True):
         for each in (each for each in lines if each.game == game):
             at, method = place[each.label], each.settings.method
-            every = list(results.values(each.runs, metric).values())
+            every = list(results.values(each.runs, "kl").values())
             marks.dots(ax, at, every, method, horizontal=True)
-            marks.interval(ax, at, results.mean(each.runs, metric), method, horizontal=True)
+            marks.interval(ax, at, results.mean(each.runs, "kl"), method, horizontal=True)
         ax.set_title(GAMES[game].title)
-        ax.set_xlabel(NAMES[metric])
+        ax.set_xlabel(NAMES["kl"])
         ax.set_xlim(left=0)
     grid[0][0].set_yticks(list(place.values()), list(place))
     return fig
@@ -190,17 +189,18 @@ def latest(records: Sequence[Record], game: str) -> dict[str, Record]:
     return found
 
 
-def agreement(cells: Sequence[Cell], metric: str = "gradient_cosine") -> Figure:
-    """A metric of :func:`.looking.agreement`, a row for each cell."""
+def agreement(cells: Sequence[Cell]) -> Figure:
+    """The cosine of :func:`.looking.agreement`, a row for each cell."""
     fig, ax = style.figure(height=0.55 * len(cells) + 1.0)
     for place, cell in enumerate(reversed(cells)):
         for shift, method, mine in (
             (0.15, "values", cell.values),
             (-0.15, "sobolev", cell.sobolev),
         ):
-            found = results.values(mine, metric)
+            found = results.values(mine, "gradient_cosine")
             marks.dots(ax, place + shift, list(found.values()), method, horizontal=True)
-            marks.interval(ax, place + shift, results.mean(mine, metric), method, horizontal=True)
+            mean = results.mean(mine, "gradient_cosine")
+            marks.interval(ax, place + shift, mean, method, horizontal=True)
     ax.set_yticks(range(len(cells)), [cell.title for cell in reversed(cells)])
     marks.line_at_zero(ax, vertical=True)
     for method in METHODS:

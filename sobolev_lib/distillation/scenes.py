@@ -20,6 +20,7 @@ from .students import Settings, Training
 from .targets import Targets
 
 COLUMNS = 12  # of a sprite sheet
+FIRST, COUNT = 30, 96  # states of a clip
 LEVELS = 15  # of a saliency: it is noise below
 Sets = tuple[Targets, Targets, Targets]
 
@@ -114,14 +115,14 @@ def kept_students(game: str) -> dict[str, Student]:
     return {method: arms.load_student(game, method) for method in ("values", "sobolev")}
 
 
-def clip(game: str, start: Beginning, first: int = 30, count: int = 96) -> dict[str, Any]:
+def clip(game: str, start: Beginning) -> dict[str, Any]:
     """What :class:`sobolev_lib.widgets.player.Player` shows of some states of the first stream.
 
-    ``title``, ``names`` of the actions, ``probabilities`` (count, actions), ``played``,
+    ``title``, ``names`` of the actions, ``probabilities`` (states, actions), ``played``,
     ``columns``, ``side``, and two sprite sheets as data URIs: ``frames``, and ``looks``, how large
     the gradient of the most probable action's log-probability is.
     """
-    index = numpy.arange(first, first + count)
+    index = numpy.arange(FIRST, FIRST + COUNT)
     x = scaled(torch.from_numpy(start.frames.stacks(index)))
     start.teacher.requires_grad_(False)
 

@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import tqdm
 
 from .data import Frames
 from .games import STACK
@@ -47,8 +46,6 @@ class Targets:
         Keep what :meth:`gradient` needs.
     memory : int
         Bytes that Jacobians may take.
-    quiet : bool
-        No progress bar.
     device : str
         Of the teacher, which moves there, and of all that is kept.
 
@@ -65,7 +62,6 @@ class Targets:
         index: NDArray[numpy.int64],
         gradients: bool = True,
         memory: int = MEMORY,
-        quiet: bool = True,
         device: str = "cpu",
     ) -> None:
         self.device = torch.device(device)
@@ -76,7 +72,7 @@ class Targets:
         self.masks: list[NDArray[numpy.uint8]] = []
         self.kept: tuple[Tensor, Tensor] | None = None  # rows from -1 to 1, and their scales
         logs, masks = [], []
-        for chunk in tqdm(torch.arange(len(index)).split(CHUNK), "teacher", disable=quiet):
+        for chunk in torch.arange(len(index)).split(CHUNK):
             answer, bits = self._ask(self.frames(chunk))
             logs.append(answer)
             if gradients:

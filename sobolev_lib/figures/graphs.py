@@ -7,7 +7,7 @@ a derivative or the loss. `summary` merges the operations of one role and gives 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor, nn
 
+from sobolev_lib.checks import nodes_behind
 from sobolev_lib.figures.style import COLOURS, figure
 from sobolev_lib.loss import SobolevLoss
 
@@ -55,22 +56,9 @@ class Graph:
         return self.roles.count(role)
 
 
-def _ancestors(nodes: Iterable[Any]) -> dict[Any, None]:
-    """Everything that `nodes` are computed from, themselves included, in a fixed order."""
-    found: dict[Any, None] = {}
-    stack = list(nodes)
-    while stack:
-        node = stack.pop()
-        if node is None or node in found:
-            continue
-        found[node] = None
-        stack.extend(parent for parent, _ in node.next_functions)
-    return found
-
-
 def operations(tensor: Tensor) -> int:
     """Number of operations, leaves included, that PyTorch recorded for a tensor; 0: a constant."""
-    return len(_ancestors([tensor.grad_fn]))
+    return len(nodes_behind(tensor))
 
 
 def record(
@@ -87,12 +75,12 @@ def record(
     x, y, dy
         A batch, as the loss takes it; `dy` is a sequence.
     """
-    seen: dict[int, list[Any]] = {}
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def watch(j: int, element: Any) -> Any:
         def watched(prediction: Tensor, target: Tensor) -> Tensor:
             errors = element(prediction, target)
-            seen[j] = [prediction.grad_fn, errors.grad_fn]
+            seen[j] = prediction, errors
             return errors
 
         return watched
@@ -106,17 +94,19 @@ def record(
     return _with_roles(total, seen, {id(p) for p in model.parameters()})
 
 
-def _with_roles(total: Tensor, seen: dict[int, list[Any]], parameters: set[int]) -> Graph:
-    nodes = list(_ancestors([total.grad_fn]))
+def _with_roles(
+    total: Tensor, seen: dict[int, tuple[Tensor, Tensor]], parameters: set[int]
+) -> Graph:
+    nodes = nodes_behind(total)
     roles: dict[Any, str] = {}
     for node in nodes:
         if hasattr(node, "variable"):  # a leaf
             roles[node] = "parameters" if id(node.variable) in parameters else "x"
     for j, (prediction, _) in sorted(seen.items()):
-        for node in _ancestors([prediction]):
+        for node in nodes_behind(prediction):
             roles.setdefault(node, f"derivative {j}" if j else "value")
     for j, (_, errors) in sorted(seen.items()):
-        for node in _ancestors([errors]):
+        for node in nodes_behind(errors):
             roles.setdefault(node, f"loss {j}")
     number = {node: i for i, node in enumerate(nodes)}
     edges = sorted(

@@ -110,9 +110,8 @@ def map_of_kinks(
     target: Callable[[Tensor], Tensor],
     points: Tensor,
     weight: Callable[[Tensor], Tensor],
-    reach: float = 2.0,
 ) -> Figure:
-    """Squared gradient error over the plane, the kinks where it jumps, and the samples near a kink.
+    """Squared gradient error over [-2, 2]², the kinks where it jumps, and the samples near a kink.
 
     Parameters
     ----------
@@ -124,10 +123,8 @@ def map_of_kinks(
         Samples to show.
     weight : callable
         Kernel as a function of the pre-activations; its sum over the units sets a sample's size.
-    reach : float
-        The square shown is [-reach, reach]^2.
     """
-    side = torch.linspace(-reach, reach, 321, dtype=points.dtype)
+    side = torch.linspace(-2, 2, 321, dtype=points.dtype)
     grid = torch.cartesian_prod(side, side)
     leaf = grid.clone().requires_grad_()
     (slope,) = torch.autograd.grad(model(leaf).sum(), leaf)
@@ -159,7 +156,7 @@ def map_of_kinks(
     right.set_title("The kernel weighs samples near them")
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     for ax in (left, right):
-        ax.set(xlabel="$x_1$", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        ax.set(xlabel="$x_1$", xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
         ax.grid(False)
     left.set_ylabel("$x_2$")
     style.panel_letters((left, right))

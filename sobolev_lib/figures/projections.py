@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 from torch import Tensor
 
 from sobolev_lib.figures.style import (
@@ -61,6 +60,8 @@ def absolute_mean(d: int) -> float:
 
 def draw_spread(samples: Mapping[int, Tensor]) -> Figure:
     """Histograms of d <g, v>^2 / |g|^2 beside their density, one panel for each d > 1."""
+    from scipy import stats  # takes a second to import
+
     fig, axes = figure(1, len(samples), width="wide", height=2.6, sharey=True)
     for ax, (d, ratios) in zip(axes, samples.items(), strict=True):
         ax.hist(

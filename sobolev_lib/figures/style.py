@@ -6,19 +6,21 @@ white cards, so that one file is legible on the light and on the dark theme.
 
 Examples
 --------
+>>> from matplotlib import pyplot as plt
 >>> from sobolev_lib.figures import style
->>> with style.use_style():
+>>> with plt.rc_context():  # undone afterwards
+...     style.use_style()
 ...     fig, ax = style.figure(width="narrow")
 ...     line = style.curve(ax, [20, 100], [3.0, 1.0], "sobolev", low=[2.0, 0.5], high=[4.0, 2.0])
->>> fig.get_size_inches()[0] == style.WIDTHS["narrow"]
+>>> float(fig.get_figwidth()) == style.WIDTHS["narrow"]
 True
->>> style.close(fig)
+>>> plt.close(fig)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -26,7 +28,6 @@ import numpy as np
 from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, NullLocator
@@ -120,29 +121,13 @@ _RC: dict[str, Any] = {
 _settings: Any = mpl.rcParams
 
 
-class StyleGuard:
-    """What `use_style` returns: leave its ``with`` block and the earlier settings come back."""
+def use_style() -> None:
+    """Switch the book's style on; in a notebook the figures become SVG as well.
 
-    def __init__(self, before: Mapping[str, Any]) -> None:
-        self._before = dict(before)
-
-    def __enter__(self) -> StyleGuard:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _settings.update(self._before)
-
-
-def use_style() -> StyleGuard:
-    """Switch the book's style on, for good or for a ``with`` block.
-
-    In a notebook the figures become SVG as well.  Called as a function it stays on; as
-    ``with use_style():`` the rcParams it changed return to what they were.
+    It stays on, except in a ``with plt.rc_context():`` block.
     """
-    guard = StyleGuard({key: _settings[key] for key in _RC})
     _settings.update(_RC)
     _svg_in_notebooks()
-    return guard
 
 
 def _svg_in_notebooks() -> None:
@@ -196,11 +181,6 @@ def figure(
         width = WIDTHS[width]
     tall = height if height is not None else 0.72 * width * rows / columns
     return plt.subplots(rows, columns, figsize=(width, tall), **options)
-
-
-def close(fig: Figure) -> None:
-    """Close a figure that is shown in another way (glued, or returned by a cell)."""
-    plt.close(fig)
 
 
 def curve(
@@ -339,17 +319,6 @@ def panel_letters(axes: ArrayLike) -> None:
             -0.02, 1.03, letter, transform=ax.transAxes, ha="right", va="bottom",
             fontweight="bold", fontsize=11,
         )  # fmt: skip
-
-
-def contrast(colour: str, background: str = "white") -> float:
-    """Contrast ratio of two colours by WCAG 2: 1 for the same colour, 21 for black on white."""
-
-    def luminance(name: str) -> float:
-        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(name)]
-        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-    light, dark = sorted((luminance(colour), luminance(background)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
 
 
 def _check_method(method: str) -> None:

@@ -8,6 +8,7 @@ wide one, and the build of the book serves each where it belongs.
 
 .. rubric:: Examples
 
+>>> from matplotlib import pyplot as plt
 >>> from sobolev_lib.figures import style, widths
 >>> fig, axes = style.figure(1, 3, width="wide")
 >>> with widths.narrow(fig):
@@ -15,7 +16,7 @@ wide one, and the build of the book serves each where it belongs.
 3.56
 >>> float(fig.get_figwidth())
 8.6
->>> style.close(fig)
+>>> plt.close(fig)
 """
 
 from __future__ import annotations

@@ -22,22 +22,22 @@ __all__ = ["ATOMS", "Energies", "distances", "frames", "label"]
 ATOMS = 4
 BOND = 2.4
 """Edge of the tetrahedron in angstrom, near that of least energy."""
+SPREAD = 0.1
+"""Standard deviation of each coordinate, in angstrom."""
 PAIRS = list(itertools.combinations(range(ATOMS), 2))
 
 
-def frames(count: int, generator: torch.Generator, size: float = 0.1) -> Tensor:
-    """Positions (count, 12) in angstrom: a tetrahedron, each atom displaced by ``size``."""
+def frames(count: int, generator: torch.Generator) -> Tensor:
+    """Positions (count, 12) in angstrom: a tetrahedron, each atom displaced by `SPREAD`."""
     corners = torch.tensor(
         [[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64
     ) * (BOND / 8**0.5)
     moved = torch.randn(count, ATOMS, 3, dtype=torch.float64, generator=generator)
-    return (corners + size * moved).flatten(1)
+    return (corners + SPREAD * moved).flatten(1)
 
 
-def label(positions: Tensor, calculator: Any = None) -> tuple[Tensor, Tensor]:
+def label(positions: Tensor) -> tuple[Tensor, Tensor]:
     """Energies (B,) in eV and forces (B, 12) in eV per angstrom, at positions (B, 12).
-
-    ``calculator`` is one of ASE for copper, ``ase.calculators.emt.EMT()`` unless given.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def label(positions: Tensor, calculator: Any = None) -> tuple[Tensor, Tensor]:
         from ase.calculators.emt import EMT
     except ImportError as error:
         raise ImportError('the cluster needs ASE: pip install "sobolev-lib[molecules]"') from error
-    atoms = Atoms(f"Cu{ATOMS}", calculator=calculator or EMT())
+    atoms = Atoms(f"Cu{ATOMS}", calculator=EMT())
     energies, forces = [], []
     for one in positions.double().view(-1, ATOMS, 3).numpy(force=True):
         atoms.positions = one
@@ -80,22 +80,19 @@ class Energies(nn.Module):
         Number of networks.
     mean, std : Tensor
         Of the distances (6,) in the training data; the networks see standardised ones.
-    hidden, activation, generator
+    generator
         As for :class:`~sobolev_lib.stack.MLPStack`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, members: int, mean: Tensor, std: Tensor, hidden: tuple[int, ...] = (32, 32),
-        activation: str = "silu", generator: Any = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, members: int, mean: Tensor, std: Tensor, generator: Any = None) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         self.stack = MLPStack(
-            members, len(PAIRS), hidden, activation, generator=generator, dtype=mean.dtype
+            members, len(PAIRS), (32, 32), "silu", generator=generator, dtype=mean.dtype
         )
 
     def forward(self, positions: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import math
 import os
 import platform
 import subprocess
@@ -92,6 +93,13 @@ def key(config: Mapping[str, Any], scale: str, seed: int) -> str:
     The lines sort by configuration and seed.
     """
     return f"{json.dumps(dict(config), sort_keys=True)} {scale} {seed:09d}"
+
+
+def number_or_null(value: float, digits: int | None = None) -> float | None:
+    """Return a number as records keep it, rounded if asked; None (null) where a run diverged."""
+    if not math.isfinite(value):
+        return None
+    return value if digits is None else float(f"{value:.{digits}g}")
 
 
 def default_folder() -> Path:

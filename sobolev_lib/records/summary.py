@@ -126,19 +126,3 @@ def log_errors(records: Sequence[Record], metric: str = "test_mse") -> dict[int,
     return {
         r.seed: float(np.log10(r.metrics[metric])) for r in records if r.metrics[metric] is not None
     }
-
-
-def error(records: Sequence[Record], metric: str = "test_mse") -> Interval:
-    """Logarithm of an error over seeds."""
-    return interval(list(log_errors(records, metric).values()))
-
-
-def gain(
-    baseline: Sequence[Record], other: Sequence[Record], metric: str = "test_mse"
-) -> Interval | None:
-    """Decades by which ``other`` is better than ``baseline``, seed by seed.
-
-    Positive means a smaller error.  Both were trained on the same points from the same initial
-    weights (for equal seeds), so the difference is paired; None below two common seeds.
-    """
-    return difference(log_errors(baseline, metric), log_errors(other, metric))

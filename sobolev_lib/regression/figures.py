@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from sobolev_lib.figures import ends, marks, style
 from sobolev_lib.functions import FUNCTIONS
-from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.regression import boundary
 from sobolev_lib.regression import grids as surfaces
 from sobolev_lib.regression.results import (
@@ -56,6 +55,9 @@ ARM_ROWS: dict[str, str] = {
 }
 """Rows of :func:`arms`."""
 
+SMALL = SIZES[:2]
+"""Sizes at which most arms were run."""
+
 
 def _log_axis(ax: Axes) -> None:
     """Logarithmic error axis with at least two labelled marks, however short its range."""
@@ -86,61 +88,43 @@ def _mse(metric: str) -> str:
     return f"{data} MSE of the {'gradient' if 'gradient' in metric else 'value'}"
 
 
-def error_against_data(
-    lines: Mapping[str, Line] = BOTH,
-    metric: str = "test_mse",
-    sizes: Sequence[int] = SIZES,
-    book: Ledger | None = None,
-) -> Figure:
+def error_against_data(metric: str = "test_mse") -> Figure:
     """Fig. 2, right: test error against the number of training points, seven functions.
 
     Parameters
     ----------
-    lines : mapping
-        From the look of a line to its arm and method.
     metric : str
         "test_mse" or "test_gradient_mse".
-    sizes : sequence of int
-        Numbers of training points.
-    book : Ledger, optional
-        The experiment's ledger unless given.
     """
-    results = load(book)
+    results = load()
     fig, axes, last = marks.panels(TITLES, "Training points N", _mse(metric), 4.9)
     for ax, name in zip(axes, FUNCTIONS, strict=True):
-        for shift, (look, line) in zip(
-            np.linspace(-0.12, 0.12, len(lines)), lines.items(), strict=True
-        ):
-            found = [results.error(name, n, line, metric) for n in sizes]
+        for shift, (look, line) in zip((-0.12, 0.12), BOTH.items(), strict=True):
+            found = [results.error(name, n, line, metric) for n in SIZES]
             centres = {k + shift: i.centre for k, i in enumerate(found) if i}
             if centres:
                 how = {**marks.look(look), "marker": "", "linewidth": 1.2}
                 ax.plot(list(centres), list(centres.values()), **how)
-            marks.intervals(ax, np.arange(len(sizes)) + shift, found, look)
+            marks.intervals(ax, np.arange(len(SIZES)) + shift, found, look)
             seeds = [
                 (k + shift, power(v))
-                for k, n in enumerate(sizes)
+                for k, n in enumerate(SIZES)
                 if found[k]
                 for v in results.errors(name, n, line, metric).values()
             ]
             marks.dots(ax, [place for place, _ in seeds], [v for _, v in seeds], look)
-        ax.set(xticks=range(len(sizes)), xlim=(-0.5, len(sizes) - 0.5))
-        ax.set_xticklabels([f"{n:,}" for n in sizes])
+        ax.set(xticks=range(len(SIZES)), xlim=(-0.5, len(SIZES) - 0.5))
+        ax.set_xticklabels([f"{n:,}" for n in SIZES])
         _log_axis(ax)
     marks.key(
         last,
-        list(lines),
+        list(BOTH),
         "Line: mean of the logarithms,\n95 % interval over seeds.\nPale dots: single seeds.",
     )
     return fig
 
 
-def gains(
-    rows: Mapping[str, tuple[Line, Line]],
-    n: int,
-    book: Ledger | None = None,
-    metric: str = "test_mse",
-) -> Figure:
+def gains(rows: Mapping[str, tuple[Line, Line]], n: int) -> Figure:
     """Decades gained over a baseline, function by function.
 
     Parameters
@@ -150,11 +134,11 @@ def gains(
     n : int
         Number of training points.
     """
-    results = load(book)
+    results = load()
     fig, axes = _by_function(len(rows), 2.9)
     for ax, (label, (baseline, other)) in zip(axes, rows.items(), strict=True):
         for place, name in enumerate(FUNCTIONS):
-            found = results.paired(name, n, baseline, other, metric)
+            found = results.paired(name, n, baseline, other)
             look = ("#777777", "sobolev", "values")[found.sign] if found else "#777777"
             marks.interval(ax, place, found, look, horizontal=True)
         ax.set_title(label, fontsize=9)
@@ -164,22 +148,22 @@ def gains(
     return fig
 
 
-def kernel_controls(sizes: Sequence[int] = (20, 100), book: Ledger | None = None) -> Figure:
+def kernel_controls() -> Figure:
     """Decades that each kernel of :data:`.boundary.ROWS` gains over plain ReLU.
 
     Mark and bar: mean over the functions that count, interval over seeds.  Dots: single functions,
     hollow where they do not count.
     """
-    results = load(book)
+    results = load()
     shown = {
         label: line
         for label, line in boundary.ROWS.items()
-        if any(results.has(n, line) for n in sizes)
+        if any(results.has(n, line) for n in SMALL)
     }
     spoilt = boundary.CONTROLS.values()
     height = 1.4 + 0.28 * len(shown)
-    fig, grid = style.figure(1, len(sizes), width="wide", height=height, sharey=True, squeeze=False)
-    for ax, n in zip(grid[0], sizes, strict=True):
+    fig, axes = style.figure(1, len(SMALL), width="wide", height=height, sharey=True)
+    for ax, n in zip(axes, SMALL, strict=True):
         marks.line_at_zero(ax, vertical=True)
         names = boundary.counted(results, n)
         for row, line in enumerate(shown.values()):
@@ -195,19 +179,19 @@ def kernel_controls(sizes: Sequence[int] = (20, 100), book: Ledger | None = None
                 horizontal=True, markersize=5,
             )  # fmt: skip
         ax.set_title(f"N = {n:,}")
-    grid[0][0].set_yticks(range(len(shown)), list(shown))
-    grid[0][0].set_ylim(len(shown) - 0.4, -0.6)
+    axes[0].set_yticks(range(len(shown)), list(shown))
+    axes[0].set_ylim(len(shown) - 0.4, -0.6)
     fig.supxlabel("Decades by which the test error is below that of plain ReLU", fontsize=9)
     return fig
 
 
-def stopping(sizes: Sequence[int] = SIZES, book: Ledger | None = None) -> Figure:
+def stopping() -> Figure:
     """Decades gained by Sobolev training, each run read at its last and at its own best step."""
-    results = load(book)
-    fig, axes = _by_function(len(sizes), 3.3)
+    results = load()
+    fig, axes = _by_function(len(SIZES), 3.3)
     shown = {"last": ("sobolev", {}), "quarter": ("#777777", {"marker": "|"}),
              "best": ("values", {"marker": "o", "markerfacecolor": "white"})}  # fmt: skip
-    for ax, n in zip(axes, sizes, strict=True):
+    for ax, n in zip(axes, SIZES, strict=True):
         for shift, (at, (look, how)) in zip((-0.22, 0, 0.22), shown.items(), strict=True):
             found = [results.paired(name, n, VALUES, SOBOLEV, at=at) for name in FUNCTIONS]
             places = np.arange(len(found)) + shift
@@ -232,12 +216,7 @@ def _by_function(columns: int, height: float) -> tuple[Figure, list[Axes]]:
     return fig, list(axes[0])
 
 
-def learning_curves(
-    n: int,
-    lines: Mapping[str, Line] = BOTH,
-    metric: str = "test_mse",
-    book: Ledger | None = None,
-) -> Figure:
+def learning_curves(n: int, lines: Mapping[str, Line] = BOTH, metric: str = "test_mse") -> Figure:
     """Error against training steps: median over seeds, and band of the middle half.
 
     Parameters
@@ -248,10 +227,8 @@ def learning_curves(
         From the look of a line to its arm and method.
     metric : str
         A curve of the records: "test_mse", "train_mse", "test_gradient_mse", "train_gradient_mse".
-    book : Ledger, optional
-        The experiment's ledger unless given.
     """
-    results = load(book)
+    results = load()
     fig, axes, last = marks.panels(TITLES, "Adam steps", _mse(metric), 4.6)
     for ax, name in zip(axes, FUNCTIONS, strict=True):
         for look, line in lines.items():
@@ -262,23 +239,18 @@ def learning_curves(
     return fig
 
 
-def arms(
-    n: int,
-    rows: Mapping[str, str] = ARM_ROWS,
-    metric: str = "test_mse",
-    book: Ledger | None = None,
-) -> Figure:
+def arms(n: int) -> Figure:
     """Test errors of both methods: one panel a function, one row an arm that has records."""
-    results = load(book)
+    results = load()
     kept = {
         label: arm
-        for label, arm in rows.items()
+        for label, arm in ARM_ROWS.items()
         if any(results.has(n, (arm, method)) for method in BOTH)
     }
     fig, axes, last = marks.panels(TITLES, "", "", 6.4, sharey=True)
     for ax, name in zip(axes, FUNCTIONS, strict=True):
         for look, shift in (("values", -0.13), ("sobolev", 0.13)):
-            found = [results.error(name, n, (arm, look), metric) for arm in kept.values()]
+            found = [results.error(name, n, (arm, look)) for arm in kept.values()]
             places = np.arange(len(kept)) + shift
             marks.intervals(ax, places, found, look, horizontal=True, markersize=4)
         style.log_scale(ax, "x", minor=False)
@@ -289,19 +261,19 @@ def arms(
     axes[0].invert_yaxis()
     last.set_ylim(axes[0].get_ylim())
     marks.key(last, list(BOTH), f"N = {n:,}. Mark: mean, bar: 95 %\ninterval; in brackets: seeds.")
-    fig.supxlabel(_mse(metric), fontsize=9)
+    fig.supxlabel(_mse("test_mse"), fontsize=9)
     return fig
 
 
-def knobs(sizes: Sequence[int] = (20, 100), book: Ledger | None = None) -> Figure:
+def knobs() -> Figure:
     """What each choice changes, stated by the paper or left open, beside Sobolev training itself.
 
     Decades by which the test error falls: a point for each function, a bar for their median.
     """
-    found = {n: load(book).effects(n) for n in sizes}
+    found = {n: load().effects(n) for n in SMALL}
     rows = [label for label in KNOBS if any(label in effects for effects in found.values())]
-    fig, grid = style.figure(1, len(sizes), width="wide", height=5.2, sharey=True, squeeze=False)
-    for ax, (n, effects) in zip(grid[0], found.items(), strict=True):
+    fig, axes = style.figure(1, len(SMALL), width="wide", height=5.2, sharey=True)
+    for ax, (n, effects) in zip(axes, found.items(), strict=True):
         marks.line_at_zero(ax, vertical=True)
         for label, (middle, centres) in effects.items():
             row, (before, after) = rows.index(label), KNOBS[label]
@@ -310,26 +282,24 @@ def knobs(sizes: Sequence[int] = (20, 100), book: Ledger | None = None) -> Figur
             ax.plot(centres, [row] * len(centres), color=look["color"], **dot)
             ax.plot([middle] * 2, [row - 0.3, row + 0.3], color=look["color"], linewidth=2.5)
         ax.set_title(f"N = {n}")
-    grid[0][0].set_yticks(range(len(rows)), rows)
-    grid[0][0].invert_yaxis()
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].invert_yaxis()
     fig.supxlabel("Decades by which the test error falls", fontsize=9)
     return fig
 
 
-def gain_over_steps(
-    sizes: Sequence[int] = SIZES, arm: str = "paper", book: Ledger | None = None
-) -> Figure:
+def gain_over_steps() -> Figure:
     """Decades gained by Sobolev training if training had been stopped earlier.
 
     One line a size, one panel a function.
     """
-    results = load(book)
+    results = load()
     fig, axes, last = marks.panels(TITLES, "Adam steps", "Decades gained", 4.6, sharex=True)
-    shades = dict(zip(sizes, ("#DE9560", "#B85100", "#5E2A00"), strict=False))
+    shades = dict(zip(SIZES, ("#DE9560", "#B85100", "#5E2A00"), strict=True))
     for ax, name in zip(axes, FUNCTIONS, strict=True):
         marks.line_at_zero(ax)
         for n, shade in shades.items():
-            marks.band(ax, *results.gain_curve(name, n, arm), shade)
+            marks.band(ax, *results.gain_curve(name, n), shade)
         style.log_scale(ax, "x", minor=False)
     names = {shade: f"N = {n:,}" for n, shade in shades.items()}
     marks.key(last, names, "Above 0: Sobolev better.\nBand: 95 % interval.", marker=False)
@@ -362,9 +332,7 @@ def twins(runs: Twins) -> Figure:
     return fig
 
 
-def equal_time(
-    n: int, prices: Mapping[str, float], arm: str = "paper", book: Ledger | None = None
-) -> Figure:
+def equal_time(n: int, prices: Mapping[str, float]) -> Figure:
     """Decades gained by Sobolev training when its steps are charged at different prices.
 
     Parameters
@@ -374,10 +342,8 @@ def equal_time(
     prices : mapping
         Label to the price p of a Sobolev step, in steps on values: it gets 1/p of the steps.  At
         most four.
-    arm : str
-        Arm of the experiment.
     """
-    results = load(book)
+    results = load()
     fig, ax = style.figure(width="text", height=4.2)
     marks.line_at_zero(ax, vertical=True)
     looks = (("#E8A679", "o"), ("#D17A3C", "s"), ("#9C4400", "D"), ("#4A2000", "^"))
@@ -388,7 +354,7 @@ def equal_time(
     for k, ((label, price), (shade, marker)) in enumerate(zip(prices.items(), looks, strict=False)):
         shift = 0.66 / max(len(prices) - 1, 1) * (k - (len(prices) - 1) / 2)
         for place, name in enumerate(FUNCTIONS):
-            found = results.gain_at_price(name, n, price, arm)
+            found = results.gain_at_price(name, n, price)
             marks.interval(ax, place + shift, found, shade, horizontal=True, marker=marker)
         ax.plot([], [], color=shade, marker=marker, linestyle="", label=label)
     ax.set_yticks(range(len(TITLES)), labels=TITLES)
@@ -398,30 +364,26 @@ def equal_time(
     return fig
 
 
-def learned_surfaces(
-    function: str, sizes: Sequence[int] = (20, 100), seed: int = 0,
-    grids: Mapping[tuple[str, int, str, int], tuple[np.ndarray, np.ndarray]] | None = None,
-) -> Figure:  # fmt: skip
-    """Fig. 3 and 5-11 as maps: a function and its models with their gradients, one row a size.
+def learned_surfaces(function: str) -> Figure:
+    """Fig. 3 and 5-11 as maps: a function and its models (seed 0) with their gradients.
 
-    All maps have the truth's colours; what lies outside is cut off there. Dots are the training
-    points.
+    One row a size. All maps have the truth's colours; what lies outside is cut off there. Dots are
+    the training points.
     """
-    grids = surfaces.load() if grids is None else grids
+    grids = surfaces.load()
     truth = surfaces.truth(function)
-    fig, axes = style.figure(len(sizes), 3, width="wide", height=2.85 * len(sizes) + 0.1)
+    fig, axes = style.figure(len(SMALL), 3, width="wide", height=2.85 * len(SMALL) + 0.1)
     shown = _field(axes[0, 0], function, *truth, truth)
     axes[0, 0].set_title("Truth")
-    for row, n in zip(axes, sizes, strict=True):
+    for row, n in zip(axes, SMALL, strict=True):
         found = {s.method: s for s in settings("paper", [n]) if s.function == function}
         for ax, method in zip(row[1:], ("values", "sobolev"), strict=True):
-            _field(ax, function, *grids[function, n, method, seed], truth)
-            dots = training_points(found[method], seed).T.numpy()
+            _field(ax, function, *grids[function, n, method, 0], truth)
+            dots = training_points(found[method], 0).T.numpy()
             ax.plot(*dots, "o", ms=3.2, mfc="white", mec="black", mew=0.7)
             ax.set_title(f"{style.LABELS[method]}, N\u00a0=\u00a0{n:,}")
-    key, *empty = axes[1:, 0]
-    for ax in (key, *empty):
-        ax.axis("off")
+    key = axes[1, 0]
+    key.axis("off")
     fig.colorbar(shown, cax=key.inset_axes((0.05, 0.72, 0.9, 0.07)), orientation="horizontal")
     words = ("Colour: value.", "Arrow: gradient, length", "with the root of its size.")
     key.text(

@@ -18,7 +18,6 @@ model whose likelihood holds the derivatives themselves.
 from __future__ import annotations
 
 import itertools
-import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -211,8 +210,7 @@ def _in_chunks(predict: Any, x: Tensor) -> Tensor:
 
 
 def _mean_square(error: Tensor) -> float | None:
-    value = error.square().sum(dim=1).mean().item()
-    return value if math.isfinite(value) else None
+    return ledger.number_or_null(error.square().sum(dim=1).mean().item())
 
 
 def _deviations(method: str) -> list[str]:

@@ -21,8 +21,8 @@ from sobolev_lib.regression.signal import BUKIN_TAIL, MINIMA, Signal, running_me
 _DARK = "#222222"
 
 
-def _field(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Cell centres and arrows (side, side, 2), arrows of length <= 1 in cells; slope sizes."""
+def _field(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Cell centres and arrows (side, side, 2), arrows of length <= 1 in cells."""
     low, high = np.array(f.domain).T
     centres = f.grid(side, centres=True)
     slopes = f.gradient(centres).numpy()
@@ -31,7 +31,7 @@ def _field(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], NDArray[Any],
     lengths = np.sqrt(sizes / np.quantile(sizes, 0.95)).clip(max=1)
     ahead = slopes / (high - low)
     ahead /= np.linalg.norm(ahead, axis=-1, keepdims=True).clip(min=1e-300)
-    return centres.numpy(), ahead * lengths, sizes[..., 0]
+    return centres.numpy(), ahead * lengths
 
 
 def _surface(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], ...]:
@@ -40,14 +40,14 @@ def _surface(f: BenchmarkFunction, side: int) -> tuple[NDArray[Any], ...]:
     return points[..., 0].numpy(), points[..., 1].numpy(), f(points)[..., 0].numpy()
 
 
-def draw_surfaces(side: int = 61) -> Figure:
+def draw_surfaces() -> Figure:
     """Draw the seven surfaces from above at an angle, heights in the units of each function."""
     fig, axes = style.figure(
         4, 2, width=5.6, height=9.4, subplot_kw={"projection": "3d", "computed_zorder": False}
     )
     for ax, f in zip(axes.flat, FUNCTIONS.values(), strict=False):
-        x, y, z = _surface(f, side)
-        surface = ax.plot_surface(x, y, z, cmap=style.FIELD_CMAP, rcount=side, ccount=side, lw=0)
+        x, y, z = _surface(f, 61)
+        surface = ax.plot_surface(x, y, z, cmap=style.FIELD_CMAP, rcount=61, ccount=61, lw=0)
         surface.set_rasterized(True)  # thousands of facets: an image inside the drawing
         ax.set_title(f.title, loc="center", pad=-4)
         ax.set(xticks=f.domain[0], yticks=f.domain[1], zticks=[])
@@ -60,16 +60,16 @@ def draw_surfaces(side: int = 61) -> Figure:
     return fig
 
 
-def draw_fields(side: int = 81, arrows: int = 13) -> Figure:
+def draw_fields() -> Figure:
     """Draw maps of the seven functions with contours, gradient fields and global minima."""
     fig, axes = style.figure(4, 2, width=5.6, height=9.4)
     for ax, f in zip(axes.flat, FUNCTIONS.values(), strict=False):
-        x, y, z = _surface(f, side)
+        x, y, z = _surface(f, 81)
         mesh = ax.pcolormesh(x, y, z, shading="gouraud", cmap=style.FIELD_CMAP)
         mesh.set_rasterized(True)
         levels = np.unique(np.quantile(z, [0.05, 0.15, 0.3, 0.5, 0.7, 0.9]))
         ax.contour(x, y, z, levels=levels, colors="black", linewidths=0.4, alpha=0.5)
-        _arrows(ax, f, arrows)
+        _arrows(ax, f, 13)
         spots, _ = MINIMA[f.name]
         ax.plot(*zip(*spots, strict=True), "o", ms=5, mfc="#D55E00", mec="white", mew=1.2)
         ax.set_title(f.title)
@@ -87,7 +87,7 @@ def draw_fields(side: int = 81, arrows: int = 13) -> Figure:
 
 
 def _arrows(ax: Axes, f: BenchmarkFunction, count: int) -> None:
-    centres, ahead, _ = _field(f, count)
+    centres, ahead = _field(f, count)
     widths = np.array([high - low for low, high in f.domain])
     step = ahead * widths * 0.9 / count
     ax.quiver(
@@ -148,12 +148,13 @@ def draw_balance(signals: dict[str, Signal]) -> Figure:
     return fig
 
 
-def draw_running_mean(n: int = 300_000, seeds: int = 8) -> Figure:
+def draw_running_mean() -> Figure:
     """Draw running means of the squared gradient: Booth settles, Bukin climbs and jumps."""
     fig, axes = style.figure(2, 1, width=5.6, height=5.4)
+    n = 300_000
     places = np.unique(np.geomspace(10, n, 400).astype(int)) - 1
     for ax, name in zip(axes, ("booth", "bukin"), strict=True):
-        for seed in range(seeds):
+        for seed in range(8):
             means = running_mean(name, n, seed)[places]
             ax.plot(places + 1, means, lw=1, alpha=0.7, color=style.COLOURS["truth"])
         style.log_scale(ax, "x")

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.ledger import Ledger, LedgerError, Record
@@ -122,16 +121,12 @@ class Results:
                 found[label] = float(np.median(centres)), centres
         return found
 
-    def grown(
-        self, function: str, n: int, larger: int, line: Line, metric: str = "test_mse"
-    ) -> Interval | None:
+    def grown(self, function: str, n: int, larger: int, line: Line) -> Interval | None:
         """Decades by which the error at ``larger`` exceeds that at ``n``, paired by seed.
 
         The points of the smaller size are among those of the larger one.
         """
-        return difference(
-            self.errors(function, larger, line, metric), self.errors(function, n, line, metric)
-        )
+        return difference(self.errors(function, larger, line), self.errors(function, n, line))
 
     def normalised(self, function: str, n: int, line: Line, at: str = "last") -> Interval | None:
         """Error over the variance of the target: 1 for the best constant."""
@@ -156,11 +151,11 @@ class Results:
         marks = zip(middle.tolist(), low.tolist(), high.tolist(), strict=True)
         return steps, [Interval(m, a, b, len(records)).map(power) for m, a, b in marks]
 
-    def gain_curve(self, function: str, n: int, arm: str) -> tuple[np.ndarray, list[Interval]]:
+    def gain_curve(self, function: str, n: int) -> tuple[np.ndarray, list[Interval]]:
         """Steps, and decades gained by Sobolev training had all runs been stopped there."""
         both = []
         for method in arms.METHODS:
-            found = self.select(function, n, (arm, method))
+            found = self.select(function, n, ("paper", method))
             both.append({r.seed: r for r in found if r.metrics["test_mse"] is not None})
         seeds = sorted(both[0].keys() & both[1].keys())
         if len(seeds) < 2:
@@ -169,9 +164,7 @@ class Results:
         _, sobolev = _logs([both[1][s] for s in seeds], "test_mse")
         return steps, [interval(column) for column in (values - sobolev).T]
 
-    def gain_at_price(
-        self, function: str, n: int, price: float, arm: str = "paper"
-    ) -> Interval | None:
+    def gain_at_price(self, function: str, n: int, price: float) -> Interval | None:
         """Decades gained by Sobolev training when its steps cost ``price`` steps on values.
 
         Values only get all steps of the record, Sobolev training 1/price of them, read from the
@@ -186,32 +179,33 @@ class Results:
             raise ValueError(f"price is {price}; a Sobolev step costs at least one step on values")
         charged = []
         for method, part in zip(arms.METHODS, (1.0, price), strict=True):
-            records = self.select(function, n, (arm, method))
+            records = self.select(function, n, ("paper", method))
             kept = [r for r in records if r.metrics["test_mse"] is not None]
             charged.append({r.seed: _at_part(r, part) for r in kept})
         return difference(*charged)
 
-    def growth(self, n: int, line: Line, metric: str = "train_gradient_mse") -> dict[str, Interval]:
-        """Growth of a curve after its lowest point, beyond a tenth, in decades: by function.
+    def growth(self, n: int, line: Line) -> dict[str, Interval]:
+        """Growth of the training error of the slopes after its lowest, beyond a tenth, in decades.
 
-        For each seed the last value over 1.1 times the smallest one before it; above 0 the error
-        that was being minimised has grown by more than 10 per cent.
+        By function. For each seed the last value over 1.1 times the smallest one before it; above 0
+        the error that was being minimised has grown by more than 10 per cent.
         """
         found = {}
         for name in FUNCTIONS:
-            curves = [r.metrics["curve"][metric] for r in self.select(name, n, line)]
+            records = self.select(name, n, line)
+            curves = [r.metrics["curve"]["train_gradient_mse"] for r in records]
             curves = [curve for curve in curves if None not in curve]
             if len(curves) > 1:
                 found[name] = interval([float(np.log10(c[-1] / (1.1 * min(c)))) for c in curves])
         return found
 
     def errors_of(
-        self, grids: Iterable[tuple[str, int, str, int]], arm: str = "paper"
+        self, grids: Iterable[tuple[str, int, str, int]]
     ) -> dict[tuple[str, int, str, int], tuple[float, float]]:
         """Test errors (value, gradient) of each network (function, n, method, seed)."""
         found = {}
         for function, n, method, seed in grids:
-            [record] = [r for r in self.select(function, n, (arm, method)) if r.seed == seed]
+            [record] = [r for r in self.select(function, n, ("paper", method)) if r.seed == seed]
             errors = record.metrics["test_mse"], record.metrics["test_gradient_mse"]
             found[function, n, method, seed] = errors
         return found
@@ -296,6 +290,8 @@ def compared(found: Mapping[str, Interval]) -> Comparisons:
 
     Benjamini and Hochberg 1995; independent or positively dependent tests.
     """
+    from scipy import stats  # takes a second to import
+
     adjusted = stats.false_discovery_control([i.p for i in found.values()])
     decided = [name for name, i in found.items() if i.sign]
     lost = {name for name, p in zip(found, adjusted, strict=True) if p > 0.05}

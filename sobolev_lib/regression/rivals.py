@@ -15,7 +15,6 @@ JENN and SMT are optional extras::
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -93,9 +92,11 @@ def measure(model: str, name: str, seed: int, tick: Tick | None = None) -> list[
     off = (values(u) - truth).square().mean().item()
     metrics = {
         "fit_seconds": float(f"{spent:.3g}"),
-        "test_mse": _finite(off),
-        "test_normalised": _finite(off / truth.var(correction=0).item()),
-        "test_gradient_mse": _finite((slopes(u) - tilt).square().sum(1).mean().item()),
+        "test_mse": ledger.number_or_null(off),
+        "test_normalised": ledger.number_or_null(off / truth.var(correction=0).item()),
+        "test_gradient_mse": ledger.number_or_null(
+            (slopes(u) - tilt).square().sum(1).mean().item()
+        ),
     }
     return [Result(metrics, time.perf_counter() - began)]
 
@@ -229,7 +230,3 @@ def load(book: ledger.Ledger | None = None) -> Comparison:
     if not records:
         raise LookupError(f"no records of {EXPERIMENT}: python -m sobolev_lib {EXPERIMENT}")
     return Comparison(records)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -53,21 +53,17 @@ class Signal:
     normalised: float
 
 
-def quadrature(name: str, panels: int = 20, nodes: int = 8) -> tuple[Tensor, Tensor]:
+def quadrature(name: str) -> tuple[Tensor, Tensor]:
     """Points and weights for means over the domain: composite Gauss-Legendre, a product rule.
 
-    Exact for the polynomials among the functions, their squares and squared gradients.  For Bukin
-    the rule follows the valley: with ``y = x^2 / 100 +- s^2`` both f and ``|grad f|`` times the
-    volume element are smooth in s.
+    Twenty panels an axis, eight nodes in each: exact for the polynomials among the functions, their
+    squares and squared gradients.  For Bukin the rule follows the valley: with
+    ``y = x^2 / 100 +- s^2`` both f and ``|grad f|`` times the volume element are smooth in s.
 
     Parameters
     ----------
     name : str
         Key of `sobolev_lib.functions.FUNCTIONS`.
-    panels : int
-        Equal pieces of each axis.
-    nodes : int
-        Gauss nodes in each piece; exact up to degree 2 * nodes - 1.
 
     Returns
     -------
@@ -75,7 +71,7 @@ def quadrature(name: str, panels: int = 20, nodes: int = 8) -> tuple[Tensor, Ten
     weights : Tensor, shape (n,), float64
         Positive, with sum 1.
     """
-    unit, weight = _gauss(panels, nodes)
+    unit, weight = _gauss(panels=20, nodes=8)
     (x_lo, x_hi), (y_lo, y_hi) = FUNCTIONS[name].domain
     x = x_lo + (x_hi - x_lo) * unit
     if name != "bukin":

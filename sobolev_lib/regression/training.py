@@ -152,8 +152,8 @@ class Problem:
         return found
 
 
-def checkpoints(steps: int, per_decade: int = 8) -> list[int]:
-    """Steps at which the errors are measured: 0, then evenly in the logarithm from 10.
+def checkpoints(steps: int) -> list[int]:
+    """Steps at which the errors are measured: 0, then eight a decade from 10.
 
     The last step is included.  Runs of fewer than 1,000 steps are measured at their ends only: all
     those test points cost as much as some hundred steps.
@@ -161,7 +161,7 @@ def checkpoints(steps: int, per_decade: int = 8) -> list[int]:
     if steps < 1_000:
         return sorted({0, steps})
     decades = math.log10(max(steps, 10) / 10)
-    marks = {round(10 * 10 ** (k / per_decade)) for k in range(int(decades * per_decade) + 1)}
+    marks = {round(10 * 10 ** (k / 8)) for k in range(int(decades * 8) + 1)}
     return sorted({0, steps, *(m for m in marks if m < steps)})
 
 
@@ -318,12 +318,12 @@ class Training:
     def _metrics(self, i: int) -> dict[str, Any]:
         names = [name for name in self.curve if name != "steps"]
         series = {name: [values[i] for values in self.curve[name]] for name in names}
-        final = {name: _number(values[-1]) for name, values in series.items()}
+        final = {name: ledger.number_or_null(values[-1]) for name, values in series.items()}
         return {
             **final,
             "curve": {
                 "steps": self.curve["steps"],
-                **{k: [_number(v, 4) for v in s] for k, s in series.items()},
+                **{k: [ledger.number_or_null(v, 4) for v in s] for k, s in series.items()},
             },
         }
 
@@ -360,12 +360,6 @@ def _kernel(setting: Setting) -> Kernel:
     if (setting.kernel, setting.amplitude) == ("plain", 1.0):
         return kinks.logistic_
     return controls.Kernel(setting.kernel, setting.amplitude)
-
-
-def _number(value: float, digits: int | None = None) -> float | None:
-    if not math.isfinite(value):
-        return None  # a run that diverged
-    return value if digits is None else float(f"{value:.{digits}g}")
 
 
 def ordered(chosen: Iterable[Setting]) -> list[Setting]:

@@ -307,6 +307,8 @@ def rank_correlation(found: Group, rows: Sequence[str], metric: str = "cosine") 
     the rows that were run, no others: with five of them, chance alone often makes it large.
     Seeds that lack a row which others have are left out.
     """
+    from scipy.stats import rankdata  # takes a second to import
+
     late: dict[int, list[tuple[float, float]]] = {}
     for row in rows:
         for r in found.rows.get(row, []):
@@ -315,16 +317,10 @@ def rank_correlation(found: Group, rows: Sequence[str], metric: str = "cosine") 
                 late.setdefault(r.seed, []).append((float(np.mean(cosine)), top1))
     most = max((len(pairs) for pairs in late.values()), default=0)
     return [
-        float(np.corrcoef([_ranks(column) for column in zip(*pairs, strict=True)])[0, 1])
+        float(np.corrcoef([rankdata(column) for column in zip(*pairs, strict=True)])[0, 1])
         for _, pairs in sorted(late.items())
         if len(pairs) == most and most >= FEWEST
     ]
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks, of equal values the mean of theirs (`scipy.stats` takes a second to import)."""
-    v = np.array(values)
-    return ((v[:, None] > v).sum(axis=1) + (v[:, None] >= v).sum(axis=1) + 1) / 2
 
 
 def alignment(found: Group, row: str) -> str:

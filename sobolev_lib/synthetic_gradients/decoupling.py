@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sobolev_lib.checks import wide
 from sobolev_lib.synthetic_gradients import modules as sg
-from sobolev_lib.synthetic_gradients.loss_model import LossModel, may_write, wide
+from sobolev_lib.synthetic_gradients.loss_model import LossModel, may_write
 from sobolev_lib.synthetic_gradients.modules import Objective, Prediction, SGModule
 
 MODES = ("backprop", *sg.SG_MODES)

@@ -25,6 +25,8 @@ from sobolev_lib.synthetic_gradients.modules import PREDICTING
 EXPERIMENT = "fidelity"
 STEPS = (18, 90, 180, 360)
 """When a run on the digits is measured: after the first of its twenty epochs, and up to its end."""
+COUNT = 512
+"""Training images that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _weight_cosine(segment: Segment, synthetic: Tensor, true: Tensor) -> Tensor:
 
 
 def follow(
-    run: training.Training, at: Sequence[int] = STEPS, count: int = 512
+    run: training.Training, at: Sequence[int] = STEPS, count: int = COUNT
 ) -> dict[int, Fidelity]:
     """Train a run up to the last of some steps; its :func:`fidelity` on training images, by step.
 
@@ -200,8 +202,6 @@ def sweep(
     chosen: Sequence[training.Setting],
     seeds: Sequence[int],
     book: ledger.Ledger | None = None,
-    at: Sequence[int] = STEPS,
-    count: int = 512,
     quiet: bool = False,
 ) -> int:
     """Enter the records of all settings and seeds that the ledger lacks; return their number.
@@ -209,5 +209,5 @@ def sweep(
     A record of the experiment "fidelity" has ``steps``, each of :meth:`Fidelity.means` as a curve,
     and the :func:`recall` of the trained network.
     """
-    asked = {"at": list(at), "count": count}
+    asked = {"at": list(STEPS), "count": COUNT}
     return training.watch(EXPERIMENT, _work, chosen, seeds, asked, book, quiet)

@@ -95,11 +95,9 @@ def _grid(count: int, **options: Any) -> tuple[Figure, list[Axes]]:
     return fig, list(axes.flat[:count])
 
 
-def legend(
-    fig: Figure, rows: Iterable[str], reference: bool = False, names: Mapping[str, str] = NAMES
-) -> None:
+def legend(fig: Figure, rows: Iterable[str], reference: bool = False) -> None:
     """Names of the rows below the panels, each beside its mark."""
-    handles = [Line2D([], [], **look(row), label=names[row]) for row in rows]
+    handles = [Line2D([], [], **look(row), label=NAMES[row]) for row in rows]
     if reference:
         colour = style.COLOURS["backprop"]
         handles.append(Line2D([], [], color=colour, linestyle="--", label=NAMES["backprop"]))

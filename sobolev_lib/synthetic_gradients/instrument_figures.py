@@ -55,8 +55,8 @@ def _bars(ax: Axes, found: dict[str, dict[str, float]]) -> None:
     ax.set_xlabel("Images per second, backpropagation = 1")
 
 
-def probed(found: Mapping[str, Sequence[tuple[int, Probe]]], split: int = 0) -> Figure:
-    """What the modules of each row do over training (:mod:`.probing`), at one split."""
+def probed(found: Mapping[str, Sequence[tuple[int, Probe]]]) -> Figure:
+    """What the modules of each row do over training (:mod:`.probing`), at the first split."""
     labels = {
         "pull": "Module's loss against labels, cosine",
         "right": "Module's own accuracy",
@@ -66,7 +66,7 @@ def probed(found: Mapping[str, Sequence[tuple[int, Probe]]], split: int = 0) -> 
     fig, axes = style.figure(2, 2, width="text", height=5.0, sharex=True)
     for ax, (name, label) in zip(axes.flat, labels.items(), strict=True):
         for row, points in found.items():
-            values = [getattr(p, name)[split] for _, p in points]
+            values = [getattr(p, name)[0] for _, p in points]
             how = {**look(row), "markersize": 4, "label": NAMES[row]}
             ax.plot([step for step, _ in points], values, **how)
         ax.set(title=label, ylim=(-1.05 if name == "pull" else -0.25, 1.05))
@@ -77,23 +77,21 @@ def probed(found: Mapping[str, Sequence[tuple[int, Probe]]], split: int = 0) -> 
     return fig
 
 
-def pulls(
-    arms: Sequence[str], row: str = "critic", records: Sequence[Record] | None = None
-) -> Figure:
-    """Whether modules are local classifiers, over training: a column for each arm.
+def pulls(arms: Sequence[str], records: Sequence[Record] | None = None) -> Figure:
+    """Whether critics are local classifiers, over training: a column for each arm.
 
     Upper row: the share of examples whose loss a module puts above the true one.  Lower row: the
     cosine of its own loss's gradient with that of the labels' cross entropy.
     """
-    found = {arm: runs for arm in arms if (runs := probing.probed_runs(arm, row, records))}
+    found = {arm: runs for arm in arms if (runs := probing.probed_runs(arm, "critic", records))}
     if not found:
-        return nothing(arms[0], f"python -m sobolev_lib probes --arm {arms[0]} --rows {row}")
+        return nothing(arms[0], f"python -m sobolev_lib probes --arm {arms[0]} --rows critic")
     fig, axes = style.figure(
         2, len(found), width="wide", height=5.0, sharex="col", sharey="row", squeeze=False
     )
     for column, runs in zip(axes.T, found.values(), strict=True):
         for ax, name in zip(column, ("above", "pull"), strict=True):
-            _pulled(ax, row, runs, name)
+            _pulled(ax, runs, name)
         column[0].set_title(Group(runs[0].config, runs[0].scale, {}).short)
         column[1].set_xlabel("Epoch")
         marks.line_at_zero(column[1])
@@ -103,11 +101,11 @@ def pulls(
     return fig
 
 
-def _pulled(ax: Axes, row: str, runs: Sequence[Record], name: str) -> None:
+def _pulled(ax: Axes, runs: Sequence[Record], name: str) -> None:
     """Mean over seeds, a line for each split, and the seeds as dots: a band would hide all."""
     steps = np.array(runs[0].metrics["steps"])
     epochs = steps / steps[-1] * runs[0].config["epochs"]
-    colour = look(row)["color"]
+    colour = look("critic")["color"]
     for k in range(len(runs[0].config["splits"])):
         values = np.array([[point[k] for point in r.metrics[name]] for r in runs])
         line = {"color": colour, "linestyle": DASHES[k % 3], "label": f"split {k + 1}"}

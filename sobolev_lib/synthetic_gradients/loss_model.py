@@ -14,10 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-def wide(x: Tensor) -> Tensor:
-    """In float32 at least: sums over many elements, logarithms."""
-    return x if x.dtype == torch.float64 else x.float()
+from sobolev_lib.checks import wide
 
 
 def one_hot(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

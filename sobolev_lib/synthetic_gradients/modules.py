@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sobolev_lib import kinks
+from sobolev_lib.checks import wide
 from sobolev_lib.synthetic_gradients.loss_model import (
     FlattenMaps,
     LossModel,
     may_write,
     one_hot,
-    wide,
 )
 
 SG_MODES = ("noprop", "direct", "vfbn", "critic", "sobolev", "local_ce")

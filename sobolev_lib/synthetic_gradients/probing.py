@@ -26,6 +26,8 @@ from sobolev_lib.synthetic_gradients.modules import Prediction, SGModule
 EXPERIMENT = "probes"
 PROBED = ("vfbn", "critic", "sobolev", "local_ce")
 """Modes whose modules model the loss."""
+TIMES, BATCH = 12, 64
+"""How often a recorded run is looked at, and on how many images."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def pull(
     return cosine(a, b).item()
 
 
-def probes(run: training.Training, times: int = 12, batch: int = 128) -> list[tuple[int, Probe]]:
+def probes(run: training.Training, times: int, batch: int) -> list[tuple[int, Probe]]:
     """Train a run to its end; steps and what is found there, always on the same training images."""
     # a random choice: folders hold their images class by class
     source = torch.Generator().manual_seed(batch)
@@ -173,15 +175,13 @@ def sweep(
     chosen: Sequence[training.Setting],
     seeds: Sequence[int],
     book: ledger.Ledger | None = None,
-    times: int = 12,
-    batch: int = 64,
     quiet: bool = False,
 ) -> int:
     """Enter the records of all settings and seeds that the ledger lacks; return their number.
 
     A record of the experiment "probes" has ``steps``, and every field of :class:`Probe` as a curve.
     """
-    asked = {"times": times, "probed": batch}
+    asked = {"times": TIMES, "probed": BATCH}
     return training.watch(EXPERIMENT, _work, chosen, seeds, asked, book, quiet)
 
 

@@ -285,10 +285,8 @@ def difference(
     return _spread_of(found.difference(higher, lower, metric, step).values()) if found else None
 
 
-def failures(
-    records: Records, row: str, arm: str = "digits", points: float = 5.0
-) -> tuple[int, int]:
-    """Seeds of a row that end ``points`` or more below the critic's centre, and all its seeds.
+def failures(records: Records, row: str, arm: str = "digits") -> tuple[int, int]:
+    """Seeds of a row that end five points or more below the critic's centre, and all its seeds.
 
     The critic is the row that fails least on the deep network; (0, 0) without records of it.
     """
@@ -297,7 +295,7 @@ def failures(
     critic = _spread_of(found.values("critic").values()) if found else None
     if critic is None:
         return 0, 0
-    return sum(v <= critic.centre - points for v in values), len(values)
+    return sum(v <= critic.centre - 5.0 for v in values), len(values)
 
 
 def measured_cosine(record: Record, metric: str = "cosine") -> list[float]:

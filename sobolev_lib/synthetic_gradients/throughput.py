@@ -235,13 +235,13 @@ def timed(*arms: str, records: Sequence[ledger.Record] | None = None) -> str:
     return next((arm for arm in arms if runs(arm, records)), arms[-1])
 
 
-def slower(arm: str, share: float = 0.9, records: Sequence[ledger.Record] | None = None) -> str:
-    """Name the rows that reach less than a share of the speed their operations predict.
+def slower(arm: str, records: Sequence[ledger.Record] | None = None) -> str:
+    """Name the rows that reach less than 0.9 of the speed their operations predict.
 
-    Of the first run of an arm, with that share: "Sobolev 0.81, VFBN 0.80".
+    Of the first run of an arm, with what they reach: "Sobolev 0.81, VFBN 0.80".
     """
     found = next(iter(runs(arm, records).values()), None)
     if found is None:
         return "not run yet"
     reached = {row: v["measured"] / v["predicted"] for row, v in relative(found).items()}
-    return ", ".join(f"{NAMES[row]} {v:.2f}" for row, v in reached.items() if v < share) or "none"
+    return ", ".join(f"{NAMES[row]} {v:.2f}" for row, v in reached.items() if v < 0.9) or "none"

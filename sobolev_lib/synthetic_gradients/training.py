@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import math
 import os
 import time
 import zlib
@@ -330,9 +329,11 @@ class Training:
 
     def _note(self, said: Step) -> None:
         self.curve["steps"].append(self.step)
-        self.curve["loss"].append(_number(said.loss.mean().item(), 4))
+        self.curve["loss"].append(ledger.number_or_null(said.loss.mean().item(), 4))
         for name, source in CURVES.items():
-            self.curve[name].append([_number(float(v), 4) for v in getattr(said, source)])
+            self.curve[name].append(
+                [ledger.number_or_null(float(v), 4) for v in getattr(said, source)]
+            )
 
     @torch.no_grad()
     def _test(self) -> None:
@@ -349,7 +350,7 @@ class Training:
         top1, top5, loss = (total / count).tolist()
         self.tests["steps"].append(self.step)
         for name, value in (("top1", 100 * top1), ("top5", 100 * top5), ("loss", loss)):
-            self.tests[name].append(_number(value, 6))
+            self.tests[name].append(ledger.number_or_null(value, 6))
 
     def metrics(self) -> dict[str, Any]:
         """Final figures, and the curves: accuracies in per cent.
@@ -415,10 +416,6 @@ def scores(logits: Tensor, y: Tensor) -> Tensor:
     right = best == y[:, None]
     loss = torch.nn.functional.cross_entropy(logits, y, reduction="sum")
     return torch.stack([right[:, 0].sum().double(), right.any(dim=1).sum().double(), loss.double()])
-
-
-def _number(value: float, digits: int) -> float | None:
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 def state_path(setting: Setting, seed: int, folder: str | os.PathLike[str]) -> Path:

@@ -106,7 +106,6 @@ def line_network(
     *,
     limits: tuple[float, float],
     lipschitz: float | None = None,
-    negative_slope: float = 0.0,
 ) -> BrokenLine:
     """Approximate on the whole line a function that has limits at both ends (Lemma 2, mended).
 
@@ -116,7 +115,7 @@ def line_network(
 
     Parameters
     ----------
-    f, df, eps, lipschitz, negative_slope
+    f, df, eps, lipschitz
         As for `relu_network`.
     interval : (float, float)
         Outside it the caller vouches that f stays between its value at the end and its limit, and
@@ -142,7 +141,7 @@ def line_network(
         )
     ends, slopes, values, bounds = _pieces(f, df, (a, b), eps / 2, torch.float64, lipschitz)
     slopes = np.concatenate([[0.0], slopes, [0.0]])
-    net = BrokenLine(ends, slopes, a, values[0], 2 * a - b, negative_slope=negative_slope)
+    net = BrokenLine(ends, slopes, a, values[0], 2 * a - b)
     tails = replace(  # beyond an end: the error there, and how far f still is from its limit
         bounds,
         eps=eps,

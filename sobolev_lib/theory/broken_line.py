@@ -164,9 +164,7 @@ class BrokenLine(nn.Module):
         return (len(sizes) + 4) * unit * total
 
 
-def broken_line(
-    knots: Any, values: Any, *, negative_slope: float = 0.0, dtype: torch.dtype = torch.float64
-) -> BrokenLine:
+def broken_line(knots: Any, values: Any) -> BrokenLine:
     """Network that joins given points by straight lines (Corollary 1).
 
     Parameters
@@ -174,22 +172,17 @@ def broken_line(
     knots : array_like, shape (n,), n >= 2
         Strictly increasing; the inner ones become kinks.
     values : array_like, shape (n,)
-    negative_slope : float
-        Of a leaky ReLU; 0 is the ReLU.
 
     Raises
     ------
     ValueError
-        If shapes differ, a number is not finite, or the knots do not increase in `dtype`.
+        If shapes differ, a number is not finite, or the knots do not increase.
     """
     x, y = (np.asarray(v, dtype=np.float64) for v in (knots, values))
     if x.ndim != 1 or len(x) < 2 or x.shape != y.shape:
         raise ValueError(f"knots {x.shape} and values {y.shape}: both need the shape (n,), n >= 2")
-    x = torch.from_numpy(x).to(dtype).double().numpy()
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (np.diff(x) > 0).all()):
-        raise ValueError(f"knots and values: finite numbers, knots that increase in {dtype}")
+        raise ValueError("knots and values: finite numbers, knots that increase, are needed")
     slopes, start = np.diff(y) / np.diff(x), 2 * x[0] - x[-1]
     k = len(x) // 2
-    return BrokenLine(
-        x[1:-1], slopes, x[k], y[k], start, negative_slope=negative_slope, dtype=dtype
-    )  # fmt: skip
+    return BrokenLine(x[1:-1], slopes, x[k], y[k], start)

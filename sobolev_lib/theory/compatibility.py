@@ -70,13 +70,7 @@ class Bound(NamedTuple):
     points: int = 0
 
 
-def lower_bound(
-    f: Function,
-    g: Function,
-    interval: tuple[float, float],
-    *,
-    balls: tuple[Function, Function] | None = None,
-) -> float:
+def lower_bound(f: Function, g: Function, interval: tuple[float, float]) -> float:
     """Give an eta so that for every Lipschitz h ``sup|f - h| >= eta`` or ``sup|g - h'| >= eta``.
 
     Suprema are over the interval.  Up to the choice of points it is the largest such number;
@@ -87,24 +81,19 @@ def lower_bound(
     f, g : callable
         Elementwise on NumPy arrays or tensors of float64.
     interval : (float, float)
-    balls : (callable, callable), optional
-        f and g for the power series of python-flint (extra "theory"), such as ``lambda x:
-        x.sin()`` and ``lambda x: x.cos() + 0.3``; the result is then certain.
 
     Returns
     -------
     float
-        With `balls` never above the true optimum.  Without, never above it as far as the estimated
-        error of the quadrature and the rounding of `f` and `g` go, which have been subtracted;
-        exactly 0 where ``g = f'``.
+        Never above the true optimum as far as the estimated error of the quadrature and the
+        rounding of `f` and `g` go, which have been subtracted; exactly 0 where ``g = f'``.
 
     Raises
     ------
     ValueError
-        If the interval is empty, `f` or `g` has a wrong shape or is not finite, one of `balls` is
-        another function or is not finite on a ball.
+        If the interval is empty, or `f` or `g` has a wrong shape or is not finite.
     """
-    return best_pair(f, g, interval, balls=balls).eta
+    return best_pair(f, g, interval).eta
 
 
 def best_pair(

@@ -58,11 +58,11 @@ def draw_interpolants(x: Array, y: Array, slope: Array) -> Figure:
     return fig
 
 
-def draw_gate(value: float = 1.0, slope: float = 1.5, reach: float = 1.0) -> Figure:
+def draw_gate(value: float = 1.0, slope: float = 1.5) -> Figure:
     """The parts of one gated piece on a line: the two ReLUs, and their difference."""
     x = np.linspace(-1.6, 1.6, 1601)
-    room = 2 * abs(value) + abs(slope) * reach / 4
-    gate = room - ((room + abs(value)) / reach + abs(slope)) * np.abs(x)
+    room = 2 * abs(value) + abs(slope) / 4
+    gate = room - (room + abs(value) + abs(slope)) * np.abs(x)
     plane = value + slope * x
     first, second = np.maximum(plane + gate, 0), np.maximum(gate, 0)
     fig, (top, low) = style.figure(2, 1, width=WIDTH, height=4.4, sharex=True)
@@ -77,7 +77,7 @@ def draw_gate(value: float = 1.0, slope: float = 1.5, reach: float = 1.0) -> Fig
     for ax in (top, low):
         ax.legend(loc="upper left", fontsize=8)
         ax.axvspan(both[0], both[-1], color="#BBBBBB", alpha=0.35, lw=0)
-        for edge in (-reach, reach):
+        for edge in (-1, 1):
             ax.axvline(edge, color="#777777", lw=0.8, ls=":")
     return fig
 
@@ -144,17 +144,17 @@ def draw_density_pair(first: tuple[float, float], second: tuple[float, float], x
     return fig
 
 
-def draw_pieces(seed: int = 0, drawn: int = 14) -> Figure:
+def draw_pieces() -> Figure:
     """Fig. 2, left: a broken line, pieces through three of its values, the one with slopes."""
     knots = np.array([0.3, 1.7, 0.6, 1.4])
-    x, rng = np.array([0.5, 1.5, 2.5]), np.random.default_rng(seed)
+    x, rng = np.array([0.5, 1.5, 2.5]), np.random.default_rng(0)
     y, slope = (knots[1:] + knots[:-1]) / 2, np.diff(knots)
     fig, axes = style.figure(3, 1, width=WIDTH, height=5.4, sharex=True, sharey=True)
     titles = ("The function", "3 values: 14 of infinitely many", "3 values, 3 slopes: one")
     for ax, title in zip(axes, titles, strict=True):
         ax.set(title=title, ylim=(-0.4, 2.4), ylabel="value")
     axes[0].plot([0, 1, 2, 3], knots, color=_INK)
-    for _ in range(drawn):
+    for _ in range(14):
         for k, s in enumerate(1.2 * rng.normal(size=3)):
             ends = y[k] + s * np.array([-0.5, 0.5])
             axes[1].plot([k, k + 1], ends, color=style.COLOURS["values"], lw=1.0, alpha=0.7)

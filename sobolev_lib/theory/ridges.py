@@ -33,7 +33,6 @@ import numpy as np
 import torch
 from scipy.special import expit, iv
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .approximation import relu_network
 from .broken_line import BrokenLine, in_parts
@@ -62,7 +61,7 @@ class Ridge:
 
 
 class HiddenLayer(nn.Module):
-    """Network with one hidden layer of (leaky) ReLUs from (B, d) to (B, 1).
+    """Network with one hidden layer of ReLUs from (B, d) to (B, 1).
 
     On a kink PyTorch takes the slope of one side for each unit.  In a sum of broken lines
     (`ridge_network`) the gradient there is the one that each line has on one of its two sides, so
@@ -70,12 +69,8 @@ class HiddenLayer(nn.Module):
     are (n,).
     """
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor, outer: Tensor, constant: float,
-        negative_slope: float = 0.0,
-    ) -> None:  # fmt: skip
+    def __init__(self, weight: Tensor, bias: Tensor, outer: Tensor, constant: float) -> None:
         super().__init__()
-        self.negative_slope = negative_slope
         self.hidden = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
         self.output = nn.Linear(weight.shape[0], 1, dtype=weight.dtype)
         with torch.no_grad():
@@ -97,7 +92,7 @@ class HiddenLayer(nn.Module):
         return in_parts(self._values, x, self.width)
 
     def _values(self, x: Tensor) -> Tensor:
-        return self.output(functional.leaky_relu(self.hidden(x), self.negative_slope))
+        return self.output(self.hidden(x).relu())
 
 
 def merge(ridges: Sequence[Ridge], lines: Sequence[BrokenLine]) -> HiddenLayer:
@@ -111,7 +106,7 @@ def merge(ridges: Sequence[Ridge], lines: Sequence[BrokenLine]) -> HiddenLayer:
     bias = torch.cat([line.hidden.bias for line in lines])
     outer = torch.cat([line.output.weight[0] for line in lines])
     constant = sum(float(line.output.bias) for line in lines)
-    return HiddenLayer(weight, bias, outer, constant, lines[0].negative_slope)
+    return HiddenLayer(weight, bias, outer, constant)
 
 
 def tolerances(ridges: Sequence[Ridge], box: Box, eps: float) -> list[float]:
@@ -131,9 +126,7 @@ def tolerances(ridges: Sequence[Ridge], box: Box, eps: float) -> list[float]:
     return [float(delta) for delta in eps * share / (share @ price)]
 
 
-def ridge_network(
-    ridges: Sequence[Ridge], box: Box, eps: float, *, negative_slope: float = 0.0
-) -> HiddenLayer:
+def ridge_network(ridges: Sequence[Ridge], box: Box, eps: float) -> HiddenLayer:
     """Approximate a sum of ridges and its gradient within eps on a box by one hidden layer.
 
     Parameters
@@ -143,8 +136,6 @@ def ridge_network(
     eps : float
         Bound of the value's error and of the Euclidean norm of the gradient's (on the kinks see
         `HiddenLayer`).
-    negative_slope : float
-        Of a leaky ReLU.
 
     Raises
     ------
@@ -155,7 +146,7 @@ def ridge_network(
     if not ridges:
         raise ValueError("ridges is empty; at least one is needed")
     lines = [
-        relu_network(r.profile, r.slope, r.reach(box), delta, negative_slope=negative_slope)
+        relu_network(r.profile, r.slope, r.reach(box), delta)
         for r, delta in zip(ridges, tolerances(ridges, box, eps), strict=True)
     ]
     return merge(ridges, lines)

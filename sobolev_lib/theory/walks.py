@@ -34,7 +34,6 @@ def path_bound(
     g: Function,
     path: Any,
     *,
-    order: int = 32,
     balls: tuple[Function, Function] | None = None,
 ) -> float:
     """Bound of eta from one polygon: what f and g say about its ends, over 2 plus its length.
@@ -46,8 +45,6 @@ def path_bound(
     path : array_like, shape (m, d), m >= 2
         Corners.  If it ends where it begins the path is a loop; run many times it gives the
         integral over the length, without the 2, and this is returned.
-    order : int
-        Points of the Gauss rule on each side.
     balls : (callable, callable), optional
         f and g for the power series of python-flint (extra "theory"): functions of d numbers, f to
         one and g to a sequence of d.  They take the place of `f` and `g`.
@@ -56,8 +53,8 @@ def path_bound(
     -------
     float
         For gradients measured in the Euclidean norm.  With `balls` it is certain: integrals are
-        enclosed, and the result is rounded down.  Without, it is an estimate: choose `order` so
-        that it does not matter.
+        enclosed, and the result is rounded down.  Without, it is an estimate, by a Gauss
+        rule of 32 points on each side.
 
     Raises
     ------
@@ -76,9 +73,7 @@ def path_bound(
             raise ValueError(f"balls is {balls!r}; a pair, of f and of g, is needed")
         with working(2):
             return _certified(*balls, corners, loop)
-    if order < 1:
-        raise ValueError(f"order is {order}; at least 1 is needed")
-    gain = _sides(g, corners[:-1], corners[1:], order).sum()
+    gain = _sides(g, corners[:-1], corners[1:], 32).sum()
     rise = 0.0 if loop else float(np.subtract(*_values(f, corners[[-1, 0]])))
     return float(abs(rise - gain) / (length if loop else 2 + length))
 

@@ -56,7 +56,7 @@ class SurfaceExplorer(anywidget.AnyWidget):
     side = traitlets.Int().tag(sync=True)
     arrows = traitlets.Int().tag(sync=True)
     index = traitlets.List(traitlets.Int()).tag(sync=True)
-    errors = traitlets.List(traitlets.List(traitlets.Float(allow_none=True))).tag(sync=True)
+    errors = traitlets.List(traitlets.List(traitlets.Float())).tag(sync=True)
     data = traitlets.Bytes().tag(sync=True)
 
     function = traitlets.Unicode().tag(sync=True)
@@ -70,7 +70,7 @@ class SurfaceExplorer(anywidget.AnyWidget):
         cls,
         truth: Mapping[str, Grid],
         grids: Mapping[Key, Grid],
-        errors: Mapping[Key, float | tuple[float, float]],
+        errors: Mapping[Key, tuple[float, float]],
         **traits: Any,
     ) -> SurfaceExplorer:
         """Pack sampled surfaces and gradient fields into one widget.
@@ -86,8 +86,7 @@ class SurfaceExplorer(anywidget.AnyWidget):
             ``grids[function, n, method, seed]``, the same of each network; `method` is a key of
             `sobolev_lib.figures.LABELS`.  Combinations may be missing.
         errors : mapping
-            Test error of each key of `grids`: the mean squared error of the values, or a pair of
-            those of values and gradients.
+            Test errors of each key of `grids`: the mean squared errors of values and gradients.
         **traits
             First choice: ``function``, ``n``, ``seed``, ``view``, ``share``.
 
@@ -201,10 +200,9 @@ def _describe(name: str, truth: Grid) -> dict[str, Any]:
     }
 
 
-def _pair(error: float | tuple[float, float]) -> list[float | None]:
-    """Test errors of values and gradients; the second may be unknown."""
-    both: list[float | None]
-    both = [float(error), None] if np.ndim(error) == 0 else [float(e) for e in error]  # type: ignore[arg-type, union-attr]
-    if len(both) != 2 or any(e is not None and not np.isfinite(e) for e in both):
-        raise ValueError(f"errors has {error!r}; a finite number or a pair of them is needed")
+def _pair(error: tuple[float, float]) -> list[float]:
+    """Test errors of values and gradients, checked."""
+    both = [float(e) for e in error]
+    if len(both) != 2 or not np.isfinite(both).all():
+        raise ValueError(f"errors has {error!r}; a pair of finite numbers is needed")
     return both
