@@ -130,5 +130,6 @@ def test_fewer_seeds_than_a_row_says_stop_the_build(tmp_path, monkeypatch):
 def test_commands_are_understood_by_the_command_line(claim):
     from sobolev_lib.__main__ import _parser
 
-    options = _parser().parse_args(claim.command.split()[3:])
-    assert options.scale == "paper" and options.seeds >= 10
+    for words in claim.command.split("; "):
+        options = _parser().parse_args(words.split()[3:])
+        assert options.scale == "paper" and options.seeds >= (10 if "paper" in options.arms else 5)

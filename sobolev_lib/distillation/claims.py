@@ -194,10 +194,10 @@ def _claim(key: str, where: str, paper: str, measure: Measure) -> Claim:
     return Claim(key, where, paper, measure, COMMAND, DEVIATIONS)
 
 
-COMMAND = (
+COMMAND = "; ".join(
     "python -m sobolev_lib.distillation distill --game pong breakout space_invaders "
-    f"--fractions 0.01 0.05 --seeds {SEEDS} --keep --book; the same with "
-    "--fractions 0.25 0.9 --seeds 3"
+    f"--fractions {fractions} --seeds {seeds} --keep --book"
+    for fractions, seeds in (("0.01 0.05", SEEDS), ("0.25 0.9", 3))
 )
 DEVIATIONS = (
     "teachers trained by PPO for fewer steps than the paper's; alpha, updates and the direction of "
