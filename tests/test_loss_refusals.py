@@ -11,7 +11,7 @@ from numerics import F64, NAN, batch, mlp
 from torch import nn
 from torch.func import functional_call
 
-from sobolev_lib import SobolevLoss, kinks
+from sobolev_lib import SobolevLoss, checks, kinks
 
 X, Y, DY, D2Y = batch()
 NET = mlp()
@@ -277,6 +277,24 @@ def test_a_layer_without_second_derivative_is_refused_with_a_way_out(name: str) 
         with torch.no_grad():
             assert SobolevLoss()(model, X, Y, DY)[0] > 0
     SobolevLoss(0)(model, X, Y)[0].backward()
+
+
+class FullBackwardBackward:
+    """A node of the graph whose backward pass finds no memory."""
+
+    next_functions = ()
+    _input_metadata = (X,)
+
+    def __call__(self, *gradients: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+
+def test_memory_that_runs_out_while_a_layer_is_tried_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "nodes_behind", lambda total: [FullBackwardBackward()])
+    with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+        checks.check_twice(X)
 
 
 def test_attention_trains_with_the_backend_that_the_message_names() -> None:
