@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy
 
 from sobolev_lib.records.ledger import Record
-from sobolev_lib.records.summary import Interval
+from sobolev_lib.records.summary import Interval, difference
 from sobolev_lib.records.table import Table
 
 from . import arms, data, results
@@ -230,27 +231,22 @@ def play(cells: Sequence[Cell]) -> Table | None:
 
 def played(cells: Sequence[Cell]) -> str:
     """Sentence: where students trained on derivatives play better or worse; empty without any."""
-    signs = [
-        (cell, -gain.sign)  # a return is better if it is larger
-        for cell in cells
-        if play([cell]) and (gain := cell.gain("return_mean"))
-    ]
-    if not signs:
-        return ""
+    found: dict[int, list[str]] = {1: [], -1: [], 0: []}
+    for cell in cells:
+        fewer = cell.gain("return_mean") if play([cell]) else None
+        if fewer is None:
+            continue
+        mine, plain = (results.values(r, "return_mean") for r in (cell.sobolev, cell.values))
+        apart = fewer if fewer.sign > 0 else difference(mine, plain)
+        found[-fewer.sign].append(
+            f"{cell.title} ({fmean(mine.values()):.1f} beside {fmean(plain.values()):.1f}, "
+            f"a difference of {apart:.1f} on equal seeds)"
+        )
     words = {1: "more points", -1: "fewer points"}
-    parts = []
-    for sign, word in words.items():
-        found = [
-            f"{cell.title} ({shown(cell.sobolev, 'return_mean', '.1f')} beside "
-            f"{shown(cell.values, 'return_mean', '.1f')})"
-            for cell, own in signs
-            if own == sign
-        ]
-        parts += [f"{word} in {listed(found)}"] if found else []
-    rest = sum(not sign for _, sign in signs)
+    parts = [f"{word} in {listed(found[sign])}" for sign, word in words.items() if found[sign]]
     said = [f"Students that were trained on derivatives get {listed(parts)}."] if parts else []
-    if rest:
-        said.append(f"Not settled: {rest} of {len(signs)} comparisons.")
+    if found[0]:
+        said.append(f"Not settled: {len(found[0])} of {sum(map(len, found.values()))} comparisons.")
     return " ".join(said)
 
 
