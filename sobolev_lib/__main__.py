@@ -221,7 +221,9 @@ def _add_regression(parser: argparse.ArgumentParser) -> None:
 def _add_problems(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--functions", nargs="+", default=list(functions.FUNCTIONS), metavar="NAME")
-    add("--methods", nargs="+", default=list(regression.METHODS), metavar="METHOD")
+    methods = list(regression.METHODS)
+    add("--methods", nargs="+", choices=methods, default=methods, metavar="METHOD",
+        help=", ".join(methods))  # fmt: skip
     add("--sizes", nargs="+", type=int, default=[20, 100], metavar="N", help="training points")
 
 
@@ -260,7 +262,7 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
     add("--sizes", nargs="+", type=pair, default=list(benchmark.SIZES), metavar="ExN")
     add("--ways", nargs="+", choices=names, default=names, metavar="WAY", help=", ".join(names))
     add("--threads", nargs="+", type=given.positive, default=[1, 2])
-    add("--seconds", type=float, default=20.0, help="of measuring, for each size")
+    add("--seconds", type=given.duration, default=20.0, help="of measuring, for each size")
     add("--clock", choices=list(benchmark.CLOCKS), default="wall", help="cpu: computing time only")
     add("--quiet", action="store_true", help="no progress bar")
     given.add_ledger(parser)
@@ -295,7 +297,9 @@ def _add_synthetic_gradients(parser: argparse.ArgumentParser) -> None:
 def _add_throughput(parser: argparse.ArgumentParser) -> None:
     _add_rows(parser, TIMED)
     _add_machine(parser)
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each row and round")
+    parser.add_argument(
+        "--seconds", type=given.duration, default=5.0, help="for each row and round"
+    )
     given.add_ledger(parser)
 
 

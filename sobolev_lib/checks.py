@@ -139,7 +139,11 @@ def check_graph(m: Tensor, z: Tensor | None, batch_coupled: str) -> None:
     if batch_coupled == "allow":
         return
     for node in nodes:
-        if "BatchNormBackward" in type(node).__name__ and getattr(node, "_saved_training", True):
+        if "BatchNormBackward" not in type(node).__name__:
+            continue
+        # instance normalisation is that of a batch of one with B * C channels
+        one = getattr(node, "_saved_input", m).shape[0] == 1
+        if getattr(node, "_saved_training", True) and not one:
             raise ValueError(
                 "model uses the statistics of the batch (batch normalisation in training mode), so "
                 "the output of one sample depends on the inputs of the others. Call model.eval(), "

@@ -6,8 +6,7 @@ Source: sections 2 and 4.2 of Czarnecki et al. (2017), *Sobolev Training for Neu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Literal
 
 import torch
@@ -21,16 +20,27 @@ ElementLoss = Callable[[Tensor, Tensor], Tensor]
 Weight = float | Tensor
 Target = Tensor | Callable[..., Tensor]
 Reduction = Literal["mean", "sum", "none"]
+DROPOUT = (
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
+)  # fmt: skip
 
 __all__ = ["ELEMENT_LOSSES", "SobolevLoss", "unit_vectors"]
 
 
+def _l2(prediction: Tensor, target: Tensor) -> Tensor:
+    return F.mse_loss(prediction, target, reduction="none")
+
+
+def _l1(prediction: Tensor, target: Tensor) -> Tensor:
+    return F.l1_loss(prediction, target, reduction="none")
+
+
+def _huber(prediction: Tensor, target: Tensor) -> Tensor:
+    return F.huber_loss(prediction, target, reduction="none")
+
+
 #: Element losses known by name; "huber" has delta = 1 in the units of the target.
-ELEMENT_LOSSES: dict[str, ElementLoss] = {
-    "l2": partial(F.mse_loss, reduction="none"),
-    "l1": partial(F.l1_loss, reduction="none"),
-    "huber": partial(F.huber_loss, reduction="none"),
-}
+ELEMENT_LOSSES: dict[str, ElementLoss] = {"l2": _l2, "l1": _l1, "huber": _huber}
 
 
 class SobolevLoss(nn.Module):
@@ -50,8 +60,9 @@ class SobolevLoss(nn.Module):
     weights : sequence, optional
         K + 1 weights :math:`w_j`, order 0 first; all 1 by default. Each is a number, or a tensor
         that broadcasts to the derivative, (B, out, *in, ...), with `projections` to (B, *in): one
-        weight for each partial derivative. With weight 0 the derivative is not computed and its
-        target may be None. For a schedule assign to `weights`, or change a tensor in place.
+        weight for each partial derivative. They are constants. With weight 0 the derivative is not
+        computed and its target may be None. For a schedule assign to `weights`, or change a tensor
+        in place.
     projections : int, optional
         None compares whole derivatives. k compares the mean over k draws, each of which evaluates
         the model, of products with directions uniform on unit spheres, new for each sample: v of
@@ -82,8 +93,10 @@ class SobolevLoss(nn.Module):
     -----
     A NaN in a target means *not measured*: the component leaves value and gradient. A sample of
     which no derivative was measured is not differentiated at all (another one stands in for it), so
-    it may lie where the model has none. Where some summands of a projected derivative were
-    measured, both sides sum over these; such a batch costs what ``projections=None`` costs.
+    it may lie where the model has none. The values are then another evaluation of the model, so one
+    with dropout or a scaled kink has no stand-in while it trains. Where some summands of a
+    projected derivative were measured, both sides sum over these; such a batch costs what
+    ``projections=None`` costs.
 
     float16 and bfloat16 are compared and summed in float32, and so is the result. Inside
     `torch.compile` and the transforms of `torch.func` the checks that look at data are not made.
@@ -123,6 +136,8 @@ class SobolevLoss(nn.Module):
         self.weights = weights if weights is not None else (1.0,) * (self.order + 1)
         each = loss if isinstance(loss, (tuple, list)) else [loss] * (self.order + 1)
         self.losses: list[Any] = [ELEMENT_LOSSES.get(one, one) for one in self._each("loss", each)]
+        if own := [one for one in self.losses if isinstance(one, nn.Module)]:
+            self.loss_modules = nn.ModuleList(own)  # so that their weights follow .to()
         for one in self.losses:
             if not callable(one):
                 raise ValueError(
@@ -160,7 +175,7 @@ class SobolevLoss(nn.Module):
             (B,) the axis `out` may be left out. Targets are constants: no gradient flows into them.
         directions : sequence of sequences of Tensor, optional
             The directions to project on, as `draw` returns them, instead of new ones: to compare
-            two models on the same directions, or in a compiled function.
+            two models on the same directions, or in a compiled function. Only with `projections`.
 
         Returns
         -------
@@ -179,6 +194,8 @@ class SobolevLoss(nn.Module):
             a layer without the derivatives that are needed, order 2 of a piecewise-linear model.
         """
         checks.check_input(x)
+        if directions is not None and self.projections is None:
+            raise ValueError("directions are given but projections is None; set projections")
         batch = _Batch(model, x, self._targets(x, y, dy), directions)
         errors: dict[int, list[Tensor]] = {j: [] for j in batch.targets}
         projecting = self.projections if batch.top else None
@@ -209,11 +226,11 @@ class SobolevLoss(nn.Module):
             checks.check_chain(batch.chains[draw], m, x, top)
             return batch.chains[draw]
 
-        points = self._stand_in(x, [t for j, t in targets.items() if j or not top])
+        points = self._stand_in(batch, [t for j, t in targets.items() if j or not top])
         directed = None if draw is None else along
         levels = list(tower(batch, points, top, directed, self.batch_coupled, self.backend))
         if points is not x and top and 0 in targets:
-            (levels[0],) = tower(batch, self._stand_in(x, [targets[0]]), 0)
+            (levels[0],) = tower(batch, self._stand_in(batch, [targets[0]]), 0)
         for j in targets:
             if j > 1 and checks.readable(levels[j]) and not bool(levels[j].any()):
                 refuse_flat(batch.model, x, j)
@@ -250,16 +267,19 @@ class SobolevLoss(nn.Module):
         checks.check_broadcast(j, weight, errors)
         return (errors.masked_fill(missing, 0) * weight).reshape(len(errors), -1).sum(1)
 
-    def _stand_in(self, x: Tensor, targets: Sequence[Any]) -> Tensor:
+    def _stand_in(self, batch: _Batch, targets: Sequence[Any]) -> Tensor:
         """`x` with another sample in place of each of which nothing was measured.
 
         Masked errors have the gradient 0, and 0 times the infinite slope of a root at 0 is NaN.
         """
+        x = batch.x
+        if self.batch_coupled == "allow" or batch.changing:
+            return x
         known = all(isinstance(t, Tensor) and t.is_floating_point() for t in targets)
         if not known or any(len(t) != len(x) for t in targets) or not checks.readable(x, *targets):
             return x
         measured = torch.stack([(~t.isnan()).reshape(len(x), -1).any(1) for t in targets]).any(0)
-        if self.batch_coupled == "allow" or bool(measured.all()) or not bool(measured.any()):
+        if bool(measured.all()) or not bool(measured.any()):
             return x
         return torch.where(measured.view(-1, *[1] * (x.ndim - 1)), x, x[measured][:1])
 
@@ -297,7 +317,8 @@ class SobolevLoss(nn.Module):
     def _each(self, name: str, given: Any, first: int = 0) -> Sequence[Any]:
         """`given`, which has to have one entry for each order from `first` on."""
         needed = f"{name} must be a sequence, one entry for each order from {first} to {self.order}"
-        if isinstance(given, (Tensor, str)) or not hasattr(given, "__len__"):
+        other = (Tensor, str, Mapping, Set)
+        if isinstance(given, other) or not hasattr(given, "__len__"):
             raise TypeError(f"{needed}, got {type(given).__name__}")
         if len(given) != self.order + 1 - first:
             raise ValueError(f"{needed}, got {len(given)}")
@@ -352,8 +373,12 @@ class _Batch:
         self.chains = list(chains or [])  # if empty, drawn when the number of outputs is known
         self.flat = False
         self.whole: list[Tensor] = []  # the derivatives of Eq. 1, where a draw needs them, too
-        for module in checks.modules_of(model) if self.top > 1 else ():
-            if isinstance(module, (kinks.ReLU, kinks.LeakyReLU)):
+        self.changing = False  # whether two evaluations may differ
+        for module in checks.modules_of(model):
+            kinked = isinstance(module, (kinks.ReLU, kinks.LeakyReLU))
+            changes = isinstance(module, DROPOUT) or (kinked and bool(module.scaled))
+            self.changing = self.changing or (changes and module.training)
+            if kinked and self.top > 1:
                 raise ValueError(
                     f"order {self.top}: kinks.{module} has no second derivative; use a smooth unit"
                 )

@@ -63,7 +63,8 @@ class Normalized(nn.Module):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self.model = model
-        like = next((p for p in model.parameters() if p.dtype.is_floating_point), torch.empty(0))
+        own = _floating(model)
+        like = torch.empty(0) if own is None else own
         for name in _STATISTICS:
             self.register_buffer(name, like.new_full((), float(name.endswith("std"))))
 
@@ -74,7 +75,7 @@ class Normalized(nn.Module):
         Parameters
         ----------
         x : Tensor
-            (B, *in), finite.
+            (B, *in), finite, of the dtype of the model's parameters.
         y : Tensor
             (B, out) or (B,); NaN (not measured) is left out.
 
@@ -89,6 +90,11 @@ class Normalized(nn.Module):
         keeps its scale, with standard deviation 1: only its mean is removed.
         """
         check_input(x)
+        own = _floating(self.model)
+        if own is not None and own.dtype != x.dtype:
+            raise TypeError(
+                f"x is {x.dtype} but the model's parameters are {own.dtype}; use x.to()"
+            )
         if not isinstance(y, Tensor) or y.dtype != x.dtype:
             got = y.dtype if isinstance(y, Tensor) else type(y).__name__
             raise TypeError(f"y must be a tensor of {x.dtype}, as x is, got {got}; use y.to(x)")
@@ -182,6 +188,11 @@ class Normalized(nn.Module):
             if isinstance(saved, Tensor):
                 setattr(self, name, getattr(self, name).new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _floating(model: nn.Module) -> Tensor | None:
+    """The first floating-point parameter, if there is one."""
+    return next((p for p in model.parameters() if p.dtype.is_floating_point), None)
 
 
 def _scale(data: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:

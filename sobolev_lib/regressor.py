@@ -13,7 +13,8 @@ import json
 import math
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 
 try:
     from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+    from sklearn.metrics import r2_score
     from sklearn.utils import check_array, check_random_state
     from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 except ImportError as error:
@@ -40,14 +42,25 @@ __all__ = ["SobolevRegressor"]
 
 CHUNK = 10_000  # points predicted at a time
 HEADER = "sobolev_regressor"
+STEEPEST = 30.0  # norm of slopes, in units of the training, above which values set no unit
+STEEP = 10.0  # the norm that slopes have where they set it
+
+
+@contextmanager
+def _own_modes() -> Iterator[None]:
+    """Leave the caller's modes: gradients are recorded, new tensors are on the CPU."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+        yield
 
 
 class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     r"""An ensemble of small networks, fitted to values and whatever gradients were measured.
 
     Inputs and values are brought to mean 0 and variance 1 inside, gradients by the chain rule;
-    what comes back is in the units that came in.  All arithmetic is in float64.  Each network is
-    trained from its own initial weights and stops early on its own held-out part of the data.
+    what comes back is in the units that came in.  Where the values hardly differ, as a single
+    reference energy beside many forces, the gradients set the unit of the values instead.
+    All arithmetic is in float64.  Each network is trained from its own initial weights and stops
+    early on its own held-out part of the data.
 
     Parameters
     ----------
@@ -135,6 +148,7 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    @_own_modes()
     def fit(self, X: Any, y: Any, dy: Any = None) -> SobolevRegressor:
         """Fit the ensemble.
 
@@ -143,10 +157,10 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         X : array_like
             Points (n, d), finite.
         y : array_like
-            Values (n,) or (n, out); NaN where not measured.
+            Values (n,) or (n, out); NaN, or masked, where not measured.
         dy : array_like, optional
             Derivatives (n, d) or, for several outputs, (n, out, d): the derivative of output k
-            with respect to input j at [:, k, j]; NaN where not measured.
+            with respect to input j at [:, k, j]; NaN, or masked, where not measured.
 
         Returns
         -------
@@ -163,12 +177,14 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """
         self._check_options()
         x, values, slopes, self._single = self._table(X, y, dy)
+        self._fitted_with = self.get_params()
         outputs = values.shape[1]
         random = check_random_state(self.random_state)
         *seeds, shuffles = random.randint(2**31 - 1, size=self.n_estimators + 1).tolist()
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]
         stack = self._stack(x.shape[1], outputs, sources)
         self.model_ = Normalized(stack).fit(x, values)
+        self._widen(values, slopes)
         x, values, slopes = self.model_.normalise(x, values, slopes)
         weight = self._weights(slopes)
         self.derivative_weight_ = weight.numpy()
@@ -230,14 +246,45 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         factor = self.model_.y_std[:, None] / self.model_.x_std
         return self._predict(X, stack.gradient, lambda g: factor * g, return_std)
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination of the values, a mean over the outputs.
+
+        Parameters
+        ----------
+        X, y : array_like
+            As in `fit`; a value that is NaN, or masked, is left out.
+        sample_weight : array_like, optional
+            Weights (n,).
+
+        Raises
+        ------
+        ValueError
+            If an output has no value.
+        """
+        found = self.predict(X)
+        wanted = np.asarray(_filled(y), dtype=float)
+        if wanted.size != found.size or len(wanted) != len(found):
+            raise ValueError(f"y has shape {wanted.shape}; needed is {found.shape}")
+        columns = zip(
+            wanted.reshape(len(found), -1).T, found.reshape(len(found), -1).T, strict=True
+        )
+        weight = np.ones(len(found)) if sample_weight is None else np.asarray(sample_weight)
+        scores = []
+        for k, (true, mine) in enumerate(columns):
+            rows = ~np.isnan(true)
+            if not rows.any():
+                raise ValueError(f"y has no value of output {k}")
+            scores.append(r2_score(true[rows], mine[rows], sample_weight=weight[rows]))
+        return float(np.mean(scores))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted regressor as safetensors, which is read without pickle.
 
         Parameters
         ----------
         path : path
-            The file.  Weights, units and parameters are kept, `history_` is not, and of
-            `random_state` only a plain number.
+            The file.  Weights, units and the parameters of the fit are kept, `history_` is not,
+            and of `random_state` only a plain number.
 
         Raises
         ------
@@ -245,10 +292,11 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             Before `fit`.
         """
         self._fitted()
-        params = self.get_params()
+        params = {**self._fitted_with}
         if not isinstance(params["random_state"], numbers.Integral):
             params["random_state"] = None
         names = getattr(self, "feature_names_in_", None)
+        params["hidden"] = list(params["hidden"])
         notes = {
             "params": {k: _plain(v) for k, v in params.items()},
             "single": self._single,
@@ -259,6 +307,7 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         save_file(tensors, path, {HEADER: json.dumps(notes)})
 
     @classmethod
+    @_own_modes()
     def load(cls, path: str | os.PathLike[str]) -> SobolevRegressor:
         """Read what :meth:`save` wrote.
 
@@ -273,7 +322,7 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             params = notes["params"]
             model = cls(**{**params, "hidden": tuple(params["hidden"])})
-            model._single = notes["single"]
+            model._single, model._fitted_with = notes["single"], model.get_params()
             model.derivative_weight_ = np.array(notes["derivative_weight_"])
             model.n_features_in_ = len(tensors["x_mean"])
             if notes["names"] is not None:
@@ -294,9 +343,17 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _check_options(self) -> None:
         check_count("n_estimators", self.n_estimators, 1)
+        if isinstance(self.hidden, str) or not np.iterable(self.hidden):
+            raise ValueError(f"hidden is {self.hidden!r}; give a sequence of widths, as (64, 64)")
+        for width in self.hidden:
+            check_count("hidden", width, 1)
         weight, part = self.derivative_weight, self.validation_fraction
-        if isinstance(weight, str) and weight != "balanced":
+        real = isinstance(weight, numbers.Real)
+        if not real and not (isinstance(weight, str) and weight == "balanced"):
             raise ValueError(f"derivative_weight is {weight!r}; give a number or 'balanced'")
+        for name in ("validation_fraction", "learning_rate"):
+            if not isinstance(getattr(self, name), numbers.Real):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give a number")
         if not isinstance(weight, str) and not 0 <= weight < math.inf:
             raise ValueError(f"derivative_weight is {weight}; it must be finite and not negative")
         if not 0 <= part < 1:
@@ -306,12 +363,14 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Data as tensors (n, d), (n, out), (n, out, d), and whether y had one axis."""
         if y is None:
             raise ValueError("fit requires y to be passed, but the target y is None")
+        if np.ma.is_masked(X):
+            raise ValueError("X has masked entries; every input must be known")
         x = validate_data(self, X, dtype=np.float64, ensure_min_samples=1)
         options: dict[str, Any] = {
             "dtype": np.float64, "ensure_all_finite": "allow-nan",
             "ensure_2d": False, "allow_nd": True,
         }  # fmt: skip
-        values = check_array(y, **options, input_name="y")
+        values = check_array(_filled(y), **options, input_name="y")
         if values.ndim > 2:
             raise ValueError(f"y has shape {values.shape}; needed is (n,) or (n, out)")
         check_consistent_length(x, values)
@@ -319,7 +378,7 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         shape = (*values.shape, x.shape[1])
         slopes = np.full(shape, np.nan)
         if dy is not None:
-            given = check_array(dy, **options, input_name="dy")
+            given = check_array(_filled(dy), **options, input_name="dy")
             flat = (len(x), x.shape[1])
             if given.shape not in ((shape, flat) if shape[1] == 1 else (shape,)):
                 needed = f"{flat} or {shape}" if shape[1] == 1 else shape
@@ -335,6 +394,14 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             kink_bandwidth=self.kink_bandwidth, dtype=torch.float64,
             generator=[source for source in sources for _ in range(outputs)],
         )  # fmt: skip
+
+    def _widen(self, values: Tensor, slopes: Tensor) -> None:
+        """Let the slopes set the unit of values whose own deviation says nothing."""
+        size = (slopes * self.model_.x_std).square().nanmean(dim=0).nansum(dim=1).sqrt()
+        lowest = values.nan_to_num(nan=math.inf).amin(dim=0)
+        same = values.nan_to_num(nan=-math.inf).amax(dim=0) == lowest
+        steep = (size > 0) & (same | (self.model_.y_std < size / STEEPEST))
+        self.model_.y_std = torch.where(steep, size / STEEP, self.model_.y_std)
 
     def _weights(self, slopes: Tensor) -> Tensor:
         """Weight of the derivative term of each output; 0 where no slope is known."""
@@ -374,11 +441,11 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     @torch.no_grad()
     def _predict(self, X: Any, inner: Any, outer: Any, return_std: bool) -> Any:
-        if return_std and self.n_estimators < 2:
+        if return_std and (number := self._fitted_with["n_estimators"]) < 2:
             raise ValueError(
-                f"return_std needs an ensemble; n_estimators is {self.n_estimators}, give 2 or more"
+                f"return_std needs an ensemble; n_estimators is {number}, give 2 or more"
             )
-        x = torch.tensor(validate_data(self, X, dtype=np.float64, reset=False))
+        x = torch.tensor(validate_data(self, X, dtype=np.float64, reset=False), device="cpu")
         outputs = len(self.model_.y_std)
         parts: list[tuple[Tensor, Tensor | None]] = []
         for points in x.split(CHUNK):
@@ -401,6 +468,11 @@ def _together(parts: list[Data]) -> Data:
     columns = zip(*parts, strict=True)
     x, y, dy = (torch.cat(column) for column in columns)  # type: ignore[arg-type]
     return x, y, dy
+
+
+def _filled(table: Any) -> Any:
+    """The table; NaN where a masked array has a mask."""
+    return np.ma.filled(table.astype(float), np.nan) if np.ma.isMaskedArray(table) else table
 
 
 def _plain(value: Any) -> Any:

@@ -329,6 +329,15 @@ def test_complex_numbers_of_a_black_box_are_refused() -> None:
             derivatives.finite_differences(box, X)
 
 
+def test_instance_normalisation_couples_no_samples() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv1d(2, 3, 3, padding=1), nn.InstanceNorm1d(3), nn.SiLU(), nn.Flatten()
+    net = nn.Sequential(*layers, nn.Linear(12, 2)).double()
+    x = torch.randn(3, 2, 4, dtype=torch.float64)
+    one_by_one = torch.cat([derivatives.jacobian(net, point[None]) for point in x])
+    close(derivatives.jacobian(net, x), one_by_one)
+
+
 def test_batch_normalisation_is_refused_while_it_couples_samples() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)).double()
     with pytest.raises(ValueError, match=r"statistics of the batch.*model.eval"):

@@ -7,7 +7,7 @@ import torch
 from numerics import ELEMENT, NAN, batch, by_hand, close, mlp, same_gradients
 from torch import nn
 
-from sobolev_lib import SobolevLoss
+from sobolev_lib import SobolevLoss, kinks
 
 
 @pytest.mark.parametrize("name", ["l2", "l1", "huber", lambda p, t: (p - t).abs() + 1])
@@ -31,6 +31,37 @@ def test_a_batch_without_any_measurement_has_zero_loss_and_gradient() -> None:
     assert total.item() == 0
     total.backward()
     assert all(p.grad is None or not p.grad.any() for p in net.parameters())
+
+
+class Counted(nn.Module):
+    """A network with a module that is another function each time, and how often it was asked."""
+
+    def __init__(self, changing: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.asked = nn.Sequential(nn.Linear(3, 4), changing, nn.Linear(4, 2)), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.asked += 1
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("changing", [nn.Dropout(0.5), kinks.ReLU(scaled=True)])
+def test_what_changes_between_two_evaluations_is_evaluated_once(changing: nn.Module) -> None:
+    net, (x, y, dy, _) = Counted(changing).double(), batch()
+    dy[:2] = NAN
+    torch.manual_seed(0)
+    total, _ = SobolevLoss(weights=(0.7, 1.3))(net, x, y, dy)
+    assert net.asked == 1
+    if isinstance(changing, nn.Dropout):
+        torch.manual_seed(0)
+        point = x.clone().requires_grad_()
+        out = net(point)
+        rows = [torch.autograd.grad(out[:, k].sum(), point, retain_graph=True)[0] for k in (0, 1)]
+        off = (torch.stack(rows, 1) - dy)[2:].square().sum() / len(x)
+        close(total, 0.7 * (out - y).square().sum() / len(x) + 1.3 * off)
+    net.eval()
+    SobolevLoss()(net, x, y, dy)
+    assert net.asked == (4 if isinstance(changing, nn.Dropout) else 3)
 
 
 def test_nan_does_not_leak_through_a_loss_with_an_infinite_slope() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import pickle
 import warnings
 
 import pytest
@@ -161,6 +163,25 @@ def test_bad_directions() -> None:
         loss(NET, X, Y, DY, directions=[[X]])
     with pytest.raises(ValueError, match="directions is empty"):
         loss(NET, X, Y, DY, directions=[])
+    with pytest.raises(ValueError, match="directions are given but projections is None"):
+        SobolevLoss()(NET, X, Y, DY, directions=[[Y]])
+
+
+@pytest.mark.parametrize("weights", [{0: 5.0, 1: 2.0}, {5.0, 2.0}])
+def test_weights_without_an_order_are_refused(weights: object) -> None:
+    with pytest.raises(TypeError, match=r"weights must be a sequence.*got (dict|set)"):
+        SobolevLoss(weights=weights)  # type: ignore[arg-type]
+
+
+def test_a_copy_refuses_what_the_loss_refuses() -> None:
+    labels = torch.zeros(len(X), 2, dtype=torch.int64)
+    for loss in (
+        SobolevLoss(),
+        copy.deepcopy(SobolevLoss()),
+        pickle.loads(pickle.dumps(SobolevLoss())),
+    ):
+        with pytest.raises(TypeError, match=r"y is torch.int64"):
+            loss(NET, X, labels, DY)
 
 
 def test_per_sample_losses_cannot_be_masked_or_weighted_by_component() -> None:

@@ -164,7 +164,14 @@ def test_statistics_follow_dtype() -> None:
 )
 def test_bad_data(x: object, y: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        Normalized(net()).fit(x, y)
+        Normalized(net().float()).fit(x, y)
+
+
+def test_data_of_another_dtype_than_the_model_are_refused() -> None:
+    wrapper = Normalized(torch.nn.Linear(2, 1))
+    x = torch.rand(4, 2, dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"x is torch.float64 but .* parameters are torch.float32"):
+        wrapper.fit(x, x[:, :1])
 
 
 def test_nothing_is_broadcast() -> None:

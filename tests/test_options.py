@@ -86,6 +86,13 @@ def test_every_field_of_a_setting_is_an_option_with_a_help_text(experiment, cls,
         assert options.descriptions(cls).get(name), name
 
 
+def test_the_books_ledger_is_that_of_a_checkout(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(options.ledger, "default_folder", lambda: tmp_path / "none")
+    monkeypatch.delenv("SOBOLEV_DATA", raising=False)
+    assert command.main(["kriging", "--book", "--quiet"]) == 2
+    assert "--book: there is no" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_zero_steps_are_refused(tmp_path, capsys):
     words = ["regression", "--steps", "0", "--ledger", str(tmp_path), "--quiet"]
     assert command.main(words) == 2

@@ -223,6 +223,8 @@ def test_bad_settings():
             Setting(**{"function": "booth", "n": 20, "method": "values", **bad})
     with pytest.raises(ValueError, match="arm is 'papers'"):
         settings("papers")
+    with pytest.raises(ValueError, match="methods are values, sobolev; got value"):
+        settings("paper", methods=["values", "value"])
     with pytest.raises(ValueError, match="share everything"):
         Training([*pair(20), *pair(30)], 0)
 
@@ -291,6 +293,13 @@ def test_kill_minus_nine_loses_and_repeats_nothing(tmp_path):
 def test_command_line_errors(tmp_path, capsys):
     assert command.main(["regression", "--functions", "boot", "--ledger", str(tmp_path)]) == 2
     assert "function is 'boot'" in capsys.readouterr().err
+    for words, said in (
+        (["--methods", "value"], "invalid choice"),
+        (["--seconds", "-1"], "above 0"),
+    ):
+        with pytest.raises(SystemExit):
+            command.main(["regression", *words, "--ledger", str(tmp_path)])
+        assert said in capsys.readouterr().err
     (tmp_path / "regression.jsonl").write_text("not json\n")
     assert command.main(["regression", "--ledger", str(tmp_path), "--quiet"]) == 2
     assert "line 1 is not a record" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from book_files import ROOT
 from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -129,6 +130,59 @@ def test_slopes_alone_fix_the_function_up_to_its_one_value():
     model = SobolevRegressor(**QUICK, steps=1500).fit(X, y, np.cos(X))
     new = np.linspace(-1.9, 1.9, 50)
     np.testing.assert_allclose(model.predict(new[:, None]), 5 + np.sin(new), atol=0.02)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+@pytest.mark.parametrize("which", ["one", "close", "roots"])
+def test_slopes_set_the_unit_where_values_hardly_differ(scale, which):
+    X = np.pi * np.linspace(-2, 2, 25)[:, None]
+    y = np.full(25, np.nan)
+    if which == "roots":  # sin at multiples of pi is 0 but for rounding
+        y[::6] = np.sin(X[::6, 0])
+    else:
+        y[0] = 5.0
+    if which == "close":  # and equal to the last digits a period further on
+        y[12] = 5.0 + 1e-9
+    model = SobolevRegressor(**QUICK, steps=600).fit(X, scale * y, scale * np.cos(X))
+    np.testing.assert_allclose(model.predict_derivatives(X), scale * np.cos(X), atol=0.3 * scale)
+
+
+def test_masked_entries_are_not_measured():
+    X, y, dy = table(30)
+    hidden, gone = np.random.default_rng(1).random(dy.shape) < 0.3, np.zeros(y.shape, dtype=bool)
+    gone[:5, 0] = True
+    model = SobolevRegressor(**QUICK, steps=20)
+    masked = [np.ma.masked_array(np.where(m, -99.0, a), m) for a, m in ((y, gone), (dy, hidden))]
+    nan = [np.where(m, np.nan, a) for a, m in ((y, gone), (dy, hidden))]
+    wanted = model.fit(X, *nan).predict(X)
+    np.testing.assert_array_equal(model.fit(X, *masked).predict(X), wanted)
+    with pytest.raises(ValueError, match="X has masked entries"):
+        model.fit(np.ma.masked_array(X, X > 0), y, dy)
+
+
+def test_the_score_leaves_out_what_was_not_measured():
+    X, y, dy = table(30)
+    model = SobolevRegressor(**QUICK, steps=20).fit(X, y, dy)
+    some, weight = y.copy(), np.arange(1.0, 31.0)
+    some[:10, 0] = np.nan
+    wanted = [
+        r2_score(y[rows, k], model.predict(X)[rows, k], sample_weight=weight[rows])
+        for k, rows in ((0, slice(10, None)), (1, slice(None)))
+    ]
+    assert model.score(X, some, weight) == pytest.approx(np.mean(wanted))
+    assert model.score(X, y) == pytest.approx(r2_score(y, model.predict(X)))
+    with pytest.raises(ValueError, match="no value of output 1"):
+        model.score(X, y * [1, np.nan])
+    with pytest.raises(ValueError, match=r"y has shape \(30, 1\); needed is \(30, 2\)"):
+        model.score(X, y[:, :1])
+
+
+def test_the_callers_modes_change_nothing():
+    X, y, dy = table(20)
+    model = SobolevRegressor(**QUICK, steps=5)
+    wanted = model.fit(X, y, dy).predict_derivatives(X)
+    with torch.inference_mode(), torch.device("meta"):
+        np.testing.assert_array_equal(model.fit(X, y, dy).predict_derivatives(X), wanted)
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
@@ -263,6 +317,19 @@ def test_what_was_saved_predicts_the_same(tmp_path):
         again.predict(X[:, :2])
 
 
+def test_what_is_saved_is_what_was_fitted(tmp_path):
+    X, y, dy = table()
+    options = {**QUICK, "hidden": np.array([8, 8])}
+    model = SobolevRegressor(**options, steps=10).fit(X, y, dy)
+    wanted = model.predict(X, return_std=True)
+    model.set_params(activation="tanh", n_estimators=1, hidden=(3,))
+    model.save(tmp_path / "model.safetensors")
+    again = SobolevRegressor.load(tmp_path / "model.safetensors")
+    assert (again.activation, again.n_estimators, again.hidden) == ("silu", 2, (8, 8))
+    for found in (model.predict(X, return_std=True), again.predict(X, return_std=True)):
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_a_file_of_another_kind_is_named(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"x_mean": torch.zeros(1)}, path)
@@ -282,6 +349,11 @@ def test_a_file_of_another_kind_is_named(tmp_path):
     [
         ({"derivative_weight": "even"}, "derivative_weight is 'even'.*'balanced'"),
         ({"derivative_weight": -1.0}, "derivative_weight is -1.0.*not negative"),
+        ({"derivative_weight": np.ones(2)}, "derivative_weight is array.*give a number or"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'; give a number"),
+        ({"validation_fraction": None}, "validation_fraction is None; give a number"),
+        ({"hidden": 16}, "hidden is 16; give a sequence of widths"),
+        ({"hidden": (8.0,)}, "hidden must be an integer of at least 1, got 8.0"),
         ({"n_estimators": 0}, "n_estimators must be an integer of at least 1, got 0"),
         ({"steps": 2.5}, "steps must be an integer of at least 1, got 2.5"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),

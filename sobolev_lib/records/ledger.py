@@ -190,7 +190,7 @@ class Ledger:
         except OSError as error:
             raise LedgerError(
                 f"cannot write {self.path}: {error}. "
-                "Make the folder writable, or set SOBOLEV_DATA to one that is."
+                "Make the folder writable, or name another (--ledger; SOBOLEV_DATA for the book's)."
             ) from error
         return len(known) - before
 

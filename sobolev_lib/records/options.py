@@ -103,7 +103,7 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--workers", type=positive, default=1, help="local processes (default: %(default)s)")
     add("--scheduler", metavar="ADDRESS", help="Dask scheduler that runs the jobs")
-    add("--seconds", type=float, help="stop after that time; the same command goes on")
+    add("--seconds", type=duration, help="stop after that time; the same command goes on")
     add_ledger(parser)
 
 
@@ -151,6 +151,8 @@ class Places:
     def of(cls, options: argparse.Namespace, experiment: str) -> Places:
         """Read what :func:`add_runs` added."""
         folder = ledger.default_folder() if options.book else options.ledger
+        if options.book and not (folder.is_dir() or "SOBOLEV_DATA" in os.environ):
+            raise ValueError(f"--book: there is no {folder}, as in a checkout; use --ledger FOLDER")
         first = getattr(options, "first_seed", 0)
         count = getattr(options, "seeds", 1)
         return cls(ledger.Ledger(experiment, folder), range(first, first + count))
@@ -161,6 +163,13 @@ def natural(text: str, least: int = 0) -> int:
     if int(text) < least:
         raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
     return int(text)
+
+
+def duration(text: str) -> float:
+    """Read a number of seconds above 0."""
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return float(text)
 
 
 def positive(text: str) -> int:

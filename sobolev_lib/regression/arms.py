@@ -51,9 +51,10 @@ class Setting:
     arm : str
         Name of the variant; "paper" is the paper's own.  A setting that is not the arm of its name
         says so: "paper, changed: steps 1000".
-    steps, batch : int
-        Number of Adam steps, and points per step (drawn without replacement within an epoch; at
-        most the training set).
+    steps : int
+        Number of Adam steps.
+    batch : int
+        Points per step (drawn without replacement within an epoch; at most the training set).
     learning_rate : float
         Adam's; 3e-5 in the paper.
     schedule : {"constant", "cosine", "tail"}
@@ -253,6 +254,8 @@ def settings(
     ValueError
         If the arm, a function or a method is unknown.
     """
+    if unknown := set(methods) - set(METHODS):
+        raise ValueError(f"methods are {', '.join(METHODS)}; got {', '.join(sorted(unknown))}")
     return [
         Setting(name, n, method, arm=family(member), **{**ARMS[member], **changes})
         for member, n, method, name in itertools.product(members(arm), sizes, methods, names)

@@ -40,12 +40,16 @@ class Setting:
         Key of :data:`ARMS`.
     data : str
         "digits", "cifar10", or the name of a prepared folder.
-    image_size, train_images : int
-        Height and width; number of training images (the first of a fixed shuffle), ``None``: all.
+    image_size : int
+        Height and width.
+    train_images : int or None
+        Number of training images (the first of a fixed shuffle), ``None``: all.
     network : str
         Key of :data:`.networks.NETWORKS`.
-    width, depth : int
-        Of the network; ``depth`` for "mlp" only.
+    width : int
+        Channels or units of the network.
+    depth : int or None
+        Layers, for "mlp" only.
     stem : str
         Of ResNet-50.
     splits : tuple of str
@@ -62,10 +66,20 @@ class Setting:
         Width of the kink kernel in the modules, in units of the spread of the pre-activations.
     leak : float
         Slope of the modules' units below 0; the paper has ReLU.
-    epochs, batch : int
-        Length and size; a batch is over all processes.
-    learning_rate, warmup, momentum, nesterov, weight_decay
-        SGD of the main network: linear warm-up over that part of the run, then linearly to 0.
+    epochs : int
+        Passes over the training images.
+    batch : int
+        Images in a step, over all processes.
+    learning_rate : float
+        Of SGD for the main network, at its highest.
+    warmup : float
+        Part of the run over which the rate rises linearly; then it falls linearly to 0.
+    momentum : float
+        Of SGD.
+    nesterov : bool
+        Nesterov's kind of momentum.
+    weight_decay : float
+        Of SGD.
     module_rate : float
         Adam's rate for the modules, constant.
     augmented : bool
