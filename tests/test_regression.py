@@ -295,7 +295,7 @@ def test_command_line_errors(tmp_path, capsys):
     assert "function is 'boot'" in capsys.readouterr().err
     for words, said in (
         (["--methods", "value"], "invalid choice"),
-        (["--seconds", "-1"], "above 0"),
+        (["--seconds", "-1"], "at least 0"),
     ):
         with pytest.raises(SystemExit):
             command.main(["regression", *words, "--ledger", str(tmp_path)])

@@ -166,9 +166,9 @@ def natural(text: str, least: int = 0) -> int:
 
 
 def duration(text: str) -> float:
-    """Read a number of seconds above 0."""
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    """Read a number of seconds of at least 0."""
+    if not float(text) >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
     return float(text)
 
 
