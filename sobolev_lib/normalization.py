@@ -93,7 +93,7 @@ class Normalized(nn.Module):
         own = _floating(self.model)
         if own is not None and own.dtype != x.dtype:
             raise TypeError(
-                f"x is {x.dtype} but the model's parameters are {own.dtype}; use x.to()"
+                f"x is {x.dtype} but the model's parameters are {own.dtype}; use x.to({own.dtype})"
             )
         if not isinstance(y, Tensor) or y.dtype != x.dtype:
             got = y.dtype if isinstance(y, Tensor) else type(y).__name__

@@ -47,8 +47,3 @@ def layers(record: Record) -> float:
     config = record.config
     one = 4 * config["members"] * config["n"] * config["width"]
     return float(record.metrics["peak_bytes"]) / one
-
-
-def modified() -> int:
-    """Number of records that a library with uncommitted changes made."""
-    return sum(r.modified for r in Ledger(EXPERIMENT).read())
