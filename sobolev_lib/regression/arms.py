@@ -74,7 +74,7 @@ class Setting:
     weight : float
         Of the derivative term; the paper names none, so that it is 1.
     points_factor : int
-        Training points per n: 3 in the arm "equal_information" (a value and a gradient are three
+        Training points per n: 3 in the arms "equal_information" (a value and a gradient are three
         numbers in the plane).
     kernel : str
         Key of :data:`sobolev_lib.regression.controls.KINDS`; needs a bandwidth unless "plain".
@@ -195,6 +195,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "bandwidth/scaled": {**ANNEALED, "bandwidth": 0.1, "scaled_bandwidth": True},
     "bandwidth/scaled_wide": {**ANNEALED, "bandwidth": 0.3, "scaled_bandwidth": True},
     "equal_information": {**ANNEALED, "points_factor": 3},
+    "equal_information/silu": {**ANNEALED, "points_factor": 3, "activation": "silu"},
     "paper_kernel": {"bandwidth": 0.1, "scaled_bandwidth": True},
     "small_batch": {"batch": 20},
     "paper_torch_initialization": {"initialization": "torch"},
@@ -265,7 +266,7 @@ def settings(
 
 def methods_of(arm: str) -> tuple[str, ...]:
     """Methods that an arm has: the others would be runs that another arm has already."""
-    if arm == "equal_information":
+    if family(arm) == "equal_information":
         return ("values",)
     # neither the kernel nor the weight does anything to values alone
     return METHODS if ARMS[arm].keys().isdisjoint(("bandwidth", "weight")) else ("sobolev",)
