@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from sobolev_lib.cost import benchmark
 from sobolev_lib.cost.ways import WAYS, Size
 from sobolev_lib.records import options as given
 from sobolev_lib.records.ledger import Ledger
-from sobolev_lib.records.sweep import workers
+from sobolev_lib.records.sweep import Job, sweep, workers
 from sobolev_lib.regression import arms, grids, kriging, rivals, rounding
 from sobolev_lib.regression import training as regression
 from sobolev_lib.synthetic_gradients import (
@@ -69,12 +68,15 @@ def _entered(count: int, book: Ledger) -> str:
 
 
 def _swept(
-    options: argparse.Namespace, experiment: str, sweep: Callable[[given.Places, Any], int]
+    options: argparse.Namespace, experiment: str, jobs: Callable[[Sequence[int]], list[Job]]
 ) -> str:
-    """Let a sweep work where the options say, with the executor that they ask for."""
+    """Do the jobs of the seeds where the options say, with the workers that they ask for."""
     places = given.Places.of(options, experiment)
     with workers(options.workers, options.scheduler) as executor:
-        return _entered(sweep(places, executor), places.book)
+        entered = sweep(
+            experiment, jobs(places.seeds), places.book, executor, options.quiet, options.seconds
+        )
+    return _entered(entered, places.book)
 
 
 def _regression(options: argparse.Namespace) -> str:
@@ -88,38 +90,25 @@ def _regression(options: argparse.Namespace) -> str:
             arm, options.sizes, options.functions, options.methods, **changes
         )
     ]
+    how = (options.scale, options.device, options.states, options.save_every)
     return _swept(
-        options, regression.EXPERIMENT, lambda places, executor: regression.sweep(
-            chosen, places.seeds, places.book, options.scale, options.device, options.states,
-            executor, options.quiet, options.save_every, options.seconds,
-        )
-    )  # fmt: skip
+        options, regression.EXPERIMENT, lambda seeds: regression.jobs(chosen, seeds, *how)
+    )
 
 
 def _kriging(options: argparse.Namespace) -> str:
-    return _swept(
-        options, regression.EXPERIMENT, lambda places, executor: kriging.sweep(
-            places.seeds, options.sizes, options.functions, options.methods, places.book,
-            executor, options.quiet, options.seconds,
-        )
-    )  # fmt: skip
+    chosen = (options.sizes, options.functions, options.methods)
+    return _swept(options, regression.EXPERIMENT, lambda seeds: kriging.jobs(seeds, *chosen))
 
 
 def _rivals(options: argparse.Namespace) -> str:
-    return _swept(
-        options, rivals.EXPERIMENT, lambda places, executor: rivals.sweep(
-            places.seeds, options.functions, options.models, places.book, executor, options.quiet,
-            options.seconds,
-        )
-    )  # fmt: skip
+    chosen = (options.functions, options.models)
+    return _swept(options, rivals.EXPERIMENT, lambda seeds: rivals.jobs(seeds, *chosen))
 
 
 def _rounding(options: argparse.Namespace) -> str:
-    return _swept(
-        options, rounding.EXPERIMENT, lambda places, executor: rounding.sweep(
-            places.seeds, options.functions, places.book, executor, options.quiet, options.seconds
-        )
-    )  # fmt: skip
+    names = options.functions
+    return _swept(options, rounding.EXPERIMENT, lambda seeds: rounding.jobs(seeds, names))
 
 
 def _grids(options: argparse.Namespace) -> str:
@@ -142,12 +131,13 @@ def _synthetic_gradients(options: argparse.Namespace) -> str:
     arm = options.arm or ("digits" if options.scale == "small" else "cifar10")
     try:
         chosen = training.settings(arm, options.rows, **changes)
-        return _swept(
-            options, training.EXPERIMENT, lambda places, executor: training.sweep(
+        places = given.Places.of(options, training.EXPERIMENT)
+        with workers(options.workers, options.scheduler) as executor:
+            entered = training.sweep(
                 chosen, places.seeds, places.book, options.device, options.states, executor,
                 options.quiet, options.save_every, options.compile, options.seconds,
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+        return _entered(entered, places.book)
     finally:
         if joined:
             torch.distributed.destroy_process_group()
@@ -176,7 +166,9 @@ def _watch(options: argparse.Namespace) -> str:
     places = given.Places.of(options, options.experiment)
     chosen = training.settings(options.arm or "digits", options.rows)
     instrument = INSTRUMENTS[options.experiment]
-    entered = instrument.sweep(chosen, places.seeds, places.book, quiet=options.quiet)
+    entered = sweep(
+        options.experiment, instrument.jobs(chosen, places.seeds), places.book, quiet=options.quiet
+    )
     return _entered(entered, places.book)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from sobolev_lib import functions
 from sobolev_lib.records import ledger
+from sobolev_lib.records.sweep import sweep
 from sobolev_lib.regression import kriging
 from sobolev_lib.regression import training as regression
 from sobolev_lib.regression.training import Setting
@@ -50,10 +51,11 @@ def test_gradient_is_that_of_the_prediction(fitted):
 @needs_smt
 def test_gradients_help_and_records_hold_what_was_measured(tmp_path):
     book = ledger.Ledger(regression.EXPERIMENT, tmp_path)
-    options = {"seeds": [3], "sizes": [20], "names": ["mccormick"], "book": book, "quiet": True}
-    assert kriging.sweep(**options, methods=["sobolev"]) == 1
-    assert kriging.sweep(**options) == 1, "the run that is there already is not done again"
-    assert kriging.sweep(**options) == 0
+    jobs = kriging.jobs([3], [20], ["mccormick"])
+    one = kriging.jobs([3], [20], ["mccormick"], ["sobolev"])
+    assert sweep(regression.EXPERIMENT, one, book, quiet=True) == 1
+    assert sweep(regression.EXPERIMENT, jobs, book, quiet=True) == 1, "what is there stays"
+    assert sweep(regression.EXPERIMENT, jobs, book, quiet=True) == 0
     found = {r.config["method"]: r for r in book.read()}
     told = {(r.config["arm"], r.config["library"], r.config["n"]) for r in found.values()}
     assert told == {("kriging", "smt", 20)}

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sobolev_lib.records import ledger
+from sobolev_lib.records.sweep import sweep
 from sobolev_lib.synthetic_gradients import decouple, probing, throughput, training
 
 
@@ -91,7 +92,7 @@ def test_probes_are_entered_once(tmp_path, monkeypatch):
     book = ledger.Ledger(probing.EXPERIMENT, tmp_path)
     chosen = training.settings("digits", ["critic", "local_ce"], epochs=1)
     for expected in (2, 0):
-        assert probing.sweep(chosen, [3], book, quiet=True) == expected
+        assert sweep(probing.EXPERIMENT, probing.jobs(chosen, [3]), book, quiet=True) == expected
     critic, local = sorted(book.read(), key=lambda r: r.config["module"])
     assert critic.metrics["steps"] == [0, 9, 18] and critic.config["probed"] == 16
     assert all(pull == pytest.approx([1.0] * 3) for pull in local.metrics["pull"])
@@ -99,7 +100,7 @@ def test_probes_are_entered_once(tmp_path, monkeypatch):
     assert critic.metrics["above"] == [p.above for _, p in again]
     assert critic.metrics["loss"] == [p.loss for _, p in again]
     monkeypatch.setattr(probing, "BATCH", 8)
-    assert probing.sweep(chosen[:1], [3], book, quiet=True) == 1
+    assert sweep(probing.EXPERIMENT, probing.jobs(chosen[:1], [3]), book, quiet=True) == 1
 
 
 def test_cost_of_a_run():

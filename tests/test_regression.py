@@ -14,9 +14,10 @@ import torch
 from sobolev_lib import __main__ as command
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.ledger import Ledger
+from sobolev_lib.records.sweep import sweep
 from sobolev_lib.regression import arms
 from sobolev_lib.regression import training as regression
-from sobolev_lib.regression.training import Setting, Training, checkpoints, settings, sweep
+from sobolev_lib.regression.training import Setting, Training, checkpoints, jobs, settings
 
 
 def pair(n=20, steps=40, **changes):
@@ -186,8 +187,8 @@ def test_checkpoints():
 def test_sweep_enters_each_run_once_and_takes_an_executor(tmp_path):
     book = Ledger("regression", tmp_path)
     with ThreadPoolExecutor(2) as pool:
-        assert sweep(pair(steps=5), [0, 1], book, executor=pool, quiet=True) == 4
-    assert sweep(pair(steps=5), [0, 1, 2], book, quiet=True) == 2
+        assert sweep("regression", jobs(pair(steps=5), [0, 1]), book, pool, quiet=True) == 4
+    assert sweep("regression", jobs(pair(steps=5), [0, 1, 2]), book, quiet=True) == 2
     assert {(r.seed, r.config["method"]) for r in book.read()} == {
         (s, m) for s in range(3) for m in regression.METHODS
     }

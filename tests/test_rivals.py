@@ -8,6 +8,7 @@ import torch
 
 from sobolev_lib import functions
 from sobolev_lib.records import ledger
+from sobolev_lib.records.sweep import sweep
 from sobolev_lib.regression import rivals
 from sobolev_lib.regression import training as regression
 from sobolev_lib.regression.training import Setting
@@ -47,10 +48,10 @@ def test_slopes_are_those_of_the_values_of_every_model(model, short):
 def test_records_hold_what_was_measured_and_are_made_once(short, tmp_path, monkeypatch):
     monkeypatch.setattr(rivals, "NAMES", ("booth",))
     book = ledger.Ledger(rivals.EXPERIMENT, tmp_path)
-    options = {"names": ["booth"], "models": ["jenn", "regressor_one"], "book": book}
+    jobs = rivals.jobs([0, 1], names=["booth"], models=["jenn", "regressor_one"])
     threads = torch.get_num_threads()
-    assert rivals.sweep([0, 1], **options, quiet=True) == 4
-    assert rivals.sweep([0, 1], **options, quiet=True) == 0
+    assert sweep(rivals.EXPERIMENT, jobs, book, quiet=True) == 4
+    assert sweep(rivals.EXPERIMENT, jobs, book, quiet=True) == 0
     assert torch.get_num_threads() == threads
     comparison = rivals.load(book)
     record = comparison.records[0]
@@ -94,8 +95,6 @@ def test_comparisons_are_paired_by_seed():
 
 
 def test_bad_requests_are_named(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="models has 'forest'; known are regressor"):
-        rivals.sweep([0], models=["forest"])
     with pytest.raises(LookupError, match="python -m sobolev_lib rivals"):
         rivals.load(ledger.Ledger(rivals.EXPERIMENT, tmp_path))
     monkeypatch.setitem(sys.modules, "jenn", None)

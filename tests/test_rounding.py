@@ -7,6 +7,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from sobolev_lib.records.ledger import Ledger
+from sobolev_lib.records.sweep import sweep
 from sobolev_lib.regression import arms, figures, rounding
 from sobolev_lib.regression import training as regression
 
@@ -26,9 +27,10 @@ def made(tmp_path_factory):
             patch.setitem(arms.ARMS, arm, {**arms.ARMS[arm], "steps": 4})
         for arm in dict.fromkeys(arm for arm, _ in rounding.ROWS.values()):
             chosen = regression.settings(arm, [5], NAMES)
-            regression.sweep(chosen, SEEDS, first, scale="paper", quiet=True)
-        assert rounding.sweep(SEEDS, NAMES, again, quiet=True) == 2 * 2 * len(rounding.ROWS)
-        assert rounding.sweep(SEEDS, NAMES, again, quiet=True) == 0, "nothing is run twice"
+            sweep(regression.EXPERIMENT, regression.jobs(chosen, SEEDS, "paper"), first, quiet=True)
+        jobs = rounding.jobs(SEEDS, NAMES)
+        assert sweep(rounding.EXPERIMENT, jobs, again, quiet=True) == 2 * 2 * len(rounding.ROWS)
+        assert sweep(rounding.EXPERIMENT, jobs, again, quiet=True) == 0, "nothing is run twice"
         yield again.read(), first.read()
 
 

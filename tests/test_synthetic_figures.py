@@ -14,6 +14,7 @@ from sobolev_lib.records import ledger
 from sobolev_lib.records.claims import NOT_RUN
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import interval
+from sobolev_lib.records.sweep import sweep
 from sobolev_lib.synthetic_gradients import (
     fidelity,
     figures,
@@ -273,7 +274,7 @@ def test_pulls_draw_the_records_of_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(probing, "BATCH", 16)
     book = ledger.Ledger(probing.EXPERIMENT, tmp_path)
     chosen = training.settings("digits", ["critic", "local_ce"], epochs=1)
-    probing.sweep(chosen, [0, 1], book, quiet=True)
+    sweep(probing.EXPERIMENT, probing.jobs(chosen, [0, 1]), book, quiet=True)
     records = book.read()
     assert len(probing.probed_runs("digits", "critic", records)) == 2
     panels = instruments.pulls(["digits", ARM], records).axes
@@ -292,7 +293,7 @@ def test_fidelity_is_drawn_from_its_records(tmp_path, monkeypatch):
     monkeypatch.setattr(fidelity, "COUNT", 200)
     book = ledger.Ledger(fidelity.EXPERIMENT, tmp_path)
     chosen = training.settings("digits", ["critic"], epochs=2)
-    assert fidelity.sweep(chosen, [0, 1], book, quiet=True) == 2
+    assert sweep(fidelity.EXPERIMENT, fidelity.jobs(chosen, [0, 1]), book, quiet=True) == 2
     records = book.read()
     fig = instruments.fidelity_over_training(records)
     for ax, name in zip(fig.axes, instruments.MEASURES, strict=True):

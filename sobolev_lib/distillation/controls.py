@@ -223,7 +223,7 @@ def shares(found: Sequence[Control], metric: str = "kl") -> str:
     said += [f"nothing in {listed(harmed)}"] if harmed else []
     less = " Elsewhere their seeds settle no such gain." if len(parts) < len(each) else ""
     return (
-        f"By {BY[metric]}, at {100 * fraction:g} % of the states, derivatives of *another* state, "
+        f"By {BY[metric]}, at {100 * fraction:g} % of the states, derivatives of another state, "
         f"given as a control, bring {', and '.join(said)} of what those of the right state gain "
         f"over values only.{less}"
     )

@@ -6,6 +6,6 @@ puts the paper's sentences beside them, :mod:`.signal` measures the functions, :
 :mod:`.landscapes` draw.
 """
 
-from sobolev_lib.regression.training import ARMS, METHODS, Setting, settings, sweep
+from sobolev_lib.regression.training import ARMS, METHODS, Setting, jobs, settings
 
-__all__ = ["ARMS", "METHODS", "Setting", "settings", "sweep"]
+__all__ = ["ARMS", "METHODS", "Setting", "jobs", "settings"]

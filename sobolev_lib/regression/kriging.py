@@ -21,7 +21,6 @@ import itertools
 import time
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -31,7 +30,6 @@ from torch import Tensor
 
 from sobolev_lib import functions
 from sobolev_lib.records import ledger
-from sobolev_lib.records import sweep as runner
 from sobolev_lib.records.sweep import Job, Result, Run, Tick
 from sobolev_lib.regression import training as regression
 from sobolev_lib.regression.arms import METHODS, Setting
@@ -145,28 +143,14 @@ def config(setting: Setting) -> dict[str, Any]:
     }
 
 
-def sweep(
+def jobs(
     seeds: Sequence[int],
     sizes: Sequence[int] = SIZES,
     names: Sequence[str] = tuple(functions.FUNCTIONS),
     methods: Sequence[str] = METHODS,
-    book: ledger.Ledger | None = None,
-    executor: Executor | None = None,
-    quiet: bool = False,
-    seconds: float | None = None,
-) -> int:
-    """Fit every baseline that the ledger lacks; return how many records were entered.
-
-    Parameters
-    ----------
-    seeds : sequence of int
-        Seeds of the training points, those of the networks.
-    sizes, names, methods : sequences
-        Numbers of points, functions, and "values" or "sobolev".
-    book, executor, quiet, seconds
-        See :func:`sobolev_lib.records.sweep.sweep`; without a book the regression experiment's.
-    """
-    jobs = [
+) -> list[Job]:
+    """Baselines for a sweep: records of the regression experiment, on the networks' points."""
+    return [
         Job(
             [Run(config(setting), seed, "paper", _deviations(setting.method))],
             partial(measure, setting, seed),
@@ -175,7 +159,6 @@ def sweep(
         for seed, name, n, method in itertools.product(seeds, names, sizes, methods)
         for setting in [Setting(name, n, method, arm=ARM)]
     ]
-    return runner.sweep(regression.EXPERIMENT, jobs, book, executor, quiet, seconds)
 
 
 def _check(x: Tensor, y: Tensor, dy: Tensor | None) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -27,14 +26,13 @@ from torch import Tensor
 
 from sobolev_lib import functions
 from sobolev_lib.records import ledger
-from sobolev_lib.records import sweep as runner
 from sobolev_lib.records.summary import Interval, difference, interval, log_errors
 from sobolev_lib.records.sweep import Job, Result, Run, Tick
 from sobolev_lib.regression import training as regression
 from sobolev_lib.regression.kriging import Kriging
 from sobolev_lib.regression.training import Setting
 
-__all__ = ["EXPERIMENT", "MODELS", "NAMES", "TITLES", "Comparison", "load", "measure", "sweep"]
+__all__ = ["EXPERIMENT", "MODELS", "NAMES", "TITLES", "Comparison", "jobs", "load", "measure"]
 
 EXPERIMENT = "rivals"
 N = 50
@@ -148,30 +146,13 @@ def config(model: str, name: str) -> dict[str, Any]:
     return entries
 
 
-def sweep(
+def jobs(
     seeds: Sequence[int],
     names: Sequence[str] = NAMES,
     models: Sequence[str] = tuple(MODELS),
-    book: ledger.Ledger | None = None,
-    executor: Executor | None = None,
-    quiet: bool = False,
-    seconds: float | None = None,
-) -> int:
-    """Fit what the ledger lacks; return how many records were entered.
-
-    Parameters
-    ----------
-    seeds : sequence of int
-        Seeds of the training points, those of the regression experiment.
-    names, models : sequences of str
-        Functions, and keys of :data:`MODELS`.
-    book, executor, quiet, seconds
-        See :func:`sobolev_lib.records.sweep.sweep`.
-    """
-    unknown = [model for model in models if model not in MODELS]
-    if unknown:
-        raise ValueError(f"models has {unknown[0]!r}; known are {', '.join(MODELS)}")
-    jobs = [
+) -> list[Job]:
+    """Fits for a sweep, on the regression experiment's points; ``models`` are of :data:`MODELS`."""
+    return [
         Job(
             [Run(config(model, name), seed, "small", ("Not in the paper: a baseline.",))],
             partial(measure, model, name, seed),
@@ -179,7 +160,6 @@ def sweep(
         )
         for seed, name, model in itertools.product(seeds, names, models)
     ]
-    return runner.sweep(EXPERIMENT, jobs, book, executor, quiet, seconds)
 
 
 class Comparison:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,14 +24,13 @@ from numpy.typing import NDArray
 
 from sobolev_lib import functions
 from sobolev_lib.records import ledger
-from sobolev_lib.records import sweep as runner
 from sobolev_lib.records.summary import Interval, difference, log_errors
 from sobolev_lib.records.sweep import Job, Result, Run, Tick
 from sobolev_lib.records.table import Table
 from sobolev_lib.regression.arms import Setting, config, settings
 from sobolev_lib.regression.training import ordered, train
 
-__all__ = ["EXPERIMENT", "ROWS", "Twins", "kernels", "sweep"]
+__all__ = ["EXPERIMENT", "ROWS", "Twins", "jobs", "kernels"]
 
 EXPERIMENT = "rounding"
 N = 100
@@ -70,31 +68,14 @@ def _run(members: Sequence[Setting], seed: int, tick: Tick | None = None) -> lis
     ]
 
 
-def sweep(
-    seeds: Sequence[int],
-    names: Sequence[str] = tuple(functions.FUNCTIONS),
-    book: ledger.Ledger | None = None,
-    executor: Executor | None = None,
-    quiet: bool = False,
-    seconds: float | None = None,
-) -> int:
-    """Train with this process's kernels what the ledger lacks; return how many were entered.
-
-    Parameters
-    ----------
-    seeds : sequence of int
-        Those of the regression experiment.
-    names : sequence of str
-        Functions; all of an arm are trained in one stack.
-    book, executor, quiet, seconds
-        See :func:`sobolev_lib.records.sweep.sweep`.
-    """
-    which, jobs = kernels(), []
+def jobs(seeds: Sequence[int], names: Sequence[str] = tuple(functions.FUNCTIONS)) -> list[Job]:
+    """Training with this process's kernels, for a sweep; an arm's functions are one stack."""
+    which, made = kernels(), []
     for seed, arm in itertools.product(seeds, dict.fromkeys(arm for arm, _ in ROWS.values())):
         members = ordered(settings(arm, [N], names))
         runs = [Run(_config(s, which), seed, "paper", s.deviations()) for s in members]
-        jobs.append(Job(runs, partial(_run, members, seed), steps=members[0].steps))
-    return runner.sweep(EXPERIMENT, jobs, book, executor, quiet, seconds)
+        made.append(Job(runs, partial(_run, members, seed), steps=members[0].steps))
+    return made
 
 
 class Twins:

@@ -14,7 +14,6 @@ import os
 import time
 import zlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,6 @@ from torch import Tensor
 
 from sobolev_lib import functions, kinks
 from sobolev_lib.records import ledger, states
-from sobolev_lib.records import sweep as runner
 from sobolev_lib.records.sweep import Job, Result, Run, Tick
 from sobolev_lib.regression import controls
 from sobolev_lib.regression.arms import (
@@ -48,8 +46,8 @@ __all__ = [
     "METHODS",
     "Setting",
     "Training",
+    "jobs",
     "settings",
-    "sweep",
 ]
 
 TEST_POINTS = 10_000
@@ -375,11 +373,12 @@ def jobs(
     folder: str | os.PathLike[str] | None = None,
     save_every: float = 60.0,
 ) -> list[Job]:
-    """Group settings into stacks: one job per program and seed.
+    """Jobs for a sweep, one for each program and seed: a stack of settings.
 
-    On a GPU all seeds are one job where the kernel allows it: a small stack leaves it idle between
-    two calls.  A stack whose records are partly there is trained whole, so that its members'
-    numbers do not depend on the history.
+    The scale is what the records say: whoever asks for a run knows.  On a GPU all seeds are one job
+    where the kernel allows it: a small stack leaves it idle between two calls.  A stack whose
+    records are partly there is trained whole, so that its members' numbers do not depend on the
+    history.
     """
     seeds, groups = tuple(seeds), dict[tuple[Any, ...], list[Setting]]()
     for setting in chosen:
@@ -421,36 +420,3 @@ def train(
     """
     training = Training(members, seed, device, folder, save_every)
     return training.results() if training.run(tick) else None
-
-
-def sweep(
-    chosen: Sequence[Setting],
-    seeds: Sequence[int],
-    book: ledger.Ledger | None = None,
-    scale: str = "small",
-    device: str = "cpu",
-    folder: str | os.PathLike[str] | None = None,
-    executor: Executor | None = None,
-    quiet: bool = False,
-    save_every: float = 60.0,
-    seconds: float | None = None,
-) -> int:
-    """Train every setting for every seed that the ledger lacks; return how many were entered.
-
-    Parameters
-    ----------
-    chosen : sequence of Setting
-        Settings, see :func:`settings`.
-    seeds : sequence of int
-        Seeds.
-    scale : {"small", "paper"}
-        What the records say; whoever asks for a run knows.
-    folder : path, optional
-        Where to keep states for resuming (about 11 MB for 14 networks).
-    save_every : float
-        Seconds between two saved states of a job.
-    book, device, executor, quiet, seconds
-        See :func:`sobolev_lib.records.sweep.sweep`.
-    """
-    todo = jobs(chosen, seeds, scale, device, folder, save_every)
-    return runner.sweep(EXPERIMENT, todo, book, executor, quiet, seconds)

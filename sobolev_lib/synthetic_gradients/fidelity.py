@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sobolev_lib.records import ledger
-from sobolev_lib.records.sweep import Result, Tick
+from sobolev_lib.records.sweep import Job, Result, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
@@ -198,16 +197,11 @@ def _work(
     return training.results_of(run, last | curves)
 
 
-def sweep(
-    chosen: Sequence[training.Setting],
-    seeds: Sequence[int],
-    book: ledger.Ledger | None = None,
-    quiet: bool = False,
-) -> int:
-    """Enter the records of all settings and seeds that the ledger lacks; return their number.
+def jobs(chosen: Sequence[training.Setting], seeds: Sequence[int]) -> list[Job]:
+    """Runs to follow, for a sweep.
 
     A record of the experiment "fidelity" has ``steps``, each of :meth:`Fidelity.means` as a curve,
     and the :func:`recall` of the trained network.
     """
     asked = {"at": list(STEPS), "count": COUNT}
-    return training.watch(EXPERIMENT, _work, chosen, seeds, asked, book, quiet)
+    return training.watching(_work, chosen, seeds, asked)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sobolev_lib.records import ledger
-from sobolev_lib.records.sweep import Result, Tick
+from sobolev_lib.records.sweep import Job, Result, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
@@ -171,18 +171,13 @@ def _work(
     return training.results_of(run, first | curves)
 
 
-def sweep(
-    chosen: Sequence[training.Setting],
-    seeds: Sequence[int],
-    book: ledger.Ledger | None = None,
-    quiet: bool = False,
-) -> int:
-    """Enter the records of all settings and seeds that the ledger lacks; return their number.
+def jobs(chosen: Sequence[training.Setting], seeds: Sequence[int]) -> list[Job]:
+    """Runs to probe, for a sweep.
 
     A record of the experiment "probes" has ``steps``, and every field of :class:`Probe` as a curve.
     """
     asked = {"times": TIMES, "probed": BATCH}
-    return training.watch(EXPERIMENT, _work, chosen, seeds, asked, book, quiet)
+    return training.watching(_work, chosen, seeds, asked)
 
 
 def probed_runs(

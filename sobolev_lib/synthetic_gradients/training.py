@@ -41,7 +41,7 @@ from sobolev_lib.synthetic_gradients.settings import (
 
 __all__ = [
     "ARMS", "EXPERIMENT", "MAIN_ROWS", "ROWS", "Setting", "Training", "build", "config", "job",
-    "place_of", "results_of", "row_of", "scores", "settings", "sweep", "watch",
+    "place_of", "results_of", "row_of", "scores", "settings", "sweep", "watching",
 ]  # fmt: skip
 
 MEASUREMENTS = 25
@@ -443,27 +443,23 @@ def job(
     )
 
 
-def watch(
-    experiment: str,
+def watching(
     work: Callable[..., list[Result]],
     chosen: Sequence[Setting],
     seeds: Sequence[int],
     asked: dict[str, Any],
-    book: ledger.Ledger | None = None,
-    quiet: bool = False,
-) -> int:
-    """Enter what an instrument finds in the runs that its ledger lacks; return their number.
+) -> list[Job]:
+    """Jobs of an instrument, which looks at runs, for a sweep.
 
     ``work`` takes setting, seed, the values of ``asked``, which the records carry, and a tick.
     """
-    jobs = [
+    return [
         job(
             setting, seed, functools.partial(work, setting, seed, *asked.values()),
             config(setting) | asked,
         )
         for seed, setting in itertools.product(seeds, chosen)
     ]  # fmt: skip
-    return runner.sweep(experiment, jobs, book, quiet=quiet)
 
 
 def results_of(run: Training, metrics: dict[str, Any]) -> list[Result]:
