@@ -76,7 +76,8 @@ def regression(records: Sequence[Record]) -> list[str]:
 def member(config: dict[str, Any]) -> str:
     """Name of the arm that a configuration is."""
     whole = {k: v for k, v in config.items() if k not in arms.IDENTITY}
-    for name in arms.members(arms.family(config["arm"])):
+    family = arms.family(config["arm"])
+    for name in (name for name in arms.ARMS if arms.family(name) == family):
         [setting] = arms.settings(name, [20], ["booth"], arms.methods_of(name)[:1])
         if {k: v for k, v in arms.config(setting).items() if k in whole} == whole:
             return name

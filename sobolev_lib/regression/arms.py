@@ -180,6 +180,7 @@ At that rate six thousand steps are enough to compare.
 
 ANNEALED: dict[str, Any] = {**FAST, "schedule": "cosine"}
 KERNEL: dict[str, Any] = {**ANNEALED, "bandwidth": 0.1}
+SILU: dict[str, Any] = {**ANNEALED, "activation": "silu"}
 
 ARMS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -187,7 +188,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "normalized": FAST,
     "schedule": ANNEALED,
     "activation/kernel": KERNEL,
-    "activation/silu": {**ANNEALED, "activation": "silu"},
+    "activation/silu": SILU,
     "activation/tanh": {**ANNEALED, "activation": "tanh"},
     "activation/softplus": {**ANNEALED, "activation": "softplus"},
     "bandwidth/narrow": {**ANNEALED, "bandwidth": 0.03},
@@ -195,7 +196,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "bandwidth/scaled": {**ANNEALED, "bandwidth": 0.1, "scaled_bandwidth": True},
     "bandwidth/scaled_wide": {**ANNEALED, "bandwidth": 0.3, "scaled_bandwidth": True},
     "equal_information": {**ANNEALED, "points_factor": 3},
-    "equal_information/silu": {**ANNEALED, "points_factor": 3, "activation": "silu"},
+    "equal_information/silu": {**SILU, "points_factor": 3},
+    "equal_information/silu_long": {**SILU, "points_factor": 3, "steps": 24_000},
     "paper_kernel": {"bandwidth": 0.1, "scaled_bandwidth": True},
     "small_batch": {"batch": 20},
     "paper_torch_initialization": {"initialization": "torch"},
@@ -204,6 +206,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "weight/0.01": {**ANNEALED, "weight": 0.01},
     "torch_initialization": {**ANNEALED, "initialization": "torch"},
     "long": {**ANNEALED, "steps": 24_000},
+    "long/silu": {**SILU, "steps": 24_000},
     # for N = 10,000, where 60,000 steps at a constant rate end in free fall
     "annealed_tail": {"batch": 32, "steps": 240_000, "schedule": "tail"},
     # amplitude 0 is "schedule", 1 is "activation/kernel": they are not run twice
@@ -228,14 +231,14 @@ def family(arm: str) -> str:
 
 
 def members(arm: str) -> list[str]:
-    """Arms of a family, or the arm itself.
+    """The arm itself, or the arms of a family.
 
     Raises
     ------
     ValueError
         If there is no such arm.
     """
-    found = [name for name in ARMS if arm in (name, family(name))]
+    found = [arm] if arm in ARMS else [name for name in ARMS if family(name) == arm]
     if not found:
         raise ValueError(f"arm is {arm!r}; it must be one of {', '.join(ARMS)}")
     return found
