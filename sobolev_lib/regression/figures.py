@@ -51,6 +51,7 @@ ARM_ROWS: dict[str, str] = {
     "… tanh": "activation/tanh",
     "… softplus": "activation/softplus",
     "… values only, 3N values": "equal_information",
+    "… the same with SiLU": "equal_information/silu",
     "Kriging (SMT; with gradients: GEKPLS)": "kriging",
 }
 """Rows of :func:`arms`."""

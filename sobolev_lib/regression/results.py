@@ -47,6 +47,10 @@ KNOBS: dict[str, tuple[Line, Line]] = {
     "Kink kernel": (_SLOPES, ("activation/kernel", "sobolev")),
     "SiLU": (_SLOPES, ("activation/silu", "sobolev")),
     "Three times as many values, no slopes": (_PLAIN, ("equal_information", "values")),
+    "… with SiLU on both sides": (
+        ("activation/silu", "values"),
+        ("equal_information/silu", "values"),
+    ),
 }
 """Choices, and what is compared for each: first slopes with values, then all else with slopes."""
 
