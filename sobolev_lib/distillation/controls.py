@@ -224,6 +224,6 @@ def shares(found: Sequence[Control], metric: str = "kl") -> str:
     less = " Elsewhere their seeds settle no such gain." if len(parts) < len(each) else ""
     return (
         f"By {BY[metric]}, at {100 * fraction:g} % of the states, derivatives of another state, "
-        f"given as a control, bring {', and '.join(said)} of what those of the right state gain "
-        f"over values only.{less}"
+        f"given as a control, bring {', and '.join(said)}{',' * (len(said) - 1)} of what those "
+        f"of the right state gain over values only.{less}"
     )
