@@ -25,10 +25,11 @@ from sobolev_lib.regression import training as regression
 from sobolev_lib.synthetic_gradients import (
     fidelity,
     hogwild,
+    jobs,
     prepare,
     probing,
+    settings,
     throughput,
-    training,
 )
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
 from sobolev_lib.synthetic_gradients.settings import ROW_KEYS
@@ -125,15 +126,15 @@ def _cost(options: argparse.Namespace) -> str:
 
 
 def _synthetic_gradients(options: argparse.Namespace) -> str:
-    changes = given.changes(options, training.Setting, SKIPPED)
+    changes = given.changes(options, settings.Setting, SKIPPED)
     joined = hogwild.start(options.device)
     changes["workers"] = hogwild.world()[1]
     arm = options.arm or ("digits" if options.scale == "small" else "cifar10")
     try:
-        chosen = training.settings(arm, options.rows, **changes)
-        places = given.Places.of(options, training.EXPERIMENT)
+        chosen = settings.settings(arm, options.rows, **changes)
+        places = given.Places.of(options, settings.EXPERIMENT)
         with workers(options.workers, options.scheduler) as executor:
-            entered = training.sweep(
+            entered = jobs.sweep(
                 chosen, places.seeds, places.book, options.device, options.states, executor,
                 options.quiet, options.save_every, options.compile, options.seconds,
             )  # fmt: skip
@@ -144,9 +145,9 @@ def _synthetic_gradients(options: argparse.Namespace) -> str:
 
 
 def _throughput(options: argparse.Namespace) -> str:
-    changes = given.changes(options, training.Setting, SKIPPED)
+    changes = given.changes(options, settings.Setting, SKIPPED)
     records = throughput.measure(
-        training.settings(options.arm or TIMED, options.rows, **changes),
+        settings.settings(options.arm or TIMED, options.rows, **changes),
         options.seconds,
         options.device,
         options.compile,
@@ -156,15 +157,15 @@ def _throughput(options: argparse.Namespace) -> str:
 
 
 def _operations(options: argparse.Namespace) -> str:
-    changes = given.changes(options, training.Setting, SKIPPED)
-    chosen = training.settings(options.arm or COUNTED, options.rows, **changes)
+    changes = given.changes(options, settings.Setting, SKIPPED)
+    chosen = settings.settings(options.arm or COUNTED, options.rows, **changes)
     book = given.Places.of(options, throughput.OPERATIONS).book
     return _entered(book.append(throughput.count(chosen)), book)
 
 
 def _watch(options: argparse.Namespace) -> str:
     places = given.Places.of(options, options.experiment)
-    chosen = training.settings(options.arm or "digits", options.rows)
+    chosen = settings.settings(options.arm or "digits", options.rows)
     instrument = INSTRUMENTS[options.experiment]
     entered = sweep(
         options.experiment, instrument.jobs(chosen, places.seeds), places.book, quiet=options.quiet
@@ -262,15 +263,15 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
 
 def _add_rows(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
-        "--arm", choices=list(training.ARMS), metavar="ARM",
-        help=f"data, network and schedule: {', '.join(training.ARMS)} (default: {default})",
+        "--arm", choices=list(settings.ARMS), metavar="ARM",
+        help=f"data, network and schedule: {', '.join(settings.ARMS)} (default: {default})",
     )  # fmt: skip
     parser.add_argument(
-        "--rows", nargs="+", default=list(training.MAIN_ROWS), choices=list(training.ROWS),
+        "--rows", nargs="+", default=list(settings.MAIN_ROWS), choices=list(settings.ROWS),
         metavar="ROW",
-        help=f"what is compared: {', '.join(training.ROWS)} (default: the first seven)",
+        help=f"what is compared: {', '.join(settings.ROWS)} (default: the first seven)",
     )  # fmt: skip
-    given.add_fields(parser, training.Setting, SKIPPED)
+    given.add_fields(parser, settings.Setting, SKIPPED)
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -301,8 +302,8 @@ def _add_operations(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_watch(parser: argparse.ArgumentParser, modules: Sequence[str]) -> None:
-    parser.add_argument("--arm", choices=list(training.ARMS), metavar="ARM", help="default: digits")
-    rows = [row for row, changes in training.ROWS.items() if changes["module"] in modules]
+    parser.add_argument("--arm", choices=list(settings.ARMS), metavar="ARM", help="default: digits")
+    rows = [row for row, changes in settings.ROWS.items() if changes["module"] in modules]
     parser.add_argument("--rows", nargs="+", choices=rows, default=["critic"], metavar="ROW")
     given.add_seeds(parser)
     given.add_ledger(parser)
@@ -328,7 +329,7 @@ COMMANDS: dict[str, tuple[Act, Add, str]] = {
     ),
     "grids": (_grids, _add_grids, "values and slopes of finished networks, for figures"),
     benchmark.EXPERIMENT: (_cost, _add_cost, "time of a training step"),
-    training.EXPERIMENT: (_synthetic_gradients, _add_synthetic_gradients, "section 4.3"),
+    settings.EXPERIMENT: (_synthetic_gradients, _add_synthetic_gradients, "section 4.3"),
     throughput.EXPERIMENT: (_throughput, _add_throughput, "images per second, 4.3"),
     throughput.OPERATIONS: (_operations, _add_operations, "floating-point operations, 4.3"),
     probing.EXPERIMENT: (

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sobolev_lib.records.ledger import Record
-from sobolev_lib.synthetic_gradients import Decoupled, decouple, throughput, training
+from sobolev_lib.synthetic_gradients import Decoupled, decouple, throughput
 from sobolev_lib.synthetic_gradients import data as images
-from sobolev_lib.synthetic_gradients.training import Setting, settings
+from sobolev_lib.synthetic_gradients.settings import EXPERIMENT, Setting, config, row_of, settings
 
 F64 = torch.float64
 SPLITS = ("layer1", "layer2", "layer3")
@@ -69,8 +69,8 @@ COSINE = {"direct": 0.4, "vfbn": 0.3, "critic": 0.1, "sobolev": 0.2, "local_ce":
 def made(arm="cifar10_reduced", top1=TOP1, seeds=4, spread=0.1, cosine=COSINE, **changes):
     """Return records of an arm with given accuracies, cosines by split, a little spread."""
     records = []
-    for setting in training.settings(arm, list(top1), **changes):
-        row = training.row_of(training.config(setting))
+    for setting in settings(arm, list(top1), **changes):
+        row = row_of(config(setting))
         for seed in range(seeds):
             wave = spread * np.sin(seed + 10 * len(row))
             late = [
@@ -88,7 +88,5 @@ def made(arm="cifar10_reduced", top1=TOP1, seeds=4, spread=0.1, cosine=COSINE, *
                 },
             }  # fmt: skip
             told = setting.deviations("folder of images")
-            records.append(
-                Record(training.EXPERIMENT, training.config(setting), seed, metrics, "small", told)
-            )
+            records.append(Record(EXPERIMENT, config(setting), seed, metrics, "small", told))
     return records

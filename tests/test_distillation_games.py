@@ -17,6 +17,7 @@ from sobolev_lib.distillation import commands, data, games, weights
 from sobolev_lib.distillation.consoles import Consoles, shrink
 from sobolev_lib.distillation.games import GAMES
 from sobolev_lib.distillation.networks import Teacher
+from sobolev_lib.distillation.screens import OPTIONS, Screens
 
 # The same on two processors (with and without AVX-512), ale-py 0.12.1: a recording is portable.
 PORTABLE = {
@@ -33,8 +34,8 @@ def random_actions(game, shape, seed=0):
 @pytest.mark.parametrize("game", GAMES)
 def test_frames_are_those_of_another_processor(game):
     """500 steps of 8 games in the full action set of the emulator, hashed as frames and rewards."""
-    options = data.OPTIONS | {"autoreset_mode": "NextStep"}
-    screens = data.Screens(game, 8, 123, options=options)
+    options = OPTIONS | {"autoreset_mode": "NextStep"}
+    screens = Screens(game, 8, 123, options=options)
     environment = screens.environment
     count = int(environment.single_action_space.n)
     actions = numpy.random.Generator(numpy.random.PCG64(7)).integers(0, count, (500, 8))
@@ -46,7 +47,7 @@ def test_frames_are_those_of_another_processor(game):
     assert found.hexdigest().startswith(PORTABLE[game])
 
 
-@pytest.mark.parametrize("make", [Consoles, data.Screens])
+@pytest.mark.parametrize("make", [Consoles, Screens])
 @pytest.mark.parametrize(
     ("actions", "said"),
     [
@@ -65,7 +66,7 @@ def test_an_action_that_the_game_does_not_have_is_refused(make, actions, said):
 def test_pong_has_three_actions_and_they_move_the_paddle():
     rows = {}
     for action, name in enumerate(GAMES["pong"].names):
-        screens = data.Screens("pong", 1, 0)
+        screens = Screens("pong", 1, 0)
         for _ in range(4):  # further down a wall hides it
             screens.step(numpy.array([action]))
         paddle = screens.stack[0, -1, 15:76, 74:76].astype(int)  # right side, between the walls
@@ -74,7 +75,7 @@ def test_pong_has_three_actions_and_they_move_the_paddle():
     assert rows["up"] < rows["stay"] < rows["down"]
 
 
-@pytest.mark.parametrize("make", [Consoles, data.Screens])
+@pytest.mark.parametrize("make", [Consoles, Screens])
 def test_a_lost_life_does_not_end_the_game(make):
     """Breakout: five lives; the score runs on over the lost ones, and only the fifth ends it."""
     screens = make("breakout", 4, 1)
@@ -92,7 +93,7 @@ def test_a_lost_life_does_not_end_the_game(make):
 
 
 def test_scores_add_the_rewards_as_the_game_gives_them():
-    screens = data.Screens("space_invaders", 2, 3)
+    screens = Screens("space_invaders", 2, 3)
     total, scores = numpy.zeros(2), []
     for chosen in random_actions("space_invaders", (1_200, 2)):
         rewards, _, over = screens.step(chosen)
@@ -104,7 +105,7 @@ def test_scores_add_the_rewards_as_the_game_gives_them():
 
 
 def test_before_a_game_there_are_zero_frames():
-    for screens in (data.Screens("breakout", 3, 0), Consoles("breakout", 3, 0, frames=True)):
+    for screens in (Screens("breakout", 3, 0), Consoles("breakout", 3, 0, frames=True)):
         assert not screens.stack[:, :3].any()
         assert screens.stack[:, 3].any((1, 2)).all()
         for chosen in random_actions("breakout", (250, 3)):
@@ -118,7 +119,7 @@ def test_before_a_game_there_are_zero_frames():
 
 def test_consoles_show_the_frames_of_the_vector_environment():
     """From the same start, with the same actions; a level of 1 where rounding differs."""
-    environment = data.Screens("pong", 1, 3, options=data.OPTIONS | {"noop_max": 1})
+    environment = Screens("pong", 1, 3, options=OPTIONS | {"noop_max": 1})
     console = games.emulator("pong", 1, 3)
     console.reset_game()
     console.act(console.getMinimalActionSet()[0])
@@ -159,7 +160,7 @@ def test_consoles_go_on_from_a_state_as_if_never_stopped(frames):
 
 
 def test_screens_begin_the_same_games_after_a_state():
-    one, two = data.Screens("breakout", 2, 0), data.Screens("breakout", 2, 5)
+    one, two = Screens("breakout", 2, 0), Screens("breakout", 2, 5)
     for chosen in random_actions("breakout", (20, 2)):
         one.step(chosen)
     two.restore(json.loads(json.dumps(one.state())))
@@ -179,7 +180,7 @@ def test_a_missing_emulator_or_file_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(roms, "get_rom_path", lambda name: None)
     with pytest.raises(games.AtariError, match="install ale-py again"):
-        data.Screens("pong", 1, 0)
+        Screens("pong", 1, 0)
     real = builtins.__import__
 
     def without(name, *args, **kwargs):

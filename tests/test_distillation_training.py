@@ -31,6 +31,7 @@ from sobolev_lib.distillation import (
 )
 from sobolev_lib.distillation.closed_form import differentiate
 from sobolev_lib.distillation.networks import Student, Teacher, blocks, images, scaled
+from sobolev_lib.distillation.screens import Screens
 from sobolev_lib.distillation.targets import Targets
 from sobolev_lib.records import ledger, sweep
 
@@ -106,8 +107,11 @@ def training(kind, **changes):
 
 
 @pytest.mark.parametrize("kind", ["expert", "teacher"])
-def test_a_training_goes_on_from_its_state_to_the_last_bit(kind, tmp_path):
+@pytest.mark.parametrize("half", [False, True])
+def test_a_training_goes_on_from_its_state_to_the_last_bit(kind, half, tmp_path):
     whole, first, second = (training(kind) for _ in range(3))
+    # a teacher chooses its precision by the clock: the one that goes on has chosen otherwise
+    whole.half, first.half, second.half = half, half, not half
     for _ in range(4):
         whole.iterate()
     ppo.train(first, tmp_path / "state.safetensors", 1, until=32, quiet=True)
@@ -191,13 +195,13 @@ def test_without_memory_there_is_no_expert():
     with pytest.raises(ValueError, match="imitation"):
         teachers.PixelTrainer(teachers.PixelSettings("pong"))
     with pytest.raises(TypeError, match="memory"):
-        experts.memory(data.Screens("pong", 1, 0))
+        experts.memory(Screens("pong", 1, 0))
 
 
 def test_ppo_on_pixels_alone_plays_in_the_vector_environment():
     settings = teachers.PixelSettings("pong", **teachers.FROM_SCRATCH | SMALL)
     trainer = teachers.PixelTrainer(settings)
-    trainer.consoles = data.Screens("pong", 2, 0)  # as on a GPU
+    trainer.consoles = Screens("pong", 2, 0)  # as on a GPU
     before = [p.clone() for p in trainer.net.teacher.parameters()]
     trainer.iterate()
     after = trainer.net.teacher.parameters()

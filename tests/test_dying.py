@@ -6,7 +6,7 @@ import pytest
 from sg_helpers import made
 
 from sobolev_lib.records.claims import HOLDS, NOT_HERE, OPEN
-from sobolev_lib.synthetic_gradients import claims, dying, pages, results, settings, training
+from sobolev_lib.synthetic_gradients import claims, dying, pages, results, settings
 
 SMALL = "imagenette_reduced_3"
 TOP1 = {
@@ -22,7 +22,7 @@ def group():
 
 def test_every_row_is_one_of_the_ledgers():
     rows = {settings.sparing(scheme, care) for scheme in dying.SCHEMES for care in dying.CHANGES}
-    assert rows <= training.ROWS.keys() and len(rows) == len(dying.SCHEMES) * len(dying.CHANGES)
+    assert rows <= settings.ROWS.keys() and len(rows) == len(dying.SCHEMES) * len(dying.CHANGES)
     assert settings.sparing("backprop", "slow") == "backprop"
 
 

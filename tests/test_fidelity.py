@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sobolev_lib.synthetic_gradients import data as images
-from sobolev_lib.synthetic_gradients import decouple, fidelity, training
+from sobolev_lib.synthetic_gradients import decouple, fidelity, settings, training
 from sobolev_lib.synthetic_gradients.decoupling import cross_entropy
 
 
@@ -125,7 +125,7 @@ def test_easy_and_hard_are_parts_by_loss(batch):
 
 def test_follow_does_not_disturb_the_run():
     pytest.importorskip("sklearn")
-    setting = training.settings("digits", ["critic"], epochs=2)[0]
+    setting = settings.settings("digits", ["critic"], epochs=2)[0]
     last = fidelity.follow(training.Training(setting, 0), (3, 20, 36), 200)[36]
     run = training.Training(setting, 0)
     run.run()
@@ -139,7 +139,7 @@ def test_follow_does_not_disturb_the_run():
 
 def test_recall_of_the_classes_adds_up_to_the_accuracy():
     pytest.importorskip("sklearn")
-    run = training.Training(training.settings("digits", ["critic"], epochs=2)[0], 0)
+    run = training.Training(settings.settings("digits", ["critic"], epochs=2)[0], 0)
     run.run()
     counts = torch.bincount(run.data.test_y, minlength=10).double()
     right = torch.tensor(fidelity.recall(run), dtype=torch.float64) @ counts / counts.sum()

@@ -9,7 +9,7 @@ from sobolev_lib import __main__ as command
 from sobolev_lib.records import options
 from sobolev_lib.regression.arms import IDENTITY
 from sobolev_lib.regression.training import Setting
-from sobolev_lib.synthetic_gradients import training
+from sobolev_lib.synthetic_gradients import settings
 
 
 @dataclass
@@ -75,7 +75,7 @@ def test_what_cannot_be_read_is_refused(parser, capsys):
 
 @pytest.mark.parametrize(
     ("experiment", "cls", "skip"),
-    [("regression", Setting, IDENTITY), ("synthetic_gradients", training.Setting, command.SKIPPED)],
+    [("regression", Setting, IDENTITY), ("synthetic_gradients", settings.Setting, command.SKIPPED)],
 )
 def test_every_field_of_a_setting_is_an_option_with_a_help_text(experiment, cls, skip, capsys):
     with pytest.raises(SystemExit):

@@ -6,7 +6,7 @@ from torch import nn
 
 from sobolev_lib.records import ledger
 from sobolev_lib.records.sweep import sweep
-from sobolev_lib.synthetic_gradients import decouple, probing, throughput, training
+from sobolev_lib.synthetic_gradients import decouple, probing, settings, throughput, training
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_probe_refuses_modules_without_a_loss(mode):
 
 
 def test_probes_do_not_change_the_training():
-    setting = training.settings("digits", ["sobolev"], epochs=1)[0]
+    setting = settings.settings("digits", ["sobolev"], epochs=1)[0]
     watched, plain = training.Training(setting, 0), training.Training(setting, 0)
     found = probing.probes(watched, times=2, batch=16)
     plain.run()
@@ -90,7 +90,7 @@ def test_probes_are_entered_once(tmp_path, monkeypatch):
     monkeypatch.setattr(probing, "TIMES", 2)
     monkeypatch.setattr(probing, "BATCH", 16)
     book = ledger.Ledger(probing.EXPERIMENT, tmp_path)
-    chosen = training.settings("digits", ["critic", "local_ce"], epochs=1)
+    chosen = settings.settings("digits", ["critic", "local_ce"], epochs=1)
     for expected in (2, 0):
         assert sweep(probing.EXPERIMENT, probing.jobs(chosen, [3]), book, quiet=True) == expected
     critic, local = sorted(book.read(), key=lambda r: r.config["module"])
@@ -104,7 +104,7 @@ def test_probes_are_entered_once(tmp_path, monkeypatch):
 
 
 def test_cost_of_a_run():
-    setting = training.settings("cifar10", ["noprop"], epochs=2, train_images=100)[0]
+    setting = settings.settings("cifar10", ["noprop"], epochs=2, train_images=100)[0]
     data = throughput.stand_in(setting, 10, 2)
     assert throughput.training_flops(setting, []) == 200 * throughput.flops(setting, data, 2)
     records = throughput.count([setting])
@@ -117,15 +117,15 @@ def test_cost_of_a_run():
 
 
 def test_the_ledgers_count_is_what_the_code_does():
-    setting = training.settings("imagenet_1", ["critic"])[0]
+    setting = settings.settings("imagenet_1", ["critic"])[0]
     book = ledger.Ledger(throughput.OPERATIONS).read()
-    assert ledger.select(book, training.config(setting))
+    assert ledger.select(book, settings.config(setting))
     assert throughput.training_flops(setting, book) == throughput.training_flops(setting, [])
 
 
 def test_sizes_of_the_modules_of_the_supplement():
     """SM 4.2: a 3 x 3 convolution to 128 channels, a linear layer to 10, at the first split."""
-    first, second, third = throughput.module_sizes(training.settings("cifar10", ["critic"])[0])
+    first, second, third = throughput.module_sizes(settings.settings("cifar10", ["critic"])[0])
     assert first["shape"] == (64, 32, 32)
     assert first["module"] == (9 * 64 + 1) * 128 + (128 * 32 * 32 + 1) * 10
     assert first["segment"] == 9 * 3 * 64 + 9 * 64 * 64 + 4 * 64

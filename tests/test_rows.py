@@ -15,7 +15,8 @@ from torch.nn import functional
 from sobolev_lib import kinks
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import throughput, training
-from sobolev_lib.synthetic_gradients.training import ROWS, Setting, Training, settings
+from sobolev_lib.synthetic_gradients.settings import ROWS, Setting, settings
+from sobolev_lib.synthetic_gradients.training import Training
 
 
 def build(setting: Setting, seed: int = 0):

@@ -11,7 +11,7 @@ from sobolev_lib import __main__ as command
 from sobolev_lib.records.claims import FAILS, HOLDS, NOT_HERE, NOT_RUN, OPEN, PARTLY
 from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.records.summary import Interval, interval
-from sobolev_lib.synthetic_gradients import claims, pages, paper, results, training
+from sobolev_lib.synthetic_gradients import claims, jobs, pages, paper, results, settings
 
 
 def verdicts(records, block="cifar10"):
@@ -47,14 +47,14 @@ def test_the_papers_numbers_as_printed():
 @pytest.mark.parametrize("block", paper.BLOCKS.values(), ids=paper.BLOCKS)
 def test_every_part_names_arms_with_its_number_of_modules(block):
     for arm in block.arms:
-        splits = training.settings(arm, ["sobolev"])[0].splits
+        splits = settings.settings(arm, ["sobolev"])[0].splits
         assert f"with {len(splits)} synthetic gradient module" in block.title
     assert set(block.cells) <= set(paper.METRICS)
 
 
 def test_every_row_has_a_name_of_its_own():
-    assert set(paper.NAMES) == set(training.ROWS)
-    assert len(set(paper.NAMES.values())) == len(training.ROWS)
+    assert set(paper.NAMES) == set(settings.ROWS)
+    assert len(set(paper.NAMES.values())) == len(settings.ROWS)
 
 
 # Experiments.
@@ -67,7 +67,7 @@ def test_records_of_one_experiment_are_grouped_and_changed_ones_are_not():
         ("digits", 4), ("cifar10_reduced", 63), ("cifar10_reduced", 21),
     ]  # fmt: skip
     assert found[1].changes == {"width": 8} and not found[2].changes
-    assert list(found[2].rows) == list(training.MAIN_ROWS)
+    assert list(found[2].rows) == list(settings.MAIN_ROWS)
     # more runs with another width do not make them the arm
     assert results.group(records, "cifar10_reduced").config["width"] == 16
     assert results.answering("cifar10", records).config["width"] == 16
@@ -110,9 +110,9 @@ def test_differences_do_not_depend_on_what_all_seeds_share():
 
 
 def test_a_ledger_serves_as_well(tmp_path):
-    book = Ledger(training.EXPERIMENT, tmp_path)
+    book = Ledger(settings.EXPERIMENT, tmp_path)
     book.append(made("digits"))
-    assert list(results.by_row(book)) == list(training.MAIN_ROWS)
+    assert list(results.by_row(book)) == list(settings.MAIN_ROWS)
     critic = [r.metrics["top1"] for r in made("digits") if r.config["module"] == "critic"]
     assert results.summarise(book, "critic") == interval(critic)
 
@@ -162,19 +162,17 @@ def test_intervals_as_text():
     assert results.shown([1.0, 1.0, 1.0]) == "1.0 [1.0,\u00a01.0] (3 seeds)"
 
 
-@pytest.mark.parametrize("arm", training.ARMS)
+@pytest.mark.parametrize("arm", settings.ARMS)
 def test_commands_are_understood_and_make_the_same_runs(arm, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        training, "sweep", lambda chosen, seeds, *_, **__: asked.append(chosen) or 0
-    )
+    monkeypatch.setattr(jobs, "sweep", lambda chosen, seeds, *_, **__: asked.append(chosen) or 0)
     changed = results.group(made(arm, {"critic": 50.0}, epochs=7, width=8), arm)
     for found in (None, changed):
         words = results.command(arm, "critic", found).split()[3:]
         words = [w for w in words if w not in ("--device", "cuda")]
         assert command.main([*words, "--ledger", str(tmp_path), "--quiet"]) == 0
-    assert asked[0] == training.settings(arm, ["critic"])
-    assert asked[1] == training.settings(arm, ["critic"], epochs=7, width=8)
+    assert asked[0] == settings.settings(arm, ["critic"])
+    assert asked[1] == settings.settings(arm, ["critic"], epochs=7, width=8)
     assert results.command(arm, "critic", changed).count("--seeds 4") == 1
 
 

@@ -19,9 +19,10 @@ from torch import nn
 from sobolev_lib import __main__ as command
 from sobolev_lib.records.ledger import Ledger
 from sobolev_lib.synthetic_gradients import data as images
-from sobolev_lib.synthetic_gradients import decouple, hogwild, throughput, training
+from sobolev_lib.synthetic_gradients import decouple, hogwild, jobs, throughput, training
 from sobolev_lib.synthetic_gradients import settings as arms
-from sobolev_lib.synthetic_gradients.training import ROWS, Setting, Training, settings
+from sobolev_lib.synthetic_gradients.settings import ROWS, Setting, settings
+from sobolev_lib.synthetic_gradients.training import Training
 
 
 def weights(run: Training) -> dict[str, torch.Tensor]:
@@ -32,25 +33,25 @@ def weights(run: Training) -> dict[str, torch.Tensor]:
 
 
 def test_every_row_of_every_arm_is_found_again():
-    for arm in training.ARMS:
+    for arm in arms.ARMS:
         for row in ROWS:
             setting = settings(arm, [row])[0]
-            stored = json.loads(json.dumps(training.config(setting)))
-            assert training.row_of(stored) == row
+            stored = json.loads(json.dumps(arms.config(setting)))
+            assert arms.row_of(stored) == row
             assert Setting(**stored) == setting
-    odd = training.config(tiny("sobolev", gradient_weight=0.37))
-    assert training.row_of(odd) == ""
+    odd = arms.config(tiny("sobolev", gradient_weight=0.37))
+    assert arms.row_of(odd) == ""
 
 
 def test_options_that_came_later_change_no_older_identity():
     setting = tiny()
-    assert not arms.LATER.keys() & training.config(setting).keys()
+    assert not arms.LATER.keys() & arms.config(setting).keys()
     later = tiny(leak=0.3, held_out=7)
-    assert Setting(**training.config(later)) == later
-    assert training.row_of(training.config(later)) == ""  # no row has that leak
-    slow, other = (training.config(tiny(module_rate=rate)) for rate in (1e-4, 3e-4))
-    assert training.row_of(slow) == "sobolev_slow" and training.row_of(other) == "sobolev"
-    assert arms.shared(slow) == arms.shared(training.config(tiny())) != arms.shared(other)
+    assert Setting(**arms.config(later)) == later
+    assert arms.row_of(arms.config(later)) == ""  # no row has that leak
+    slow, other = (arms.config(tiny(module_rate=rate)) for rate in (1e-4, 3e-4))
+    assert arms.row_of(slow) == "sobolev_slow" and arms.row_of(other) == "sobolev"
+    assert arms.shared(slow) == arms.shared(arms.config(tiny())) != arms.shared(other)
 
 
 def test_deviations_say_what_was_changed():
@@ -204,22 +205,22 @@ def test_too_few_images():
 def test_sweep_resumes_and_leaves_nothing(tmp_path):
     book = Ledger("synthetic_gradients", tmp_path / "ledger")
     chosen = [tiny("backprop"), tiny("critic")]
-    assert training.sweep(chosen[:1], [0], book, quiet=True) == 1
+    assert jobs.sweep(chosen[:1], [0], book, quiet=True) == 1
     states = tmp_path / "states"
-    assert training.sweep(chosen, [0, 1], book, folder=states, quiet=True, seconds=0.0) == 0
-    assert training.sweep(chosen, [0, 1], book, folder=states, quiet=True) == 3
+    assert jobs.sweep(chosen, [0, 1], book, folder=states, quiet=True, seconds=0.0) == 0
+    assert jobs.sweep(chosen, [0, 1], book, folder=states, quiet=True) == 3
     assert not list(states.glob("*.safetensors"))
-    assert training.sweep(chosen, [0, 1], book, quiet=True) == 0
+    assert jobs.sweep(chosen, [0, 1], book, quiet=True) == 0
     with ThreadPoolExecutor(1) as pool:
-        assert training.sweep(chosen, [2], book, executor=pool, quiet=True) == 2
-    rows = [(training.row_of(r.config), r.seed) for r in book.read()]
+        assert jobs.sweep(chosen, [2], book, executor=pool, quiet=True) == 2
+    rows = [(arms.row_of(r.config), r.seed) for r in book.read()]
     assert sorted(rows) == [(row, seed) for row in ("backprop", "critic") for seed in range(3)]
     assert all(r.deviations and r.versions["torch"] for r in book.read())
 
 
 def test_records_have_what_tells_of_dead_modules(tmp_path):
-    book = Ledger(training.EXPERIMENT, tmp_path)
-    training.sweep([tiny("critic"), tiny("backprop")], [0], book, quiet=True)
+    book = Ledger(arms.EXPERIMENT, tmp_path)
+    jobs.sweep([tiny("critic"), tiny("backprop")], [0], book, quiet=True)
     found = {r.config["module"]: r.metrics for r in book.read()}
     for name in ("dead", "zeros"):
         assert len(found["critic"][name]) == 3 and found["backprop"][name] == []
@@ -385,10 +386,10 @@ def test_operations_of_every_kind_of_data_are_counted(tmp_path, capsys):
     words = ["operations", "--arm", "digits", "--rows", "critic", "--ledger", str(tmp_path)]
     assert command.main(words) == 0, capsys.readouterr().err
     [record] = Ledger("operations", tmp_path).read()
-    [setting] = training.settings("digits", ["critic"])
+    [setting] = settings("digits", ["critic"])
     data = throughput.stand_in(setting, 10, 4)
     assert record.metrics["flops_per_image"] == throughput.flops(setting, data, 4)
-    known = {setting.data for arm in training.ARMS for setting in training.settings(arm)}
+    known = {setting.data for arm in arms.ARMS for setting in settings(arm)}
     assert throughput.CLASSES.keys() == throughput.IMAGES.keys() == known
 
 
@@ -428,10 +429,10 @@ def test_compiled_training_is_the_same_training(row):
 def test_states_are_saved_when_due_only(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(training.states, "save", lambda path, *_: saved.append(path))
-    book = Ledger(training.EXPERIMENT, tmp_path)
-    training.sweep([tiny(epochs=20)], [0], book, folder=tmp_path, quiet=True, save_every=1e9)
+    book = Ledger(arms.EXPERIMENT, tmp_path)
+    jobs.sweep([tiny(epochs=20)], [0], book, folder=tmp_path, quiet=True, save_every=1e9)
     assert not saved
-    training.sweep([tiny(epochs=20)], [1], book, folder=tmp_path, quiet=True, save_every=0.0)
+    jobs.sweep([tiny(epochs=20)], [1], book, folder=tmp_path, quiet=True, save_every=0.0)
     assert len(saved) >= 20
     del saved[:]
     Training(tiny(), 0, folder=tmp_path, save_every=1e9).run(until=1)

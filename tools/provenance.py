@@ -14,11 +14,11 @@ from sobolev_lib.distillation import results
 from sobolev_lib.records import options
 from sobolev_lib.records.ledger import Ledger, Record, default_folder
 from sobolev_lib.regression import arms, kriging
-from sobolev_lib.synthetic_gradients import training
+from sobolev_lib.synthetic_gradients import settings
 
 README = Path(__file__).resolve().parent.parent / "data" / "README.md"
 MARKS = "<!-- commands: written by tools/provenance.py -->", "<!-- end of commands -->"
-TAKEN = {name for row in training.ROWS.values() for name in row} | {"arm", "workers", "hogwild"}
+TAKEN = {name for row in settings.ROWS.values() for name in row} | {"arm", "workers", "hogwild"}
 
 
 def grouped(
@@ -93,7 +93,7 @@ def rows_of(records: Sequence[Record], experiment: str, *more: str) -> list[str]
             by_seeds.setdefault(seeds(of_row), []).append(row)
         for option, names in by_seeds.items():
             made = [r for r in group if row_name(r.config) in names]
-            ordered = [row for row in training.ROWS if row in names]
+            ordered = [row for row in settings.ROWS if row in names]
             words = [f"{experiment} --arm {arm}", listed("--rows", ordered), option, *changed]
             start = "python"
             if workers > 1:
@@ -106,7 +106,7 @@ def rows_of(records: Sequence[Record], experiment: str, *more: str) -> list[str]
 def _setting(record: Record) -> tuple[str, tuple[str, ...], int, bool]:
     """Arm, what was changed in it as options, processes, and whether they were unlocked."""
     config = record.config
-    standard = training.config(training.settings(config["arm"], [row_name(config)])[0])
+    standard = settings.config(settings.settings(config["arm"], [row_name(config)])[0])
     changed = {
         name: config[name]
         for name, value in standard.items()
@@ -118,7 +118,7 @@ def _setting(record: Record) -> tuple[str, tuple[str, ...], int, bool]:
 
 def row_name(config: dict[str, Any]) -> str:
     """Row of a configuration, whatever the number of processes."""
-    return training.row_of({**config, "workers": 1, "hogwild": False})
+    return settings.row_of({**config, "workers": 1, "hogwild": False})
 
 
 def throughput(records: Sequence[Record]) -> list[str]:
@@ -128,7 +128,7 @@ def throughput(records: Sequence[Record]) -> list[str]:
         records, lambda r: (r.config["arm"], r.config["compiled"])
     ):
         names = {r.config["row"] for r in group}
-        ordered = listed("--rows", [row for row in training.ROWS if row in names])
+        ordered = listed("--rows", [row for row in settings.ROWS if row in names])
         flag = "--compile" if compiled else ""
         lines.append(line([f"throughput --arm {arm}", ordered, flag], group))
     return lines

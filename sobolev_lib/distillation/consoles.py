@@ -1,6 +1,6 @@
 """Games on the emulator itself: memory and frames of the same moment, and states that resume.
 
-The vector environment of ``distillation.data`` is what recordings use. It shows no memory and
+The vector environment of ``distillation.screens`` is what recordings use. It shows no memory and
 cannot be saved, so that teachers train here: :class:`Consoles` drives one emulator a game, with
 the same frames to the last bit (a test compares them).
 """

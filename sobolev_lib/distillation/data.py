@@ -7,6 +7,7 @@ into a local cache and compares the hash.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,25 +26,9 @@ from tqdm.auto import tqdm
 
 from sobolev_lib.records import ledger
 
-from .games import FRAME, REPEAT, STACK, check_actions, game_named, rom
+from .games import FRAME, STACK
+from .screens import OPTIONS, Screens
 
-OPTIONS: dict[str, Any] = {
-    "repeat_action_probability": 0.0,  # gymnasium.make_vec would set 0.25
-    "full_action_space": False,
-    "max_num_frames_per_episode": 108_000,
-    "autoreset_mode": "SameStep",  # no step whose action is ignored
-    "img_height": FRAME,
-    "img_width": FRAME,
-    "grayscale": True,
-    "stack_num": STACK,
-    "frameskip": REPEAT,
-    "maxpool": True,
-    "noop_max": 30,
-    "episodic_life": False,  # True would start a whole new game at each lost life
-    "life_loss_info": True,  # a lost life is reported, the game goes on
-    "reward_clipping": False,
-    "use_fire_reset": True,
-}
 STREAMS = 8
 STATES = 100_000  # as the paper records
 BEGINNING = 250  # decisions of each stream that :func:`beginning` plays again, in seconds
@@ -54,76 +39,6 @@ STUCK = 500  # the same frame so often: the policy waits for ever (Breakout with
 
 class RecordingError(RuntimeError):
     """A recording that cannot be read, or whose replay differs; the message says what to do."""
-
-
-class Screens:
-    """The vector environment, with its traps closed; games that are over start anew at once.
-
-    It is used as :class:`.consoles.Consoles` with frames, but shows no memory.  Game k has the seed
-    ``seed + k``; 0 threads are as many as there are cores.
-    """
-
-    def __init__(
-        self,
-        game: str,
-        count: int,
-        seed: int,
-        threads: int = 0,
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        self.game = game_named(game)
-        rom(game)  # its errors say what is missing
-        from ale_py.vector_env import AtariVectorEnv
-
-        chosen = OPTIONS if options is None else options
-        self.environment = AtariVectorEnv(game, count, num_threads=threads, **chosen)
-        self.actions = numpy.array(self.game.actions)
-        self.count, self.seed, self.games_begun = count, seed, 0
-        self.finished: list[tuple[float, int]] = []
-        self.begin(seed)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def begin(self, seed: int) -> None:
-        """Begin new games, all with zero frames before their first."""
-        self.stack, info = self.environment.reset(seed=seed)
-        self._frames = info["episode_frame_number"]
-        self.score = numpy.zeros(self.count)
-        self.length = numpy.zeros(self.count, numpy.int64)
-
-    def step(
-        self, actions: NDArray[numpy.int64]
-    ) -> tuple[NDArray[numpy.float64], NDArray[numpy.bool_], NDArray[numpy.bool_]]:
-        """Play one decision in each game, as :meth:`.consoles.Consoles.step`."""
-        # the environment waits for ever on an action that it does not have
-        check_actions(actions, self.count, len(self.actions), self.game.name)
-        self.stack, rewards, ended, cut, info = self.environment.step(self.actions[actions])
-        over = cut | (info["episode_frame_number"] <= self._frames)
-        self._frames = info["episode_frame_number"]
-        self.score += rewards
-        self.length += 1
-        for index in numpy.flatnonzero(over):
-            self.finished.append((float(self.score[index]), int(self.length[index])))
-            self.score[index] = self.length[index] = 0
-        return numpy.asarray(rewards, numpy.float64), ended | over, over
-
-    def state(self) -> dict[str, Any]:
-        """Begin new games whose seed follows from what was played; return that seed.
-
-        The environment cannot be saved.  So a training that writes its state begins new games, and
-        one that goes on from the state begins the same.
-        """
-        self.games_begun += 1
-        seed = self.seed + 1_000_003 * self.games_begun
-        self.begin(seed)
-        return {"seed": seed, "games_begun": self.games_begun, "finished": self.finished}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Begin the games of a state."""
-        self.games_begun = state["games_begun"]
-        self.finished = [(float(score), int(length)) for score, length in state["finished"]]
-        self.begin(state["seed"])
 
 
 @dataclass(frozen=True)
@@ -248,21 +163,15 @@ def record(
         return actions[t]
 
     screens = Screens(game, streams, seed)
-    kept = _Cache(cache, length, streams) if cache else None
-    frames = kept.frames if kept else None
-    try:
+    with _part(cache, streams, length) if cache else contextlib.nullcontext() as frames:
         starts, first, whole = _walk(screens, length, act, frames, quiet=quiet)
-    except BaseException:  # Ctrl-C as well: the frames take hundreds of megabytes
-        if kept:
-            kept.drop()
-        raise
-    told = {
-        "game": game, "seed": seed, "options": OPTIONS, "ale_py": ale_py.__version__,
-        "frames": whole, "beginning": first, "actions": digest(actions),
-    }  # fmt: skip
-    made = Recording(actions, notes | told)
-    if kept:
-        kept.keep(starts, made)
+        told = {
+            "game": game, "seed": seed, "options": OPTIONS, "ale_py": ale_py.__version__,
+            "frames": whole, "beginning": first, "actions": digest(actions),
+        }  # fmt: skip
+        made = Recording(actions, notes | told)
+        if cache and frames is not None:
+            _keep(frames, starts, made, cache)
     return made
 
 
@@ -294,30 +203,29 @@ def _walk(
     return starts, first, hashed.hexdigest()
 
 
-class _Cache:
-    """Frames on their way into the cache: a part that is swapped in when it is whole."""
-
-    def __init__(self, folder: Path, length: int, streams: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.part = Path(tempfile.mkdtemp(suffix=".part", dir=folder))
-        self.frames = numpy.lib.format.open_memmap(
-            self.part / "frames.npy", "w+", numpy.uint8, (streams, length, FRAME, FRAME)
+@contextlib.contextmanager
+def _part(folder: Path, streams: int, length: int) -> Iterator[numpy.memmap[Any, Any]]:
+    """Frames to fill, in a part of the cache that is removed unless :func:`_keep` moves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(suffix=".part", dir=folder))
+    try:
+        yield numpy.lib.format.open_memmap(
+            part / "frames.npy", "w+", numpy.uint8, (streams, length, FRAME, FRAME)
         )
+    finally:  # after Ctrl-C as well: the frames take hundreds of megabytes
+        if part.exists():
+            shutil.rmtree(part)
 
-    def keep(self, starts: NDArray[numpy.bool_], recording: Recording) -> None:
-        self.frames.flush()
-        numpy.save(self.part / "starts.npy", starts)
-        place = _place(self.folder, recording)
-        if place.exists():  # another process was faster
-            self.drop()
-        else:
-            os.replace(self.part, place)
 
-    def drop(self) -> None:
-        """Remove the frames, unless they are in their place by now."""
-        if self.part.exists():
-            shutil.rmtree(self.part)
+def _keep(
+    frames: numpy.memmap[Any, Any], starts: NDArray[numpy.bool_], recording: Recording, folder: Path
+) -> None:
+    frames.flush()
+    part = Path(str(frames.filename)).parent
+    numpy.save(part / "starts.npy", starts)
+    place = _place(folder, recording)
+    if not place.exists():  # or another process was faster
+        os.replace(part, place)
 
 
 def _place(folder: Path, recording: Recording) -> Path:
@@ -372,12 +280,8 @@ def replay(recording: Recording, cache: Path | None = None, quiet: bool = False)
     here = _place(folder, recording)
     if not here.exists():
         length, streams = recording.actions.shape
-        made = _Cache(folder, length, streams)
-        try:
-            made.keep(_play(recording, made.frames, "frames", quiet), recording)
-        except BaseException:
-            made.drop()
-            raise
+        with _part(folder, streams, length) as made:
+            _keep(made, _play(recording, made, "frames", quiet), recording, folder)
     frames = numpy.load(here / "frames.npy", mmap_mode="r", allow_pickle=False)
     starts = numpy.load(here / "starts.npy", allow_pickle=False)
     return Frames(frames.reshape(-1, FRAME, FRAME), starts.reshape(-1))

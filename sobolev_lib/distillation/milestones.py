@@ -18,9 +18,9 @@ from sobolev_lib.records.summary import interval
 
 from . import experts, teachers, weights
 from .consoles import LONGEST, Consoles
-from .data import Screens
 from .games import game_named
 from .ppo import Games, Trainer
+from .screens import Screens
 
 EPISODES = 30
 THREADS = 8  # of the games that are played beside a GPU
@@ -65,7 +65,7 @@ def returns(
         Decisions after which a game is cut; its score counts.
     threads : int
         0: the games are played in :class:`.consoles.Consoles`, one after the other; otherwise in
-        :class:`.data.Screens`, on so many cores, and are never cut.
+        :class:`.screens.Screens`, on so many cores, and are never cut.
 
     Returns
     -------

@@ -20,7 +20,7 @@ from sobolev_lib.records.summary import interval
 from sobolev_lib.records.sweep import interruptible
 
 from .consoles import Consoles
-from .data import Screens
+from .screens import Screens
 
 Games = Consoles | Screens
 NOTES = ("settings", "consoles", "generator", "steps", "seconds", "curve")
@@ -228,7 +228,8 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write all that the rest of the training depends on."""
         notes = {
-            "settings": asdict(self.settings),
+            # the precision as well: it was chosen by the clock, which may choose another next time
+            "settings": asdict(self.settings) | {"half": self.half},
             "consoles": self.consoles.state(),
             "generator": base64.b85encode(bytes(self.generator.get_state().tolist())).decode(),
             "steps": self.steps,
@@ -254,6 +255,7 @@ class Trainer:
             raise ValueError(
                 f"state {path} is of another training: {said}; move it away to start anew"
             )
+        self.half = notes["settings"].get("half", self.half)
         self.consoles.restore(notes["consoles"])
         state = numpy.frombuffer(base64.b85decode(notes["generator"]), numpy.uint8)
         self.generator.set_state(torch.from_numpy(state.copy()))

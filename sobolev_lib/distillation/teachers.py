@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from . import weights
 from .consoles import Consoles
-from .data import Screens
 from .experts import Expert, memory
 from .games import FRAME, STACK, game_named
 from .networks import Teacher, scaled
 from .ppo import Games, Settings, Trainer
+from .screens import Screens
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class PixelTrainer(Trainer):
     expert : Expert, optional
         Not trained; needed unless ``settings.imitation`` is 0.
     device : str
-        On a GPU games are played in :class:`.data.Screens`, on as many cores as ``threads``, which
-        show no memory, so that there is no expert; otherwise in :class:`.consoles.Consoles`.
+        On a GPU games are played in :class:`.screens.Screens`, on as many cores as ``threads``,
+        which show no memory, so that there is no expert; otherwise in :class:`.consoles.Consoles`.
     """
 
     settings: PixelSettings

@@ -2,8 +2,9 @@
 
 Section 4.3 and SM 4 of the paper.  :func:`decouple` cuts a network and puts a module at every
 split.  :mod:`.modules` holds the modules, :mod:`.networks` the paper's networks, :mod:`.data` and
-:mod:`.prepare` the images, :mod:`.training` the experiment behind Table 1, :mod:`.hogwild` several
-processes, :mod:`.probing` and :mod:`.fidelity` instruments that look at modules while they train.
+:mod:`.prepare` the images, :mod:`.training` the experiment behind Table 1, :mod:`.jobs` its runs
+for a sweep, :mod:`.hogwild` several processes, :mod:`.probing` and :mod:`.fidelity` instruments
+that look at modules while they train.
 """
 
 from sobolev_lib.synthetic_gradients.decoupling import MODES, Decoupled, Step, cut, decouple

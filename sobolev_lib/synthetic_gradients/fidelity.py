@@ -17,9 +17,11 @@ from torch import Tensor
 
 from sobolev_lib.records.sweep import Job, Result, Tick
 from sobolev_lib.synthetic_gradients import data as images
-from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
+from sobolev_lib.synthetic_gradients.jobs import results_of, watching
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
+from sobolev_lib.synthetic_gradients.settings import Setting
+from sobolev_lib.synthetic_gradients.training import Training
 
 EXPERIMENT = "fidelity"
 STEPS = (18, 90, 180, 360)
@@ -154,9 +156,7 @@ def _weight_cosine(segment: Segment, synthetic: Tensor, true: Tensor) -> Tensor:
     return cosine(both[0][None], both[1][None])[0]
 
 
-def follow(
-    run: training.Training, at: Sequence[int] = STEPS, count: int = COUNT
-) -> dict[int, Fidelity]:
+def follow(run: Training, at: Sequence[int] = STEPS, count: int = COUNT) -> dict[int, Fidelity]:
     """Train a run up to the last of some steps; its :func:`fidelity` on training images, by step.
 
     Those are the first ``count``, in batches of the setting's size.
@@ -178,7 +178,7 @@ def follow(
 
 
 @torch.no_grad()
-def recall(run: training.Training) -> list[float]:
+def recall(run: Training) -> list[float]:
     """Share of the test images of each class that a network names right."""
     network = copy.deepcopy(run.net).eval()
     data = run.data
@@ -186,22 +186,20 @@ def recall(run: training.Training) -> list[float]:
     return [float((named[data.test_y == c] == c).float().mean()) for c in range(data.classes)]
 
 
-def _work(
-    setting: training.Setting, seed: int, at: Sequence[int], count: int, _tick: Tick
-) -> list[Result]:
-    run = training.Training(setting, seed)
+def _work(setting: Setting, seed: int, at: Sequence[int], count: int, _tick: Tick) -> list[Result]:
+    run = Training(setting, seed)
     means = {step: found.means() for step, found in follow(run, at, count).items()}
     run.run()
     curves = {name: [means[step][name] for step in means] for name in next(iter(means.values()))}
     last = {"steps": list(means), "top1": run.tests["top1"][-1], "recall": recall(run)}
-    return training.results_of(run, last | curves)
+    return results_of(run, last | curves)
 
 
-def jobs(chosen: Sequence[training.Setting], seeds: Sequence[int]) -> list[Job]:
+def jobs(chosen: Sequence[Setting], seeds: Sequence[int]) -> list[Job]:
     """Runs to follow, for a sweep.
 
     A record of the experiment "fidelity" has ``steps``, each of :meth:`Fidelity.means` as a curve,
     and the :func:`recall` of the trained network.
     """
     asked = {"at": list(STEPS), "count": COUNT}
-    return training.watching(_work, chosen, seeds, asked)
+    return watching(_work, chosen, seeds, asked)

@@ -19,9 +19,11 @@ from torch.nn import functional
 from sobolev_lib.records import ledger
 from sobolev_lib.records.sweep import Job, Result, Tick
 from sobolev_lib.synthetic_gradients import data as images
-from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, apart, cosine, cross_entropy
+from sobolev_lib.synthetic_gradients.jobs import results_of, watching
 from sobolev_lib.synthetic_gradients.modules import Prediction, SGModule
+from sobolev_lib.synthetic_gradients.settings import Setting, row_of
+from sobolev_lib.synthetic_gradients.training import Training
 
 EXPERIMENT = "probes"
 PROBED = ("vfbn", "critic", "sobolev", "local_ce")
@@ -146,7 +148,7 @@ def pull(
     return cosine(a, b).item()
 
 
-def probes(run: training.Training, times: int, batch: int) -> list[tuple[int, Probe]]:
+def probes(run: Training, times: int, batch: int) -> list[tuple[int, Probe]]:
     """Train a run to its end; steps and what is found there, always on the same training images."""
     # a random choice: folders hold their images class by class
     source = torch.Generator().manual_seed(batch)
@@ -161,23 +163,21 @@ def probes(run: training.Training, times: int, batch: int) -> list[tuple[int, Pr
     return found
 
 
-def _work(
-    setting: training.Setting, seed: int, times: int, batch: int, _tick: Tick
-) -> list[Result]:
-    run = training.Training(setting, seed)
+def _work(setting: Setting, seed: int, times: int, batch: int, _tick: Tick) -> list[Result]:
+    run = Training(setting, seed)
     found = probes(run, times, batch)
     curves = {f.name: [getattr(p, f.name) for _, p in found] for f in fields(Probe)}
     first = {"steps": [step for step, _ in found], "top1": run.tests["top1"][-1]}
-    return training.results_of(run, first | curves)
+    return results_of(run, first | curves)
 
 
-def jobs(chosen: Sequence[training.Setting], seeds: Sequence[int]) -> list[Job]:
+def jobs(chosen: Sequence[Setting], seeds: Sequence[int]) -> list[Job]:
     """Runs to probe, for a sweep.
 
     A record of the experiment "probes" has ``steps``, and every field of :class:`Probe` as a curve.
     """
     asked = {"times": TIMES, "probed": BATCH}
-    return training.watching(_work, chosen, seeds, asked)
+    return watching(_work, chosen, seeds, asked)
 
 
 def probed_runs(
@@ -185,4 +185,4 @@ def probed_runs(
 ) -> list[ledger.Record]:
     """Records of the ledger "probes" of an arm and a row."""
     every = ledger.Ledger(EXPERIMENT).read() if records is None else records
-    return [r for r in every if r.config["arm"] == arm and training.row_of(r.config) == row]
+    return [r for r in every if r.config["arm"] == arm and row_of(r.config) == row]

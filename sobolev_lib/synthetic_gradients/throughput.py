@@ -12,8 +12,9 @@ from torch.utils.flop_counter import flop_registry
 
 from sobolev_lib.records import ledger
 from sobolev_lib.synthetic_gradients import data as images
-from sobolev_lib.synthetic_gradients import training
 from sobolev_lib.synthetic_gradients.paper import NAMES
+from sobolev_lib.synthetic_gradients.settings import Setting, config, row_of
+from sobolev_lib.synthetic_gradients.training import Training, build
 
 EXPERIMENT = "throughput"
 OPERATIONS = "operations"
@@ -46,19 +47,19 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-def flops(setting: training.Setting, data: images.ImageData, count: int = 4) -> float:
+def flops(setting: Setting, data: images.ImageData, count: int = 4) -> float:
     """Floating-point operations of one training step, per image (products of matrices and maps).
 
     Counted, not estimated: a step of ``count`` images runs on the CPU.
     """
-    net = training.build(setting, data, 0)
+    net = build(setting, data, 0)
     x = images.normalize(data.train_x[:count], data)
     with _Counter() as counter:
         net.accumulate(x, data.train_y[:count])
     return counter.total / count
 
 
-def stand_in(setting: training.Setting, classes: int = 10, count: int = 64) -> images.ImageData:
+def stand_in(setting: Setting, classes: int = 10, count: int = 64) -> images.ImageData:
     """Random images of a setting's shape: speed does not depend on what is on them."""
     source = torch.Generator().manual_seed(0)
     size = setting.image_size
@@ -71,7 +72,7 @@ def stand_in(setting: training.Setting, classes: int = 10, count: int = 64) -> i
     return images.ImageData(x, y, x, y, classes, *channels, "random bytes")
 
 
-def count(chosen: Sequence[training.Setting]) -> list[ledger.Record]:
+def count(chosen: Sequence[Setting]) -> list[ledger.Record]:
     """Count the operations of each setting (:func:`flops`) on a random image of its shape.
 
     On two where they are vectors, of which one alone has no variance to normalise by.  A large
@@ -83,22 +84,20 @@ def count(chosen: Sequence[training.Setting]) -> list[ledger.Record]:
         metrics = {"flops_per_image": flops(setting, data, 2 if setting.network == "mlp" else 1)}
         records.append(
             ledger.Record(
-                OPERATIONS, training.config(setting), 0, metrics, setting.scale,
+                OPERATIONS, config(setting), 0, metrics, setting.scale,
                 device=ledger.device_name("cpu"), **ledger.provenance(),
             )
         )  # fmt: skip
     return records
 
 
-def training_flops(
-    setting: training.Setting, records: Sequence[ledger.Record] | None = None
-) -> float:
+def training_flops(setting: Setting, records: Sequence[ledger.Record] | None = None) -> float:
     """Floating-point operations of a whole training run.
 
     ``records`` are those of :func:`count`, or the ledger's.  What they lack is counted.
     """
     every = ledger.Ledger(OPERATIONS).read() if records is None else records
-    found = ledger.select(every, training.config(setting)) or count([setting])
+    found = ledger.select(every, config(setting)) or count([setting])
     images = setting.train_images or IMAGES[setting.data]
     return float(found[0].metrics["flops_per_image"]) * images * setting.epochs
 
@@ -116,10 +115,10 @@ def gpu_hours(operations: float, teraflops: float = 100.0) -> float:
     return operations / (teraflops * 1e12) / 3600
 
 
-def module_sizes(setting: training.Setting) -> list[dict[str, Any]]:
+def module_sizes(setting: Setting) -> list[dict[str, Any]]:
     """Shape at each split, and number of parameters below it and of its module."""
     data = stand_in(setting, CLASSES[setting.data], 2)
-    net = training.build(setting, data, 0)
+    net = build(setting, data, 0)
     found, x = [], data.train_x[:2].float()
     net.eval()
     for segment, module in zip(net.segments, net.sg_modules, strict=False):
@@ -135,7 +134,7 @@ def module_sizes(setting: training.Setting) -> list[dict[str, Any]]:
 
 
 def measure(
-    chosen: Sequence[training.Setting],
+    chosen: Sequence[Setting],
     seconds: float = 5.0,
     device: str = "cpu",
     compiled: bool = False,
@@ -149,7 +148,7 @@ def measure(
     runs = []
     for setting in chosen:
         data = stand_in(setting, CLASSES[setting.data], max(64, setting.batch))
-        run = training.Training(setting, 0, data, device, compiled=compiled)
+        run = Training(setting, 0, data, device, compiled=compiled)
         run.run(until=2)  # memory, plans of the libraries, compilation
         runs.append((run, data))
     best = [0.0] * len(runs)
@@ -161,7 +160,7 @@ def measure(
     ]
 
 
-def _speed(run: training.Training, seconds: float) -> float:
+def _speed(run: Training, seconds: float) -> float:
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds or not done:
         run.make_step(measure=False)
@@ -174,12 +173,12 @@ def _speed(run: training.Training, seconds: float) -> float:
 
 
 def _record(
-    run: training.Training, data: images.ImageData, speed: float, device: str, compiled: bool
+    run: Training, data: images.ImageData, speed: float, device: str, compiled: bool
 ) -> ledger.Record:
     setting = run.setting
-    config: dict[str, Any] = {
+    told: dict[str, Any] = {
         "arm": setting.arm,
-        "row": training.row_of(training.config(setting)),
+        "row": row_of(config(setting)),
         "batch": setting.batch,
         "precision": setting.precision,
         "compiled": compiled,
@@ -187,8 +186,8 @@ def _record(
     }
     metrics = {"images_per_second": round(speed, 1), "flops_per_image": flops(setting, data)}
     return ledger.Record(
-        EXPERIMENT, config, 0, metrics, setting.scale, ["Random images; no data loading."],
-        device=config["device"], peak_memory=ledger.peak_memory(device), **ledger.provenance(),
+        EXPERIMENT, told, 0, metrics, setting.scale, ["Random images; no data loading."],
+        device=told["device"], peak_memory=ledger.peak_memory(device), **ledger.provenance(),
     )  # fmt: skip
 
 

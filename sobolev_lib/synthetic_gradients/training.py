@@ -8,13 +8,10 @@ that nothing but weights, momenta and the step has to be kept.
 from __future__ import annotations
 
 import contextlib
-import functools
-import itertools
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,26 +20,10 @@ import torch
 from torch import Tensor
 
 from sobolev_lib.records import ledger, states
-from sobolev_lib.records import sweep as runner
-from sobolev_lib.records.sweep import Job, Result, Run, Tick
 from sobolev_lib.synthetic_gradients import data as images
 from sobolev_lib.synthetic_gradients import hogwild, networks
 from sobolev_lib.synthetic_gradients.decoupling import Decoupled, Step, decouple
-from sobolev_lib.synthetic_gradients.settings import (
-    ARMS,
-    EXPERIMENT,
-    MAIN_ROWS,
-    ROWS,
-    Setting,
-    config,
-    row_of,
-    settings,
-)
-
-__all__ = [
-    "ARMS", "EXPERIMENT", "MAIN_ROWS", "ROWS", "Setting", "Training", "build", "config", "job",
-    "place_of", "results_of", "row_of", "scores", "settings", "sweep", "watching",
-]  # fmt: skip
+from sobolev_lib.synthetic_gradients.settings import Setting
 
 MEASUREMENTS = 25
 """How often a run compares synthetic with true gradients."""
@@ -160,57 +141,6 @@ class Training:
         if compiled:
             self._compile()
 
-    def _choose(self) -> tuple[Tensor, Tensor]:
-        """Indices of the training images and of those held out, the same for all seeds."""
-        count = len(self.data.train_x)
-        wanted, held = self.setting.train_images, self.setting.held_out
-        if wanted is None and not held:
-            return torch.arange(count), torch.arange(0)
-        if (wanted or 1) + held > count:
-            raise ValueError(f"train_images is {wanted}, held_out {held}; there are {count}")
-        source = torch.Generator().manual_seed(_stream("subset", self.setting.data))
-        order = torch.randperm(count, generator=source)
-        kept = len(order) - held
-        return order[: min(wanted or kept, kept)], order[kept:]
-
-    def _put_on_device(self) -> None:
-        """On a GPU keep all images there, as bytes, if they fit; else they stay memory-mapped."""
-        names = ("train_x", "train_y", "test_x", "test_y")
-        tensors = {name: getattr(self.data, name) for name in names}
-        place = self.device
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            free, _ = torch.cuda.mem_get_info(self.device)
-            place = place_of(sum(t.nbytes for t in tensors.values()), free, self.device)
-        self.tensors = {name: t.to(place) for name, t in tensors.items()}
-        data = self.data
-        self.data = replace(data, mean=data.mean.to(self.device), std=data.std.to(self.device))
-
-    def _pick(self, name: str, index: Tensor | slice) -> Tensor:
-        """Entries of the data on the device, wherever the data are."""
-        return images.on_device(self.tensors[name][index], self.device)
-
-    def _make_optimizers(self) -> None:
-        setting = self.setting
-        self.main = torch.optim.SGD(
-            [p for p in self.net.main_parameters() if p.requires_grad], setting.learning_rate,
-            setting.momentum, nesterov=setting.nesterov, weight_decay=setting.weight_decay,
-        )  # fmt: skip
-        own = self.net.module_parameters()
-        self.adam = torch.optim.Adam(own, lr=setting.module_rate) if own else None
-
-    def _compile(self) -> None:
-        # A compiled backward pass may otherwise overwrite what a second one needs.
-        import torch._functorch.config as functorch
-
-        functorch.donated_buffer = False
-        self.net.compile_segments()
-        for module in self.net.sg_modules:
-            network = module.network
-            # Double backward by autograd cannot be compiled.
-            if isinstance(network, torch.nn.Module) and getattr(network, "explicit", True):
-                network.compile()
-
     def run(self, until: int | None = None, keep: bool = True) -> None:
         """Train to the last step (or ``until``); test after every epoch.
 
@@ -243,28 +173,23 @@ class Training:
             if self._overdue() or (keep and self.step == last):
                 self.save()
 
-    def _overdue(self) -> bool:
-        return time.monotonic() - self._saved > self.save_every
-
-    @contextlib.contextmanager
-    def _advice(self) -> Iterator[None]:
-        """Say what helps where memory ends."""
-        try:
-            yield
-        except RuntimeError as error:
-            on_cpu = "allocate memory" in str(error)  # that one has no class of its own
-            if not isinstance(error, torch.OutOfMemoryError) and not on_cpu:
-                raise
-            half = max(1, self.setting.batch // 2)
-            raise RuntimeError(
-                f"out of memory on {self.device} with batch = {self.setting.batch}; try "
-                f"--batch {half} --learning-rate {self.setting.learning_rate / 2:g}"
-            ) from error
-
-    def wait(self) -> None:
-        """Wait until a GPU has done what it was told."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def make_step(self, measure: bool = False) -> None:
+        """One step: batch, gradients, both optimisers."""
+        self.net.train()
+        x, y = self.batch(self.step)
+        self.main.param_groups[0]["lr"] = self._rate()
+        self.main.zero_grad()
+        if self.adam:
+            self.adam.zero_grad()
+        with self._autocast():
+            said = self.net.accumulate(x, y, measure=measure)
+        self._synchronize()
+        self.main.step()
+        if self.adam:
+            self.adam.step()
+        if measure:
+            self._note(said)
+        self.step += 1
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a step, for this process: from seed and step only."""
@@ -283,36 +208,11 @@ class Training:
             x = images.augment(x, source, max(1, self.setting.image_size // 8))
         return self._laid_out(x), self._pick("train_y", index)
 
-    def _laid_out(self, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        on = self.setting.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
-
     def _rate(self) -> float:
         """Linear warm-up, then linearly to 0."""
         done, warm = self.step / self.steps, self.setting.warmup
         part = min((done + 1 / self.steps) / warm, 1.0) if done < warm else (1 - done) / (1 - warm)
         return self.setting.learning_rate * part
-
-    def make_step(self, measure: bool = False) -> None:
-        """One step: batch, gradients, both optimisers."""
-        self.net.train()
-        x, y = self.batch(self.step)
-        self.main.param_groups[0]["lr"] = self._rate()
-        self.main.zero_grad()
-        if self.adam:
-            self.adam.zero_grad()
-        with self._autocast():
-            said = self.net.accumulate(x, y, measure=measure)
-        self._synchronize()
-        self.main.step()
-        if self.adam:
-            self.adam.step()
-        if measure:
-            self._note(said)
-        self.step += 1
 
     def _synchronize(self) -> None:
         """Average main gradients and batch statistics over processes, and module gradients too.
@@ -387,9 +287,6 @@ class Training:
             states.save(self.path, self.net, self._optimizers(), notes)
         self._saved = time.monotonic()
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"main": self.main} | ({"adam": self.adam} if self.adam else {})
-
     def _load(self) -> None:
         assert self.path is not None
         notes = states.load(self.path, self.net, self._optimizers(), NOTES)
@@ -397,6 +294,90 @@ class Training:
             raise states.unreadable(self.path, "another version of this library wrote it")
         for name in NOTES:
             setattr(self, name, notes[name])
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"main": self.main} | ({"adam": self.adam} if self.adam else {})
+
+    def _choose(self) -> tuple[Tensor, Tensor]:
+        """Indices of the training images and of those held out, the same for all seeds."""
+        count = len(self.data.train_x)
+        wanted, held = self.setting.train_images, self.setting.held_out
+        if wanted is None and not held:
+            return torch.arange(count), torch.arange(0)
+        if (wanted or 1) + held > count:
+            raise ValueError(f"train_images is {wanted}, held_out {held}; there are {count}")
+        source = torch.Generator().manual_seed(_stream("subset", self.setting.data))
+        order = torch.randperm(count, generator=source)
+        kept = len(order) - held
+        return order[: min(wanted or kept, kept)], order[kept:]
+
+    def _put_on_device(self) -> None:
+        """On a GPU keep all images there, as bytes, if they fit; else they stay memory-mapped."""
+        names = ("train_x", "train_y", "test_x", "test_y")
+        tensors = {name: getattr(self.data, name) for name in names}
+        place = self.device
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            free, _ = torch.cuda.mem_get_info(self.device)
+            place = place_of(sum(t.nbytes for t in tensors.values()), free, self.device)
+        self.tensors = {name: t.to(place) for name, t in tensors.items()}
+        data = self.data
+        self.data = replace(data, mean=data.mean.to(self.device), std=data.std.to(self.device))
+
+    def _pick(self, name: str, index: Tensor | slice) -> Tensor:
+        """Entries of the data on the device, wherever the data are."""
+        return images.on_device(self.tensors[name][index], self.device)
+
+    def _make_optimizers(self) -> None:
+        setting = self.setting
+        self.main = torch.optim.SGD(
+            [p for p in self.net.main_parameters() if p.requires_grad], setting.learning_rate,
+            setting.momentum, nesterov=setting.nesterov, weight_decay=setting.weight_decay,
+        )  # fmt: skip
+        own = self.net.module_parameters()
+        self.adam = torch.optim.Adam(own, lr=setting.module_rate) if own else None
+
+    def _compile(self) -> None:
+        # A compiled backward pass may otherwise overwrite what a second one needs.
+        import torch._functorch.config as functorch
+
+        functorch.donated_buffer = False
+        self.net.compile_segments()
+        for module in self.net.sg_modules:
+            network = module.network
+            # Double backward by autograd cannot be compiled.
+            if isinstance(network, torch.nn.Module) and getattr(network, "explicit", True):
+                network.compile()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        on = self.setting.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    def wait(self) -> None:
+        """Wait until a GPU has done what it was told."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _overdue(self) -> bool:
+        return time.monotonic() - self._saved > self.save_every
+
+    @contextlib.contextmanager
+    def _advice(self) -> Iterator[None]:
+        """Say what helps where memory ends."""
+        try:
+            yield
+        except RuntimeError as error:
+            on_cpu = "allocate memory" in str(error)  # that one has no class of its own
+            if not isinstance(error, torch.OutOfMemoryError) and not on_cpu:
+                raise
+            half = max(1, self.setting.batch // 2)
+            raise RuntimeError(
+                f"out of memory on {self.device} with batch = {self.setting.batch}; try "
+                f"--batch {half} --learning-rate {self.setting.learning_rate / 2:g}"
+            ) from error
 
 
 def place_of(nbytes: int, free: int, device: torch.device) -> torch.device:
@@ -422,110 +403,3 @@ def state_path(setting: Setting, seed: int, folder: str | os.PathLike[str]) -> P
     """File of the state of an unfinished run."""
     name = f"{zlib.crc32(repr(asdict(setting)).encode()):08x}"
     return Path(folder) / f"sg-{setting.arm}-{setting.module}-{name}-{seed}.safetensors"
-
-
-def job(
-    setting: Setting,
-    seed: int,
-    work: Callable[[Tick], Sequence[Result] | None],
-    config: dict[str, Any],
-    device: str = "cpu",
-    folder: str | os.PathLike[str] | None = None,
-) -> Job:
-    """One run as :mod:`sobolev_lib.records.sweep` wants it, ten steps of its bar an epoch."""
-    return Job(
-        [Run(config, seed, setting.scale, setting.deviations())],
-        work,
-        10 * setting.epochs,
-        device,
-        ("scikit-learn",) if setting.data == "digits" else (),
-        [state_path(setting, seed, folder)] if folder else [],
-    )
-
-
-def watching(
-    work: Callable[..., list[Result]],
-    chosen: Sequence[Setting],
-    seeds: Sequence[int],
-    asked: dict[str, Any],
-) -> list[Job]:
-    """Jobs of an instrument, which looks at runs, for a sweep.
-
-    ``work`` takes setting, seed, the values of ``asked``, which the records carry, and a tick.
-    """
-    return [
-        job(
-            setting, seed, functools.partial(work, setting, seed, *asked.values()),
-            config(setting) | asked,
-        )
-        for seed, setting in itertools.product(seeds, chosen)
-    ]  # fmt: skip
-
-
-def results_of(run: Training, metrics: dict[str, Any]) -> list[Result]:
-    """What a run leaves, with the deviations that only its data can tell."""
-    told = run.setting.deviations()
-    more = [note for note in run.setting.deviations(run.data.source) if note not in told]
-    return [Result(metrics, run.seconds, more)]
-
-
-def _work(
-    setting: Setting,
-    seed: int,
-    loaded: dict[tuple[str, int], images.ImageData],
-    options: dict[str, Any],
-    deadline: float | None,
-    tick: Tick,
-) -> list[Result] | None:
-    """Train one run; nothing if it was stopped, with its state saved."""
-
-    def over(done: int) -> bool:
-        return hogwild.agree(tick(done) or (deadline is not None and time.time() > deadline))
-
-    if over(0):
-        return None
-    where = (setting.data, setting.image_size)
-    if where not in loaded:
-        loaded[where] = images.load(*where)
-    run = Training(setting, seed, loaded[where], **options)
-    while run.step < run.steps:
-        if over(10 * run.step // run.per_epoch):
-            run.save()
-            return None
-        run.run(until=run.step + max(1, run.per_epoch // 10), keep=False)
-    return results_of(run, run.metrics())
-
-
-def sweep(
-    chosen: Sequence[Setting],
-    seeds: Sequence[int],
-    book: ledger.Ledger | None = None,
-    device: str = "cpu",
-    folder: str | os.PathLike[str] | None = None,
-    executor: Executor | None = None,
-    quiet: bool = False,
-    save_every: float = 60.0,
-    compiled: bool = False,
-    seconds: float | None = None,
-) -> int:
-    """Train every setting for every seed, seed by seed; enter the records that the ledger lacks.
-
-    Device, folder, ``save_every`` and ``compiled`` are those of :class:`Training`, the rest of
-    :func:`sobolev_lib.records.sweep.sweep`.  Returned is the number of records entered.
-    """
-    rank, processes = hogwild.world()
-    # Several processes have to agree when time is over, or some would wait for the others forever.
-    shared = seconds is not None and processes > 1
-    deadline = time.time() + seconds if seconds is not None and shared else None
-    options = {"device": device, "folder": folder, "save_every": save_every, "compiled": compiled}
-    loaded: dict[tuple[str, int], images.ImageData] = {}  # shared by the runs of one process
-    jobs = [
-        job(
-            setting, seed, functools.partial(_work, setting, seed, loaded, options, deadline),
-            config(setting), device, folder,
-        )
-        for seed, setting in itertools.product(seeds, chosen)
-    ]  # fmt: skip
-    return runner.sweep(
-        EXPERIMENT, jobs, book, executor, quiet or bool(rank), None if shared else seconds, not rank
-    )
