@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from sobolev_lib import __main__ as command
+from sobolev_lib.distillation import commands, students, teachers
 from sobolev_lib.records import options
 from sobolev_lib.regression.arms import IDENTITY
 from sobolev_lib.regression.training import Setting
@@ -74,12 +75,19 @@ def test_what_cannot_be_read_is_refused(parser, capsys):
 
 
 @pytest.mark.parametrize(
-    ("experiment", "cls", "skip"),
-    [("regression", Setting, IDENTITY), ("synthetic_gradients", settings.Setting, command.SKIPPED)],
+    ("main", "experiment", "cls", "skip"),
+    [
+        (command.main, "regression", Setting, IDENTITY),
+        (command.main, "synthetic_gradients", settings.Setting, command.SKIPPED),
+        (commands.main, "teacher", teachers.PixelSettings, ("game", "milestone")),
+        (commands.main, "distill", students.Settings, commands.OTHERS),
+    ],
 )
-def test_every_field_of_a_setting_is_an_option_with_a_help_text(experiment, cls, skip, capsys):
+def test_every_field_of_a_setting_is_an_option_with_a_help_text(
+    main, experiment, cls, skip, capsys
+):
     with pytest.raises(SystemExit):
-        command.main([experiment, "--help"])
+        main([experiment, "--help"])
     text = capsys.readouterr().out
     for name in cls.__dataclass_fields__.keys() - set(skip):
         assert f"--{name.replace('_', '-')}" in text

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from . import arms, data, experts, milestones, ppo, results, scenes, students, t
 from .games import GAMES
 
 LENGTHS = ("updates", "points", "games")
-FIELDS = [entry.name for entry in fields(students.Settings)]
+OTHERS = [entry.name for entry in fields(students.Settings) if entry.name not in LENGTHS]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def add(steps: Any) -> None:
             default=30,
             help="for --milestone; 0: judge by the training's last games",
         )
-        _add_fields(parser, kind, ("game", "milestone"))
+        given.add_fields(parser, kind, ("game", "milestone"), "instead of what is set")
     teacher.add_argument(
         "--device", default="cpu", help="cuda: PPO on pixels alone, a process for each game"
     )
@@ -105,25 +105,11 @@ def _add_students(parser: argparse.ArgumentParser) -> None:
         help=f"write the weights of seed 0 at fraction {arms.KEPT:g} of the paper's arm",
     )  # fmt: skip
     given.add_runs(parser)
-    for name in LENGTHS:
-        parser.add_argument(f"--{name}", type=int)
-
-
-def _add_fields(parser: argparse.ArgumentParser, kind: Any, left: Sequence[str]) -> None:
-    for entry in fields(kind):
-        if entry.name not in left:
-            of = int if entry.default is MISSING else type(entry.default)
-            parser.add_argument(f"--{entry.name.replace('_', '-')}", type=of)
-
-
-def _given(options: argparse.Namespace, kind: Any, left: Sequence[str] = ()) -> dict[str, Any]:
-    names = [entry.name for entry in fields(kind) if entry.name not in left]
-    given = {name: getattr(options, name, None) for name in names}
-    return {name: value for name, value in given.items() if value is not None}
+    given.add_fields(parser, students.Settings, OTHERS)
 
 
 def _expert(options: argparse.Namespace) -> str:
-    settings = ppo.Settings(**_given(options, ppo.Settings, ("milestone",)))
+    settings = ppo.Settings(**given.changes(options, ppo.Settings, ("milestone",)))
     return _train(options, experts.trainer(settings), "expert")
 
 
@@ -138,7 +124,7 @@ def _teacher(options: argparse.Namespace) -> str:
 def _one_teacher(options: argparse.Namespace, game: str) -> str:
     torch.set_num_threads(1)
     gpu = _on_gpu(options)
-    named = _given(options, teachers.PixelSettings, ("game", "milestone"))
+    named = given.changes(options, teachers.PixelSettings, ("game", "milestone"))
     settings = teachers.PixelSettings(game, **((teachers.FROM_SCRATCH if gpu else {}) | named))
     expert = experts.load(game) if settings.imitation else None
     training = teachers.PixelTrainer(settings, expert, options.device, options.threads)
@@ -198,7 +184,7 @@ def _replay(options: argparse.Namespace) -> str:
 
 def _distill(options: argparse.Namespace) -> str:
     _on_gpu(options)
-    changed = _given(options, students.Settings, [n for n in FIELDS if n not in LENGTHS])
+    changed = given.changes(options, students.Settings, OTHERS)
     places = given.Places.of(options, arms.EXPERIMENT)
     deadline = None if options.seconds is None else time.monotonic() + options.seconds
 

@@ -34,16 +34,33 @@ class Settings:
     ----------
     game : str
     seed : int
-    games, horizon : int
-        Games played together, and decisions in each of them between two updates.
-    epochs, minibatch : int
-        How often each decision is used, and how many at a time.
-    learning_rate, last_rate : float
-        Adam's step, falling on a line over ``planned`` decisions, then constant.
+        Of weights, games and actions.
+    games : int
+        Games played together.
+    horizon : int
+        Decisions in each of them between two updates.
+    epochs : int
+        How often each decision is used.
+    minibatch : int
+        Decisions in a step of the optimiser.
+    learning_rate : float
+        Adam's step at the start.
+    last_rate : float
+        Adam's step once ``planned`` decisions are made; it falls on a line.
     planned : int
-    clip, entropy, value, discount, trace, norm : float
-        Clipping of the ratio of policies; weights of the entropy and of the value's error;
-        discount; lambda of the advantages; largest norm of a gradient.
+        Decisions of the whole training.
+    clip : float
+        Clipping of the ratio of policies.
+    entropy : float
+        Weight of the policy's entropy.
+    value : float
+        Weight of the value's squared error.
+    discount : float
+        Of a reward, by decision.
+    trace : float
+        Lambda of the advantages.
+    norm : float
+        Largest norm of a gradient.
     milestone : int
         Decisions between two points of the learning curve.
     """

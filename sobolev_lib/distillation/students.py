@@ -49,11 +49,15 @@ class Settings:
         Divides the teacher's log-probabilities before they are normalised again; 1: as they are.
     learning_rate : float
         Of Adam.
-    updates, batch : int
+    updates : int
+        Steps of Adam.
+    batch : int
+        States in a step.
     points : int
-        Of the curves; closer at their beginning.
+        Points of the curves; closer at their beginning.
     games : int
-        That the student plays at the end; 0: it does not play, and its gradients are not compared.
+        Games that the student plays at the end; 0: it does not play, and its gradients are not
+        compared.
     """
 
     game: str

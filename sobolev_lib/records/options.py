@@ -22,14 +22,19 @@ OWN = Path("out") / "ledger"
 """Where a reader's own records go, unless the command says ``--book``."""
 
 
-def add_fields(parser: argparse.ArgumentParser, cls: type, skip: Collection[str] = ()) -> None:
+def add_fields(
+    parser: argparse.ArgumentParser,
+    cls: type,
+    skip: Collection[str] = (),
+    title: str = "instead of the arm's",
+) -> None:
     """Add an option for each field of a dataclass but those in ``skip``.
 
     Its docstring has a numpydoc section *Parameters*.  What is not given on the command line is
     absent from the parser's namespace.
     """
     hints, said = get_type_hints(cls), descriptions(cls)
-    group = parser.add_argument_group("instead of the arm's")
+    group = parser.add_argument_group(title)
     for field in fields(cls):
         if field.name in skip:
             continue
@@ -57,9 +62,10 @@ def words(changed: Mapping[str, Any]) -> list[str]:
 
 
 def descriptions(cls: type) -> dict[str, str]:
-    """Return the first sentence on each parameter in a numpydoc docstring."""
+    """Return the first sentence on each parameter in the numpydoc docstrings of a class's line."""
     # Python 3.13 takes the indentation off a docstring, older ones keep it
-    text = (inspect.getdoc(cls) or "").partition("Parameters\n")[2]
+    texts = [inspect.cleandoc(one.__doc__ or "") for one in reversed(cls.__mro__)]
+    text = "\n".join(one.partition("Parameters\n")[2] for one in texts)
     found = {}
     for names, body in re.findall(r"^(\w[^\n]*)\n((?:    [^\n]*\n?)+)", text, re.MULTILINE):
         sentence = re.sub(r":\w+:`(?:~?\.|~)?|`", "", " ".join(body.split()))
