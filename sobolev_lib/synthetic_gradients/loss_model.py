@@ -17,37 +17,6 @@ from torch.nn import functional
 from sobolev_lib.checks import wide
 
 
-def one_hot(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Labels (B,) as rows of the unit matrix (B, classes)."""
-    return functional.one_hot(y, classes).to(dtype)
-
-
-def may_write(part: nn.Module) -> bool:
-    """Whether a module may change its input in place.
-
-    Layers of PyTorch and of this library say so by ``inplace``.  Others cannot be known, so they
-    count as if they did: whoever calls them hands on a copy.
-    """
-    known = ("torch.nn.", "sobolev_lib.")
-    return any(
-        getattr(m, "inplace", False) or not type(m).__module__.startswith(known)
-        for m in part.modules()
-    )
-
-
-class FlattenMaps(nn.Module):
-    """Maps (B, C, H, W) to vectors (B, H W C), position by position.
-
-    ``nn.Flatten`` goes channel by channel: a copy where maps are stored with channels last, and a
-    gradient in another order of memory than the maps it meets, which costs more than the
-    convolution.  For a linear layer on top the order is only a name.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Flatten; no copy if channels are last in memory."""
-        return x.permute(0, 2, 3, 1).flatten(1)
-
-
 class LossModel(nn.Module):
     """m(h, y) = cross entropy of a small classifier p(h) (section 4.3), with its slope in h.
 
@@ -129,6 +98,19 @@ class LossModel(nn.Module):
         return functional.log_softmax(wide(logits), dim=1)
 
 
+class FlattenMaps(nn.Module):
+    """Maps (B, C, H, W) to vectors (B, H W C), position by position.
+
+    ``nn.Flatten`` goes channel by channel: a copy where maps are stored with channels last, and a
+    gradient in another order of memory than the maps it meets, which costs more than the
+    convolution.  For a linear layer on top the order is only a name.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Flatten; no copy if channels are last in memory."""
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
 def understood(layer: nn.Module) -> bool:
     """Whether the backward pass of a layer, exactly as it is set, is written out here.
 
@@ -197,3 +179,21 @@ _TRANSPOSED: dict[type, Callable[..., Tensor]] = {
     FlattenMaps: _maps_transposed,
     nn.AdaptiveAvgPool2d: _pool_transposed,
 }
+
+
+def one_hot(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Labels (B,) as rows of the unit matrix (B, classes)."""
+    return functional.one_hot(y, classes).to(dtype)
+
+
+def may_write(part: nn.Module) -> bool:
+    """Whether a module may change its input in place.
+
+    Layers of PyTorch and of this library say so by ``inplace``.  Others cannot be known, so they
+    count as if they did: whoever calls them hands on a copy.
+    """
+    known = ("torch.nn.", "sobolev_lib.")
+    return any(
+        getattr(m, "inplace", False) or not type(m).__module__.startswith(known)
+        for m in part.modules()
+    )
