@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -262,22 +264,33 @@ def test_a_wrong_game_is_refused_by_the_command_line(capsys):
     assert "space_invaders" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Folder of data with a teacher, a short recording of it, and that recording's frames."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOBOLEV_DATA", str(folder))
+        torch.manual_seed(0)
+        teacher = Teacher(4)
+        teacher.policy.weight.data *= 100
+        notes = {"route": "ppo", "steps": 1, "return_mean": 0.0}
+        weights.save(weights.folder() / "teacher-breakout.safetensors", teacher, notes)
+        _, notes = arms.load_teacher("breakout")
+        actions = iter(numpy.random.default_rng(0).integers(0, 4, (300, 2)))
+        made = data.record(
+            "breakout", lambda s: next(actions), 1, {"weights": notes["weights"]}, 600, 2,
+            quiet=True, cache=data.cache_folder(),
+        )  # fmt: skip
+        made.save(data.folder() / "breakout.npz")
+    return folder
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """Data of a reader's own, with a teacher and a short recording of it."""
+def home(recorded, tmp_path, monkeypatch):
+    """Data of a reader's own: a copy that a test may change."""
     monkeypatch.setenv("SOBOLEV_DATA", str(tmp_path))
     arms.sets.cache_clear()
-    torch.manual_seed(0)
-    teacher = Teacher(4)
-    teacher.policy.weight.data *= 100
-    notes = {"route": "ppo", "steps": 1, "return_mean": 0.0}
-    weights.save(weights.folder() / "teacher-breakout.safetensors", teacher, notes)
-    _, notes = arms.load_teacher("breakout")
-    actions = iter(numpy.random.default_rng(0).integers(0, 4, (300, 2)))
-    made = data.record(
-        "breakout", lambda s: next(actions), 1, {"weights": notes["weights"]}, 600, 2, quiet=True
-    )
-    made.save(data.folder() / "breakout.npz")
+    shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -402,6 +415,7 @@ def test_the_sweep_chooses_rates_then_trains(home, monkeypatch, capsys):
     monkeypatch.setattr(arms, "PILOT", {"fraction": 0.3, "updates": 2, "points": 1, "games": 0})
     monkeypatch.setattr(arms, "KEPT", 0.2)
     monkeypatch.setattr(milestones, "returns", lambda *_, **__: {"returns": [1.0, 3.0]})
+    monkeypatch.setattr(arms, "agreement", functools.partial(looking.agreement, count=20))
     words = ["distill", "--game", "breakout", "--fractions", "0.2", "--seeds", "2", "--book"]
     words += ["--updates", "2", "--points", "1", "--states", str(home), "--quiet", "--keep"]
     assert commands.main([*words, "--seconds", "0"]) == 0

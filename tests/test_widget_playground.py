@@ -55,16 +55,21 @@ def opened(browser, tmp_path):
     assert not errors, errors
 
 
-@pytest.fixture
-def js(opened):
-    """Run a function of JavaScript on an input; `w` is the widget's module."""
-    page, _ = opened()
+@pytest.fixture(scope="module")
+def js(browser, tmp_path_factory):
+    """Run a function of JavaScript on an input; `w` is the widget's module, on one page for all."""
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    widget = Playground(**FIVE, running=False)
+    page.goto(widget_page.write(widget, tmp_path_factory.mktemp("arithmetic")))
+    page.wait_for_function("() => window.end !== undefined && model.saved > 0")
 
     def run(script, payload=None):
         text = f"(input) => JSON.stringify(({script})(input))"
         return json.loads(page.evaluate(text, payload))
 
-    return run
+    yield run
+    page.close()
 
 
 # --- arithmetic -----------------------------------------------------------------------------------
