@@ -7,6 +7,8 @@ So the same experiment is run with the paper's rate, with leaky units, and with 
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from sobolev_lib.records.summary import FEWEST
 from sobolev_lib.records.table import Table
 from sobolev_lib.synthetic_gradients import claims, results
@@ -53,29 +55,32 @@ def table(found: Group, metric: str = "top1", factor: float = 1.0) -> Table:
     return Table(cells, corner="scheme")
 
 
-def best(found: Group, scheme: str) -> str | None:
-    """Return the key of :data:`CHANGES` with the highest mean test accuracy, from three seeds on.
+def best(pilots: Group | None, scheme: str) -> str | None:
+    """Return the key of :data:`CHANGES` with the highest accuracy on images kept from training.
 
-    Chosen on test images, so that its accuracy is somewhat too high.
+    ``pilots`` are the runs that were made for the choice (:func:`.results.pilots`).
     """
     means = {
-        care: results.spread(list(values)).centre
+        care: fmean(values.values())
         for care in CHANGES
-        if len(values := found.values(sparing(scheme, care)).values()) >= FEWEST
+        if pilots and (values := pilots.values(sparing(scheme, care)))
     }
     return max(means, key=lambda care: means[care]) if means else None
 
 
-def at_best(found: Group, scheme: str, other: str) -> dict[int, float]:
+def at_best(found: Group, pilots: Group | None, scheme: str, other: str) -> dict[int, float]:
     """Return a scheme minus another by seed, each with the change that is :func:`best` for it."""
-    own, others = best(found, scheme), best(found, other)
+    own, others = best(pilots, scheme), best(pilots, other)
     if own is None or others is None:
         return {}
     return found.difference(sparing(scheme, own), sparing(other, others))
 
 
-def answers(found: Group) -> str:
-    """Say for each pair of schemes how it ends with each of :data:`CHANGES`, as a Markdown list."""
+def answers(found: Group, pilots: Group | None = None) -> str:
+    """Say for each pair of schemes how it ends with each of :data:`CHANGES`, as a Markdown list.
+
+    With ``pilots`` also how it ends if each scheme has its :func:`best` change.
+    """
     lines = []
     for scheme, other in PAIRS:
         by_change = {
@@ -84,9 +89,9 @@ def answers(found: Group) -> str:
         }
         kept = {said: values for said, values in by_change.items() if len(values) >= FEWEST}
         line = f"- **{NAMES[scheme]} against {NAMES[other]}:** {claims.votes(kept, WORDS)}."
-        if len(kept) > 1 and (ends := at_best(found, scheme, other)):
+        if ends := at_best(found, pilots, scheme, other):
             own, others = (
-                f"{NAMES[one]}: {CHANGES[best(found, one) or '']}" for one in (scheme, other)
+                f"{NAMES[one]}: {CHANGES[best(pilots, one) or '']}" for one in (scheme, other)
             )
             shown = results.shown(list(ends.values()), "+.1f", " points")
             line += f" Each at its best ({own}; {others}): {shown}."

@@ -238,6 +238,16 @@ def group(records: Records, arm: str) -> Group | None:
     return next(iter(exact or found), None)
 
 
+def pilots(records: Records, arm: str) -> Group | None:
+    """Return an arm's runs that were tested on images kept from training, ``None`` if none was.
+
+    A setting can be chosen by them, and tested by the others.
+    """
+    every = records.read() if isinstance(records, Ledger) else records
+    found = groups([r for r in every if r.config.get("arm") == arm])
+    return next((g for g in found if g.changes.keys() == {"held_out"}), None)
+
+
 def by_row(records: Records, arm: str = "digits") -> dict[str, list[Record]]:
     """Records of an arm (:func:`group`) by their row."""
     found = group(records, arm)
