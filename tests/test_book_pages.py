@@ -1,5 +1,6 @@
 """The built pages, read as text: no browser needed."""
 
+import functools
 import html
 import importlib
 import re
@@ -31,8 +32,9 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
+@functools.cache
 def read(site, page):
-    """Parse a page."""
+    """Parse a page, once for all tests of it."""
     return Page((site / f"{page}.html").read_text(encoding="utf-8"))
 
 
