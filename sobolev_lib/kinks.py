@@ -350,9 +350,9 @@ class ReLU(_Kinked, nn.ReLU):
     The values, the input gradients, and the parameter gradients of any loss on values, are those
     of ``torch.nn.ReLU`` bit for bit. A loss on input gradients gets one more term, the kernel
     estimate of the integral over the kinks that sampling misses (chapter *What the derivative term
-    cannot see*). It costs two matrix products more a step, as a smooth activation does. Where
-    torch differentiates twice with respect to the input, it finds the kernel as the second
-    derivative; a third derivative raises ``NotImplementedError``.
+    cannot see*). A step costs what one with a smooth activation costs. Where torch differentiates
+    twice with respect to the input, it finds the kernel as the second derivative; a third
+    derivative raises ``NotImplementedError``.
 
     Parameters
     ----------

@@ -287,10 +287,11 @@ def test_a_control_is_held_against_both_methods(null, share, said):
     made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.1)]
     made += trained("breakout", 0.01, 0.4, null, arm="null")
     found = controls.collect(made, 0.01)
-    assert controls.share(found, "breakout", "kl") == pytest.approx(share)
+    part, sign = controls.share(found, "breakout", "kl")
+    assert part == pytest.approx(share) and sign == numpy.sign(share)
+    bring = {1: f"{100 * share:.0f} %", 0: "nothing", -1: "less than nothing"}[sign]
+    assert f"bring {bring} in Breakout" in controls.shares(found)
     assert said in controls.answers(found)
-    expected = f"bring {100 * share:.0f} % in" if share > 0 else "bring nothing in Breakout"
-    assert expected in controls.shares(found)
     row = controls.table(found, "kl").rows["Sobolev, another state's gradients"]["Breakout"]
     spread = 1 + 0.01 * (0 + 1 + 4) / 3  # of the seeds
     assert float(row.split()[0]) == pytest.approx((null - 0.1) * spread, abs=0.006)
@@ -321,7 +322,7 @@ def test_a_share_is_of_a_gain_that_its_own_seeds_settle():
     made = [*piloted("breakout"), *trained("breakout", 0.01, 0.4, 0.1)]
     two = [r for r in trained("breakout", 0.01, 0.4, 0.3, arm="null") if r.seed < 2]
     found = controls.collect([*made, *two], 0.01)
-    assert controls.share(found, "breakout", "kl") == pytest.approx(1 / 3)
+    assert controls.share(found, "breakout", "kl")[0] == pytest.approx(1 / 3)
     loose = [  # seeds 0 and 1 of the values disagree; all of them settle the gain
         replace(r, metrics=r.metrics | {"kl": r.metrics["kl"] * (0.3 if r.seed == 0 else 1.0)})
         if r.config["method"] == "values" else r

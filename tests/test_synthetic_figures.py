@@ -21,6 +21,7 @@ from sobolev_lib.synthetic_gradients import (
     paper,
     probing,
     results,
+    settings,
     throughput,
     training,
 )
@@ -71,7 +72,7 @@ def values(records, row, metric="top1"):
 
 def test_rows_of_one_figure_differ_without_colour():
     looks = set()
-    for row in training.ROWS:
+    for row in settings.ROWS:
         assert figures.method(row) in style.COLOURS
     for row in ("backprop", *figures.ALIGNED, "noprop"):
         look = figures.look(row)
@@ -117,11 +118,11 @@ def test_accuracy_shows_seeds_interval_and_the_paper_apart():
 
 @pytest.mark.parametrize("records", [[], made("digits", TOP1, seeds=1), made("digits", seeds=5)])
 def test_the_digits_are_drawn_whatever_is_there(records):
-    rows = {training.row_of(r.config) for r in records}
+    rows = {settings.row_of(r.config) for r in records}
     fig = figures.accuracy_enlarged(records)
-    assert texts(fig).count(NOT_RUN) == 2 * (len(training.MAIN_ROWS) - len(rows))
+    assert texts(fig).count(NOT_RUN) == 2 * (len(settings.MAIN_ROWS) - len(rows))
     for row in rows:
-        place = training.MAIN_ROWS.index(row)
+        place = settings.MAIN_ROWS.index(row)
         assert drawn(fig.axes[0], (results.summarise(records, row).centre, place))
     deep = made("digits_deep", {"critic": 90.0, "sobolev_mean": 91.0})
     reduced = figures.sum_or_mean([*records, *deep])
@@ -189,7 +190,7 @@ def test_scale_is_logarithmic():
 def test_cosine_by_split_has_a_panel_for_each_arm_with_runs():
     records = made() + made("digits", {"vfbn": 90.0, "backprop": 91.0})
     fig = figures.cosine_by_split(["digits", "digits_deep", ARM], records=records)
-    assert titles(fig) == ["Digits", "CIFAR-10"]
+    assert titles(fig) == ["Digits", "CIFAR-10 (narrow)"]
     assert names(fig) == ["Direct SG", "VFBN", "Critic", "Sobolev", "Local CE"]
     ours = results.group(records, ARM).cosine("critic")
     heights = {round(float(y), 9) for line in fig.axes[1].lines for y in np.ravel(line.get_ydata())}
@@ -201,7 +202,7 @@ def test_panels_wrap_and_say_what_they_show():
             "imagenet200_reduced_1"]  # fmt: skip
     records = [r for arm in arms for r in made(arm, seeds=3)]
     fig = figures.cosine_by_split(arms, records=records)
-    assert titles(fig) == ["Digits", "Digits (deep)", "CIFAR-10", "Imagenette (1 split)",
+    assert titles(fig) == ["Digits", "Digits (deep)", "CIFAR-10 (narrow)", "Imagenette (1 split)",
                            "Imagenette (3 splits)", "200 classes (1 split)"]  # fmt: skip
     assert len({ax.get_subplotspec().rowspan.start for ax in fig.axes}) == 2
 
@@ -261,7 +262,7 @@ def test_slower_rows_are_those_below_what_operations_predict():
 
 
 def test_probed_draws_the_first_split():
-    setting = training.settings("digits", ["critic"], epochs=1)[0]
+    setting = settings.settings("digits", ["critic"], epochs=1)[0]
     found = {"critic": probing.probes(training.Training(setting, 0), times=1, batch=16)}
     fig = instruments.probed(found)
     panel = next(ax for ax in fig.axes if ax.get_title(loc="left") == "Module's own accuracy")
@@ -273,7 +274,7 @@ def test_pulls_draw_the_records_of_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(probing, "TIMES", 2)
     monkeypatch.setattr(probing, "BATCH", 16)
     book = ledger.Ledger(probing.EXPERIMENT, tmp_path)
-    chosen = training.settings("digits", ["critic", "local_ce"], epochs=1)
+    chosen = settings.settings("digits", ["critic", "local_ce"], epochs=1)
     sweep(probing.EXPERIMENT, probing.jobs(chosen, [0, 1]), book, quiet=True)
     records = book.read()
     assert len(probing.probed_runs("digits", "critic", records)) == 2
@@ -292,7 +293,7 @@ def test_fidelity_is_drawn_from_its_records(tmp_path, monkeypatch):
     monkeypatch.setattr(fidelity, "STEPS", (3, 20, 36))
     monkeypatch.setattr(fidelity, "COUNT", 200)
     book = ledger.Ledger(fidelity.EXPERIMENT, tmp_path)
-    chosen = training.settings("digits", ["critic"], epochs=2)
+    chosen = settings.settings("digits", ["critic"], epochs=2)
     assert sweep(fidelity.EXPERIMENT, fidelity.jobs(chosen, [0, 1]), book, quiet=True) == 2
     records = book.read()
     fig = instruments.fidelity_over_training(records)

@@ -185,10 +185,11 @@ def kernel(found: Sequence[Control]) -> str:
     )
 
 
-def share(found: Sequence[Control], game: str, metric: str) -> float | None:
+def share(found: Sequence[Control], game: str, metric: str) -> tuple[float, int] | None:
     """Part of the derivatives' gain over values only that another state's gradients bring as well.
 
-    All of it over the seeds that all three have; None where derivatives do not gain there.
+    Beside it the sign of what these bring, 0 if it is not settled.  All of it over the seeds that
+    all three have; None where derivatives do not gain there.
     """
     runs = {
         "null" if each.arm == "null" else each.settings.method: each.runs
@@ -203,7 +204,7 @@ def share(found: Sequence[Control], game: str, metric: str) -> float | None:
     gain, own = difference(plain, both), difference(plain, null)
     if gain is None or own is None or gain.sign < 1:
         return None
-    return own.centre / gain.centre
+    return own.centre / gain.centre, own.sign
 
 
 BY = {"kl": "KL(teacher, student)", "action_error": "the part of other actions"}
@@ -217,11 +218,18 @@ def shares(found: Sequence[Control], metric: str = "kl") -> str:
     if not parts:
         return ""
     [fraction] = {each.settings.fraction for each in found}
-    helped = [f"{100 * part:.0f} % in {game}" for game, part in parts.items() if part > 0]
-    harmed = [game for game, part in parts.items() if part <= 0]
+    helped = [f"{100 * part:.0f} % in {game}" for game, (part, _) in parts.items() if part > 0]
+    idle = [game for game, (part, sign) in parts.items() if part <= 0 <= sign]
+    harmed = [game for game, (part, sign) in parts.items() if part <= 0 and sign < 0]
     said = [listed(helped)] if helped else []
-    said += [f"nothing in {listed(harmed)}"] if harmed else []
-    less = " Elsewhere their seeds settle no such gain." if len(parts) < len(each) else ""
+    said += [f"nothing in {listed(idle)}"] if idle else []
+    said += [f"less than nothing in {listed(harmed)}"] if harmed else []
+    others = listed([game for game in each if game not in parts])
+    less = (
+        f" In {others} no such gain is settled on the seeds that the control has, too."
+        if others
+        else ""
+    )
     return (
         f"By {BY[metric]}, at {100 * fraction:g} % of the states, derivatives of another state, "
         f"given as a control, bring {', and '.join(said)}{',' * (len(said) - 1)} of what those "

@@ -283,10 +283,13 @@ def looking(cells: Sequence[Cell]) -> str:
     if not all(means.values()):
         return NOTHING
     ranges = {name: _range(found) for name, found in means.items()}
+    several = len(means["derivatives"]) > 1
+    over = "; the ranges are over games and parts of the states" if several else ""
     return (
         "On states that it has not seen, the cosine of its gradient with the teacher's is "
-        f"{ranges['derivatives']} (means over seeds), against {ranges['values']} for a student of "
-        f"values. The control, the teacher's gradient in another state, gives {ranges['control']}."
+        f"{ranges['derivatives']} (means over seeds{over}), "
+        f"against {ranges['values']} for a student trained on values only. The control, "
+        f"the teacher's gradient in another state, gives {ranges['control']}."
     )
 
 

@@ -150,7 +150,8 @@ def draw_inputs(inputs: Sequence[int], simulated: Mapping[int, Tensor]) -> Figur
         Numbers of columns n.
     simulated : mapping of int to Tensor
         For each number of rows d, (n, 2): mean over matrices and its standard error of the
-        variance of :math:`d\,\|E^\top v\|^2 / \|E\|_F^2`, beside the line 2 / n.
+        variance of :math:`d\,\|E^\top v\|^2 / \|E\|_F^2`, beside its exact mean,
+        2 (d - 1) / (d n + 2), and the line 2 / n that it tends to with d.
     """
     fig, ax = figure(width="narrow")
     grid = np.geomspace(min(inputs), max(inputs), 50)
@@ -159,7 +160,7 @@ def draw_inputs(inputs: Sequence[int], simulated: Mapping[int, Tensor]) -> Figur
     for (d, values), method in zip(simulated.items(), ("values", "sobolev"), strict=False):
         mean, error = values.double().numpy().T
         error_bars(ax, list(inputs), mean, mean - 2 * error, mean + 2 * error, method)
-        ax.plot(inputs, mean, color=COLOURS[method], linewidth=0.8)
+        ax.plot(grid, 2 * (d - 1) / (d * grid + 2), color=COLOURS[method], linewidth=0.8)
         ax.annotate(
             f"$d = {d}$", (inputs[-1], mean[-1]), xytext=(7, 4 if d > 8 else -4),
             textcoords="offset points", fontsize=9, color=TEXT_COLOURS[method], va="center",

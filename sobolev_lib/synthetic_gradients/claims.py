@@ -364,7 +364,13 @@ def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
     found = [g for g in (results.group(records, arm) for arm in arms) if g]
     lines = []
     for row, other in PAIRS:
-        ends = {g.short: list(g.difference(row, other).values()) for g in found}
+        died = {g.short: any(_mostly_dead(g, name) for name in (row, other)) for g in found}
+        ends = {
+            g.short + ", with most units dead" * died[g.short]: list(
+                g.difference(row, other).values()
+            )
+            for g in found
+        }
         lines.append(f"- **{NAMES[row]} against {NAMES[other]}, test accuracy:** {votes(ends)}.")
     for metric, name in results.COSINES.items():
         lines.append(

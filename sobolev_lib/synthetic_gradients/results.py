@@ -117,7 +117,8 @@ class Group:
         if (self.config["depth"] or 8) > 8:
             name += " (deep)"
         if self.config["network"] != "resnet50":
-            return name + (" (full size)" if self.scale == "paper" else "")
+            full = " (full size)" if self.scale == "paper" else " (narrow)"
+            return name + full * (self.config["network"] == "cifar")
         return f"{name} ({plural(len(self.config['splits']), 'split')})"
 
     @property
