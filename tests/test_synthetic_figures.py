@@ -190,7 +190,7 @@ def test_scale_is_logarithmic():
 def test_cosine_by_split_has_a_panel_for_each_arm_with_runs():
     records = made() + made("digits", {"vfbn": 90.0, "backprop": 91.0})
     fig = figures.cosine_by_split(["digits", "digits_deep", ARM], records=records)
-    assert titles(fig) == ["Digits", "CIFAR-10 (narrow)"]
+    assert titles(fig) == ["Digits", "CIFAR-10 (reduced)"]
     assert names(fig) == ["Direct SG", "VFBN", "Critic", "Sobolev", "Local CE"]
     ours = results.group(records, ARM).cosine("critic")
     heights = {round(float(y), 9) for line in fig.axes[1].lines for y in np.ravel(line.get_ydata())}
@@ -202,7 +202,7 @@ def test_panels_wrap_and_say_what_they_show():
             "imagenet200_reduced_1"]  # fmt: skip
     records = [r for arm in arms for r in made(arm, seeds=3)]
     fig = figures.cosine_by_split(arms, records=records)
-    assert titles(fig) == ["Digits", "Digits (deep)", "CIFAR-10 (narrow)", "Imagenette (1 split)",
+    assert titles(fig) == ["Digits", "Digits (deep)", "CIFAR-10 (reduced)", "Imagenette (1 split)",
                            "Imagenette (3 splits)", "200 classes (1 split)"]  # fmt: skip
     assert len({ax.get_subplotspec().rowspan.start for ax in fig.axes}) == 2
 

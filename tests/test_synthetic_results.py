@@ -300,9 +300,9 @@ def test_words_are_only_as_strong_as_the_seeds(seeds):
     assert claims.findings_on_alignment(records, arms).count("\n") == 1
     where = {0: "", 1: OPEN, 2: OPEN, 5: HOLDS}[seeds]
     names = claims.settled(records, arms, "sobolev", "critic")
-    assert names == {k: ["CIFAR-10 (narrow)"] if k == where else [] for k in (HOLDS, FAILS, OPEN)}
+    assert names == {k: ["CIFAR-10 (reduced)"] if k == where else [] for k in (HOLDS, FAILS, OPEN)}
     if seeds == 5:
-        assert claims.settled(records, arms, "critic", "sobolev")[FAILS] == ["CIFAR-10 (narrow)"]
+        assert claims.settled(records, arms, "critic", "sobolev")[FAILS] == ["CIFAR-10 (reduced)"]
 
 
 # Pages.

@@ -117,7 +117,7 @@ class Group:
         if (self.config["depth"] or 8) > 8:
             name += " (deep)"
         if self.config["network"] != "resnet50":
-            full = " (full size)" if self.scale == "paper" else " (narrow)"
+            full = " (full size)" if self.scale == "paper" else " (reduced)"
             return name + full * (self.config["network"] == "cifar")
         return f"{name} ({plural(len(self.config['splits']), 'split')})"
 
