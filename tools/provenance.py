@@ -31,8 +31,9 @@ def grouped(
 
 
 def seeds(records: Sequence[Record]) -> str:
-    """The option that makes these seeds."""
-    return f"--seeds {1 + max(r.seed for r in records)}"
+    """The options that make these seeds."""
+    first, last = (end(r.seed for r in records) for end in (min, max))
+    return f"--seeds {1 + last - first}" + (f" --first-seed {first}" if first else "")
 
 
 def listed(flag: str, values: Iterable[Any]) -> str:
@@ -106,7 +107,8 @@ def rows_of(records: Sequence[Record], experiment: str, *more: str) -> list[str]
 def _setting(record: Record) -> tuple[str, tuple[str, ...], int, bool]:
     """Arm, what was changed in it as options, processes, and whether they were unlocked."""
     config = record.config
-    standard = settings.config(settings.settings(config["arm"], [row_name(config)])[0])
+    [plain] = settings.settings(config["arm"], [row_name(config)])
+    standard = settings.LATER | settings.config(plain)
     changed = {
         name: config[name]
         for name, value in standard.items()
