@@ -183,7 +183,9 @@ def test_what_is_closer_everywhere_holds():
     assert "will stand here" in pages.cost(on_gpu)
     assert pages.play(cells).rows["Pong, 1 %"].keys() == {"values only", "Sobolev"}
     assert len(pages.agreement(cells).rows) == 8
-    assert "0.50 (means over seeds), against 0.50" in pages.looking(cells)
+    over = "means over seeds; the ranges are over games and parts of the states"
+    assert f"0.50 ({over}), against 0.50" in pages.looking(cells)
+    assert "0.50 (means over seeds), against 0.50" in pages.looking(cells[:1])
     assert pages.looking([]) == pages.NOTHING
     for fig in (figures.fig4(cells, "kl"), figures.agreement(cells)):
         plt.close(fig)

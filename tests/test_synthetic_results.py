@@ -305,6 +305,16 @@ def test_words_are_only_as_strong_as_the_seeds(seeds):
         assert claims.settled(records, arms, "critic", "sobolev")[FAILS] == ["CIFAR-10 (reduced)"]
 
 
+def test_an_experiment_says_where_modules_have_died():
+    records = made(seeds=3, spread=0.01)
+    for record in records:
+        record.metrics["dead"] = [0.6 if record.config["module"] == "critic" else 0.4] * 3
+    text = claims.conclusions(records, ["cifar10_reduced"])
+    said = "\n".join(line for line in text.splitlines() if "test accuracy" in line)
+    assert said.count("*CIFAR-10 (reduced; most units dead)*") == 2  # Critic's pairs
+    assert said.count("*CIFAR-10 (reduced)*") == 1
+
+
 # Pages.
 
 

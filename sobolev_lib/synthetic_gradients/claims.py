@@ -364,13 +364,7 @@ def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
     found = [g for g in (results.group(records, arm) for arm in arms) if g]
     lines = []
     for row, other in PAIRS:
-        died = {g.short: any(_mostly_dead(g, name) for name in (row, other)) for g in found}
-        ends = {
-            g.short + ", with most units dead" * died[g.short]: list(
-                g.difference(row, other).values()
-            )
-            for g in found
-        }
+        ends = {_marked(g, row, other): list(g.difference(row, other).values()) for g in found}
         lines.append(f"- **{NAMES[row]} against {NAMES[other]}, test accuracy:** {votes(ends)}.")
     for metric, name in results.COSINES.items():
         lines.append(
@@ -384,6 +378,14 @@ def conclusions(records: Sequence[Record], arms: Sequence[str]) -> str:
             f"{votes(ranks, SIGNS)}."
         )
     return "\n".join(lines)
+
+
+def _marked(found: Group, *rows: str) -> str:
+    """Name of an experiment, with a warning if the modules of a row have mostly died."""
+    if not any(_mostly_dead(found, row) for row in rows):
+        return found.short
+    name, _, scale = found.short.rstrip(")").partition(" (")
+    return f"{name} ({'; '.join(filter(None, [scale, 'most units dead']))})"
 
 
 def _gained(found: Sequence[Group], metric: str) -> str:
