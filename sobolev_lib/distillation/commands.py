@@ -73,7 +73,7 @@ def add(steps: Any) -> None:
             default=30,
             help="for --milestone; 0: judge by the training's last games",
         )
-        given.add_fields(parser, kind, ("game", "milestone"), "instead of what is set")
+        given.add_fields(parser, kind, ("game", "milestone"), "instead of the defaults")
     teacher.add_argument(
         "--device", default="cpu", help="cuda: PPO on pixels alone, a process for each game"
     )
