@@ -630,10 +630,14 @@ def test_the_keyboard_does_all_that_a_mouse_does(opened):
 
     start = section.get_by_role("button", name="Train")
     start.focus()
+    page.clock.install()
+    page.clock.pause_at(page.evaluate("Date.now()") + 1000)  # no step is taken between two keys
     page.keyboard.press("Enter")
     section.get_by_role("button", name="Pause").wait_for()
+    page.clock.run_for(1000)
     page.keyboard.press("Space")
     section.get_by_role("button", name="Continue").wait_for()
+    page.clock.resume()
     section.get_by_role("button", name="Again").press("Enter")
     finished(section)
     section.get_by_role("button", name="Seed 13").press("Enter")
