@@ -731,6 +731,7 @@ def test_the_address_restores_the_settings(opened):
     )
 
     page.evaluate("() => { location.hash = '#play&t=valleys&n=8&l=30&h=8'; }")
+    page.wait_for_function("() => model.get('target') === 'valleys'")
     finished(section)
     assert (trait(page, "target"), trait(page, "n"), trait(page, "steps")) == ("valleys", 8, 30)
     assert trait(page, "activation") == "silu"  # what an address does not name is as it was first
