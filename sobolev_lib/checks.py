@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 import operator
@@ -152,17 +153,17 @@ def check_graph(m: Tensor, z: Tensor | None, batch_coupled: str) -> None:
             )
 
 
-def check_twice(total: Tensor) -> None:
+def check_twice(nodes: list[Any]) -> None:
     """Refuse a loss on derivatives that its backward pass could not differentiate again.
 
-    Each new kind of node is tried once, on zeros.
+    Each new kind of its nodes is tried once, on zeros.
 
     Raises
     ------
     ValueError
         With the layer's own message, and what to do.
     """
-    for node in nodes_behind(total):
+    for node in nodes:
         name = type(node).__name__
         if name == "CompiledFunctionBackwardBackward":
             raise only_once("torch.compile(model)")
@@ -281,14 +282,26 @@ def check_chain(chain: Sequence[Tensor], m: Tensor, x: Tensor, top: int) -> None
         raise shape_error("a chain of directions", got, needed)
 
 
+def check_directions(directions: Sequence[Sequence[Tensor]], x: Tensor) -> None:
+    """Raise unless every direction is a finite tensor of the dtype and on the device of `x`."""
+    for direction in itertools.chain.from_iterable(directions):
+        check_like("each of the directions", direction, x)
+        if readable(direction) and not bool(direction.isfinite().all()):
+            raise ValueError("directions hold NaN or infinity; draw them again")
+
+
 def check_trained(model: Any, total: Tensor, differentiated: bool) -> None:
     """Refuse a total that would not train the model, or that backward() could not differentiate."""
     if not readable(total) or not torch.is_grad_enabled():
         return
-    if total.requires_grad:
-        if differentiated:
-            check_twice(total)
-    elif any(p.requires_grad for m in modules_of(model) for p in m.parameters()):
+    own = [p for m in modules_of(model)[:1] for p in m.parameters() if p.requires_grad]
+    nodes = nodes_behind(total) if total.requires_grad else []
+    if differentiated:
+        check_twice(nodes)
+    leaves = {id(getattr(node, "variable", None)) for node in nodes}
+    # of values alone a layer may well hide its parameters from the graph (checkpoints do)
+    trained = total.requires_grad and (not differentiated or any(id(p) in leaves for p in own))
+    if own and not trained:
         raise ValueError(
             "model has parameters to train but its output does not depend on them through "
             "autograd; look for detach(), torch.no_grad() or NumPy inside its forward"

@@ -81,6 +81,11 @@ def tower(
     except RuntimeError as error:
         if checks.ONCE.search(str(error)):
             raise checks.only_once(error) from error
+        if "a leaf Variable that requires grad is being used in an in-place" in str(error):
+            raise ValueError(
+                "model changes its input x in place, so there is nothing left to differentiate "
+                "by: write x = x - c for x -= c, and inplace=False in its first layer"
+            ) from error
         raise
     if functional and order and checks.readable(x) and not (below[1] if order > 1 else top).any():
         tower(model, x, 1, None, batch_coupled, "autograd")  # raises if m does not depend on x
@@ -204,12 +209,18 @@ def value_and_derivatives(
     return tower(model, x, order, None, batch_coupled, backend)
 
 
-def jacobian(model: Model, x: Tensor, **options: Any) -> Tensor:
+def jacobian(
+    model: Model,
+    x: Tensor,
+    *,
+    batch_coupled: BatchCoupled = "refuse",
+    backend: Backend | None = None,
+) -> Tensor:
     """The Jacobian of each sample, D m(x), differentiable with respect to the parameters.
 
     Parameters
     ----------
-    model, x, **options
+    model, x, batch_coupled, backend
         As in `value_and_derivatives`.
 
     Returns
@@ -223,17 +234,24 @@ def jacobian(model: Model, x: Tensor, **options: Any) -> Tensor:
     >>> jacobian(lambda x: (x**2).sum(1), torch.tensor([[1.0, 2.0]])).detach()
     tensor([[[2., 4.]]])
     """
-    return value_and_derivatives(model, x, 1, **options)[1]
+    return value_and_derivatives(model, x, 1, batch_coupled=batch_coupled, backend=backend)[1]
 
 
-def project(model: Model, x: Tensor, v: Tensor, *directions: Tensor, **options: Any) -> Tensor:
+def project(
+    model: Model,
+    x: Tensor,
+    v: Tensor,
+    *directions: Tensor,
+    batch_coupled: BatchCoupled = "refuse",
+    backend: Backend | None = None,
+) -> Tensor:
     """The projected derivative <D^j m(x), v (x) u_2 (x) ... (x) u_j> of Eq. 2 and Fig. 1b.
 
     One reverse pass for each direction, however many outputs and inputs there are.
 
     Parameters
     ----------
-    model, x, **options
+    model, x, batch_coupled, backend
         As in `value_and_derivatives`.
     v : Tensor
         The direction in output space, (B, out) or (out,).
@@ -246,13 +264,13 @@ def project(model: Model, x: Tensor, v: Tensor, *directions: Tensor, **options: 
         (B, *in): with one direction the gradient of <m, v>; with two its Hessian times u.
     """
     checks.check_input(x)
-    checks.check_options(**options)
+    checks.check_options(batch_coupled, backend)
 
     def chain(m: Tensor) -> list[Tensor]:
         us = [_direction(f"direction {j}", u, x.shape[1:], x) for j, u in enumerate(directions, 2)]
         return [_direction("v", v, m.shape[1:], x), *us]
 
-    return tower(model, x, 1 + len(directions), chain, **options)[-1]
+    return tower(model, x, 1 + len(directions), chain, batch_coupled, backend)[-1]
 
 
 def _direction(name: str, direction: Any, shape: Sequence[int], x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .checks import check_count
+from .checks import check_count, check_input, check_like, shape_error
 from .stack import MLPStack
 
 __all__ = ["Data", "History", "fit_stack"]
@@ -80,12 +80,16 @@ def fit_stack(
         Data that are not trained on, of the same form.  Each member ends with the weights that had
         the smallest loss there, among those that were looked at.
     patience : int, optional
-        Stop when no member has got better on its held-out data for so many steps.
+        Stop when no member has got better on its held-out data for so many steps.  Losses are
+        looked at 40 times in a training, so what counts is a multiple of ``steps / 40``.
 
     Raises
     ------
     ValueError
-        If an option is not one of those above.
+        If an option is not one of those above, the rows of the data do not belong together, points
+        are not finite, targets are infinite, or nothing was measured (all NaN).
+    TypeError
+        If data are no tensors, or not of one dtype.
     FloatingPointError
         If a loss is not finite any more.
     """
@@ -96,6 +100,9 @@ def fit_stack(
         check_count("patience", patience, 1)
         if held_out is None:
             raise ValueError("patience needs held_out: data to see whether a member gets better")
+    _check_data("data", data)
+    if held_out is not None:
+        _check_data("held_out", held_out)
     n = data[0].shape[-2]
     size = n if batch_size is None else min(check_count("batch_size", batch_size, 1), n)
     if size < n and generator is None:
@@ -161,6 +168,24 @@ class _Best:
         """Put them back."""
         for kept, now in zip(self.kept, self.parameters, strict=True):
             now.copy_(kept)
+
+
+def _check_data(name: str, data: Data) -> None:
+    """Refuse data from which a training would learn nothing, or the wrong thing."""
+    if len(data) != 3:
+        raise ValueError(f"{name} must be (x, y, dy), dy may be None; got {len(data)} entries")
+    x, y, dy = data
+    targets = {"y": y} if dy is None else {"y": y, "dy": dy}
+    check_input(x, f"x of {name}")
+    for part, target in targets.items():
+        check_like(f"{part} of {name}", target, x)
+        if target.shape[-2:-1] != x.shape[-2:-1]:
+            needed = (*target.shape[:-2], *x.shape[-2:-1], *target.shape[-1:])
+            raise shape_error(f"{part} of {name}", target.shape, needed)
+        if bool(target.isinf().any()):
+            raise ValueError(f"{part} of {name} holds infinity; set what was not measured to NaN")
+    if all(bool(target.isnan().all()) for target in targets.values()):
+        raise ValueError(f"nothing was measured in {name}: every target is NaN")
 
 
 def _rows(data: Data, chosen: Tensor) -> Data:

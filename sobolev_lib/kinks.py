@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from .checks import readable
+
 __all__ = ["KERNELS", "LeakyReLU", "ReLU", "kernel", "relu", "replace"]
 
 
@@ -74,13 +76,12 @@ def kernel(z: Tensor, bandwidth: float | Tensor, name: str = "logistic") -> Tens
     Raises
     ------
     ValueError
-        Unknown name, or a float bandwidth that is not positive and finite.
+        Unknown name, or a bandwidth that is not positive and finite.
     TypeError
         A bandwidth that is neither a number nor a tensor.
     """
     _check_kernel(name)
-    if not isinstance(bandwidth, Tensor):
-        _check_bandwidth(bandwidth)
+    _check_bandwidth(bandwidth)
     return KERNELS[name](z / bandwidth) / bandwidth
 
 
@@ -95,7 +96,11 @@ def _check_kernel(name: str) -> None:
         raise ValueError(f"the kernel must be one of {sorted(KERNELS)}, got {name!r}")
 
 
-def _check_bandwidth(bandwidth: float) -> None:
+def _check_bandwidth(bandwidth: float | Tensor) -> None:
+    if isinstance(bandwidth, Tensor):
+        if readable(bandwidth) and not bool(((bandwidth > 0) & bandwidth.isfinite()).all()):
+            raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}")
+        return
     if isinstance(bandwidth, bool) or not isinstance(bandwidth, numbers.Real):
         raise TypeError(f"bandwidth must be a number, got {type(bandwidth).__name__}")
     if not 0 < bandwidth < math.inf:
@@ -120,7 +125,7 @@ def _activated(z: Tensor, slope: float | None) -> Tensor:
 
 def _bent(z: Tensor, h: float | Tensor, slope: float | None, name: str) -> Tensor:
     """Kernel times the jump of the derivative, 1 - slope."""
-    k = kernel(z, h, name)
+    k = KERNELS[name](z / h) / h
     return k if slope is None else (1.0 - slope) * k
 
 
@@ -253,12 +258,10 @@ def relu(z: Tensor, bandwidth: float | Tensor = 0.1, kernel: str = "logistic") -
     if not isinstance(z, Tensor):
         raise TypeError(f"z must be a tensor, got {type(z).__name__}")
     _check_kernel(kernel)
-    if isinstance(bandwidth, Tensor):
-        if bandwidth.ndim:
-            shape = tuple(bandwidth.shape)
-            raise ValueError(f"bandwidth must have no dimensions, got shape {shape}")
-    else:
-        _check_bandwidth(bandwidth)
+    if isinstance(bandwidth, Tensor) and bandwidth.ndim:
+        shape = tuple(bandwidth.shape)
+        raise ValueError(f"bandwidth must have no dimensions, got shape {shape}")
+    _check_bandwidth(bandwidth)
     return _apply(z, bandwidth, None, kernel)
 
 
@@ -453,7 +456,8 @@ def replace(
     Parameters and buffers stay the same objects, so an optimiser made before keeps working; train
     mode, ``inplace``, negative slopes and hooks carry over. A module used in several places is
     replaced by one module in the same places. Modules of `kinks` are replaced too, so that a
-    second call changes the bandwidth. Functional calls (``F.relu``) and other piecewise linear
+    second call changes the bandwidth; it sets all options anew, and a running spread begins again
+    from its first batch. Functional calls (``F.relu``) and other piecewise linear
     modules (``PReLU``, ``ReLU6``, max pooling) are not touched.
 
     Parameters

@@ -94,7 +94,7 @@ class SobolevLoss(nn.Module):
     A NaN in a target means *not measured*: the component leaves value and gradient. A sample of
     which no derivative was measured is not differentiated at all (another one stands in for it), so
     it may lie where the model has none. The values are then another evaluation of the model, so one
-    with dropout or a scaled kink has no stand-in while it trains. Where some summands of a
+    with `nn.Dropout` or a scaled kink has no stand-in while it trains. Where some summands of a
     projected derivative were measured, both sides sum over these; such a batch costs what
     ``projections=None`` costs.
 
@@ -128,6 +128,9 @@ class SobolevLoss(nn.Module):
         checks.check_options(batch_coupled, backend)
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+        if generator is not None and not isinstance(generator, torch.Generator):
+            kind = type(generator).__name__
+            raise TypeError(f"generator must be a torch.Generator, got {kind}")
         if projections is not None:
             projections = checks.check_count("projections", projections, 1)
         self.order = checks.check_count("order", order, 0)
@@ -172,7 +175,8 @@ class SobolevLoss(nn.Module):
             `projections` an entry may be a callable of the directions, (B, out) and then (B, *in),
             that returns the projected target (B, *in): a teacher network need not compute its whole
             Jacobian, ``dy=lambda v: derivatives.project(teacher, x, v)``. For a model that returns
-            (B,) the axis `out` may be left out. Targets are constants: no gradient flows into them.
+            (B,) the axis `out` may be left out, except under `torch.compile`. Targets are
+            constants: no gradient flows into them.
         directions : sequence of sequences of Tensor, optional
             The directions to project on, as `draw` returns them, instead of new ones: to compare
             two models on the same directions, or in a compiled function. Only with `projections`.
@@ -196,6 +200,8 @@ class SobolevLoss(nn.Module):
         checks.check_input(x)
         if directions is not None and self.projections is None:
             raise ValueError("directions are given but projections is None; set projections")
+        if directions is not None:
+            checks.check_directions(directions, x)
         batch = _Batch(model, x, self._targets(x, y, dy), directions)
         errors: dict[int, list[Tensor]] = {j: [] for j in batch.targets}
         projecting = self.projections if batch.top else None
@@ -341,6 +347,8 @@ class SobolevLoss(nn.Module):
     def _targets(self, x: Tensor, y: Any, dy: Any) -> dict[int, Any]:
         """The targets of the orders whose weight is not 0, checked except for their shapes."""
         dy = [None] * self.order if dy is None else dy if isinstance(dy, (tuple, list)) else [dy]
+        if len(dy) and self.order == 0:
+            raise ValueError("dy is given but order is 0: leave it out, or set order=1")
         wanted = {j: t for j, t in enumerate((y, *self._each("dy", dy, 1))) if self._wanted(j)}
         if not wanted:
             raise ValueError(f"weights are all zero: {self.weights}; nothing is left to minimise")

@@ -161,6 +161,8 @@ class Normalized(nn.Module):
         """
         result = [(self._check("x", x, self.x_mean) - self.x_mean) / self.x_std]
         if y is not None:
+            if len(y) != len(x):
+                raise ValueError(f"y has {len(y)} rows and x {len(x)}; needed is one for each")
             result.append((self._check("y", y, self.y_mean) - self.y_mean) / self.y_std)
         result += [dy * self._factor(dy, x, order) for order, dy in enumerate(derivatives, 1)]
         return tuple(result)

@@ -85,7 +85,8 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         points whose values are not all measured are never held out.  With 0 it keeps its last
         weights.
     patience : int, optional
-        Stop when no network has got better on what it holds out for so many steps.
+        Stop when no network has got better on what it holds out for so many steps, counted in
+        units of ``steps / 40``.  Where nothing is held out (few points) all steps are done.
     kink_bandwidth : float, optional
         For piecewise-linear activations, see :class:`~sobolev_lib.stack.MLPStack`.
     random_state : int, RandomState or None
@@ -269,6 +270,7 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             wanted.reshape(len(found), -1).T, found.reshape(len(found), -1).T, strict=True
         )
         weight = np.ones(len(found)) if sample_weight is None else np.asarray(sample_weight)
+        check_consistent_length(found, weight)
         scores = []
         for k, (true, mine) in enumerate(columns):
             rows = ~np.isnan(true)
@@ -347,6 +349,8 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError(f"hidden is {self.hidden!r}; give a sequence of widths, as (64, 64)")
         for width in self.hidden:
             check_count("hidden", width, 1)
+        if self.patience is not None:
+            check_count("patience", self.patience, 1)
         weight, part = self.derivative_weight, self.validation_fraction
         real = isinstance(weight, numbers.Real)
         if not real and not (isinstance(weight, str) and weight == "balanced"):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import kinks
-from .checks import wide
+from .checks import check_count, wide
 from .closed_form import ACTIVATIONS, Activation, Group, Signals, affine
 
 __all__ = ["ACTIVATIONS", "MLPStack"]
@@ -188,7 +188,7 @@ class MLPStack(nn.Module):
         y : Tensor
             Values, (B, 1) or (E, B, 1); NaN, not measured, counts as no error.
         dy : Tensor, optional
-            Gradients, (B, d) or (E, B, d); needed unless every weight is 0.
+            Gradients, (B, d) or (E, B, d), NaN as in ``y``; needed unless every weight is 0.
         derivative_weight : float or Tensor
             w, one for all or (E,).  Members with weight 0 are trained on values only, at the cost
             of values only.  A tensor is looked at in each call: keep it on the CPU, else the CPU
@@ -229,12 +229,12 @@ class MLPStack(nn.Module):
     def _evaluate(
         self, x: Tensor, y: Tensor, dy: Tensor | None, derivative_weight: float | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        x = self._points(x)
         if torch.is_grad_enabled() and x.requires_grad:
             raise ValueError(
                 "x requires a gradient, which the closed form does not give: use x.detach(), or "
                 "SobolevLoss with stack.member(i)"
             )
-        x = self._points(x)
         y = self._targets("y", y, (x.shape[1], 1))
         weight, sobolev = self._weight(derivative_weight)
         if dy is not None:
@@ -272,6 +272,7 @@ class MLPStack(nn.Module):
         return signals
 
     def _points(self, x: Tensor) -> Tensor:
+        _check_tensor("x", x)
         fits = x.ndim == 2 or (x.ndim == 3 and len(x) == self.members)
         if not fits or x.shape[-1] != self.in_features:
             raise ValueError(
@@ -284,6 +285,7 @@ class MLPStack(nn.Module):
         return x if x.ndim == 3 else x.expand(self.members, -1, -1)
 
     def _targets(self, name: str, t: Tensor, shape: tuple[int, int]) -> Tensor:
+        _check_tensor(name, t)
         if tuple(t.shape) not in (shape, (self.members, *shape)):
             raise ValueError(
                 f"{name} has shape {tuple(t.shape)}; needed is {shape} or {(self.members, *shape)}"
@@ -367,7 +369,13 @@ class _ClosedForm(torch.autograd.Function):
 
 def _own_precision(x: Tensor) -> torch.autocast:
     """Autocast would mix precisions in the closed form: a stack computes in that of its weights."""
+    _check_tensor("x", x)
     return torch.autocast(x.device.type, enabled=False)
+
+
+def _check_tensor(name: str, t: Any) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
 
 
 def _members(sobolev: list[bool], kind: bool, device: torch.device) -> Index | None:
@@ -383,21 +391,22 @@ def _members(sobolev: list[bool], kind: bool, device: torch.device) -> Index | N
 def _check_configuration(
     members: int, in_features: int, hidden: Sequence[int], activation: str, bandwidth: float | None
 ) -> None:
-    for name, value in (("members", members), ("in_features", in_features)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
-    if not hidden or min(hidden) < 1:
-        raise ValueError(
-            f"hidden is {tuple(hidden)}; at least one layer of width 1 or more is needed"
-        )
+    check_count("members", members, 1)
+    check_count("in_features", in_features, 1)
+    if isinstance(hidden, str) or not hasattr(hidden, "__len__"):
+        raise ValueError(f"hidden is {hidden!r}; give a sequence of widths, as (64, 64)")
+    if not len(hidden):
+        raise ValueError(f"hidden is {hidden!r}; at least one layer is needed")
+    for width in hidden:
+        check_count("a width in hidden", width, 1)
     if activation not in ACTIVATIONS:
         raise ValueError(
             f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}"
         )
     if bandwidth is None:
         return
-    if not (math.isfinite(bandwidth) and bandwidth > 0):
-        raise ValueError(f"kink_bandwidth is {bandwidth}; it must be positive and finite")
+    if isinstance(bandwidth, str) or not (math.isfinite(bandwidth) and bandwidth > 0):
+        raise ValueError(f"kink_bandwidth is {bandwidth!r}; it must be positive and finite")
     if ACTIVATIONS[activation].all is not None:
         raise ValueError(f"kink_bandwidth was given, but {activation} has no kinks; use None")
 
@@ -415,6 +424,9 @@ def _initialize(
     if scheme not in ("torch", "sonnet"):
         raise ValueError(f"initialization is {scheme!r}; it must be 'torch' or 'sonnet'")
     one = generator is None or isinstance(generator, torch.Generator)
+    if not one and not isinstance(generator, Sequence):
+        kind = type(generator).__name__
+        raise TypeError(f"generator must be a torch.Generator or a sequence of them, got {kind}")
     sources: list[Any] = [generator] * members if one else list(generator)  # type: ignore[arg-type]
     if len(sources) != members:
         raise ValueError(f"generator has {len(sources)} entries; the stack has {members} members")

@@ -560,6 +560,10 @@ def test_other_arguments_are_checked():
         kinks.relu(1.0)
     with pytest.raises(ValueError, match=r"bandwidth must have no dimensions, got shape \(2,\)"):
         kinks.relu(torch.ones(2), torch.ones(2))
+    for bad in (-0.1, 0.0, math.inf):
+        for call in (kinks.relu, kinks.kernel):
+            with pytest.raises(ValueError, match="bandwidth must be positive and finite"):
+                call(torch.ones(2), torch.tensor(bad))
 
 
 def test_description_shows_the_settings():

@@ -100,6 +100,7 @@ def test_kink_kernels_are_no_second_derivative() -> None:
         ({"backend": "jax"}, ValueError, "backend.*'jax'"),
         ({"batch_coupled": "yes"}, ValueError, "batch_coupled.*'yes'"),
         ({"rescale": True, "loss": "l1"}, ValueError, "rescale=True needs"),
+        ({"generator": 0}, TypeError, "generator must be a torch.Generator, got int"),
     ],
 )
 def test_bad_options(options: dict, error: type[Exception], words: str) -> None:
@@ -148,6 +149,7 @@ def test_scalar_output_does_not_broadcast() -> None:
         ({"weights": (1, torch.ones(2))}, DY, r"weights\[1\] has shape \(2,\).*\(5, 2, 3\)"),
         ({"weights": (1, torch.ones(1, 1, 1, 1))}, DY, r"weights\[1\] has shape \(1, 1, 1, 1\)"),
         ({"weights": (0, 0)}, DY, "weights are all zero"),
+        ({"order": 0}, DY, "dy is given but order is 0: leave it out"),
     ],
 )
 def test_bad_combinations(options: dict, dy: object, words: str) -> None:
@@ -165,6 +167,11 @@ def test_bad_directions() -> None:
         loss(NET, X, Y, DY, directions=[])
     with pytest.raises(ValueError, match="directions are given but projections is None"):
         SobolevLoss()(NET, X, Y, DY, directions=[[Y]])
+    for bad, words in (("ab", "got str"), ([[Y.float()]], "directions is torch.float32")):
+        with pytest.raises(TypeError, match=words):
+            loss(NET, X, Y, DY, directions=bad)
+    with pytest.raises(ValueError, match="directions hold NaN"):
+        loss(NET, X, Y, DY, directions=[[Y], [Y * NAN]])
 
 
 @pytest.mark.parametrize("weights", [{0: 5.0, 1: 2.0}, {5.0, 2.0}])
@@ -198,6 +205,9 @@ class Detached(nn.Module):
         self.inner, self.where = inner, where
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.where == "parameters":
+            own = {name: p.detach() for name, p in self.inner.named_parameters()}
+            return functional_call(self.inner, own, (x,))
         return self.inner(x).detach() if self.where == "output" else self.inner(x.detach())
 
 
@@ -205,11 +215,18 @@ def test_a_model_without_gradient() -> None:
     for where in ("output", "input"):
         with pytest.raises(ValueError, match=r"model has no gradient.*detach\(\)"):
             SobolevLoss()(Detached(mlp(), where), X, Y, DY)
-    with pytest.raises(ValueError, match="model has parameters to train but"):
-        SobolevLoss(0)(Detached(mlp(), "output"), X, Y)
+    for loss, where in ((SobolevLoss(0), "output"), (SobolevLoss(1), "parameters")):
+        with pytest.raises(ValueError, match="model has parameters to train but"):
+            loss(Detached(mlp(), where), X, Y, DY if loss.order else None)
     frozen = mlp().requires_grad_(False)  # to evaluate a frozen model is no mistake
     SobolevLoss(0)(frozen, X, Y)
     SobolevLoss()(frozen, X, Y, DY)
+
+
+def test_a_model_that_changes_its_input() -> None:
+    model = nn.Sequential(nn.SiLU(inplace=True), nn.Linear(3, 2)).double()
+    with pytest.raises(ValueError, match="model changes its input x in place"):
+        SobolevLoss()(model, X.clone(), Y, DY)
 
 
 def coupled() -> nn.Sequential:
@@ -310,12 +327,9 @@ class FullBackwardBackward:
         raise torch.OutOfMemoryError("no memory left")
 
 
-def test_memory_that_runs_out_while_a_layer_is_tried_is_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(checks, "nodes_behind", lambda total: [FullBackwardBackward()])
+def test_memory_that_runs_out_while_a_layer_is_tried_is_said() -> None:
     with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
-        checks.check_twice(X)
+        checks.check_twice([FullBackwardBackward()])
 
 
 def test_attention_trains_with_the_backend_that_the_message_names() -> None:

@@ -186,6 +186,8 @@ def test_nothing_is_broadcast() -> None:
     ):
         with pytest.raises(ValueError, match=r"has shape \(40,( 1)?\), needed is"):
             call()
+    with pytest.raises(ValueError, match="y has 4 rows and x 40"):
+        wrapper.normalise(x, y[:4])
 
 
 def test_bad_derivatives_and_models() -> None:

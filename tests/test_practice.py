@@ -106,6 +106,10 @@ def test_bad_requests_for_labels_are_named():
         paths.slope("digital", "pathwise", 1.0)
     with pytest.raises(ValueError, match="count is 0"):
         MARKET.sample(0, source())
+    for bad in ({"volatility": -0.2}, {"strike": 0.0}, {"low": math.nan}, {"high": 60.0}):
+        [name] = bad
+        with pytest.raises(ValueError, match=f"{name} is {bad[name]}; it must be"):
+            pricing.Market(**bad)
 
 
 # --- the beam ---

@@ -289,6 +289,40 @@ def test_batches_see_every_point_once_an_epoch():
         assert torch.cat(epoch).sort().values.tolist() == list(range(12))
 
 
+X5, NAN5 = torch.linspace(-1, 1, 5)[:, None], torch.full((5, 1), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ((X5, X5), ValueError, r"must be \(x, y, dy\), dy may be None; got 2 entries"),
+        ((X5 * torch.nan, X5, None), ValueError, "x of .* holds NaN or infinity in 5 of 5"),
+        (
+            (X5, X5.expand(3, -1, -1)[:, :4], X5),
+            ValueError,
+            r"y of .* has shape \(3, 4, 1\)",
+        ),
+        (
+            (X5, X5, X5.repeat(2, 1)),
+            ValueError,
+            r"dy of .* has shape \(10, 1\)",
+        ),
+        ((X5, X5 / 0, None), ValueError, "y of .* holds infinity"),
+        ((X5, X5, X5.double()), TypeError, "dy of .* is torch.float64"),
+        ((X5, None, X5), TypeError, "y of .* must be a torch.Tensor, got NoneType"),
+        ((X5, NAN5, NAN5), ValueError, "nothing was measured in .*: every target is NaN"),
+    ],
+)
+def test_data_that_a_training_cannot_use_are_named(data, error, message):
+    good, source = (X5, X5, None), torch.Generator().manual_seed(0)
+    for name, parts in (("data", (data, good)), ("held_out", (good, data))):
+        stack = MLPStack(3, 1, (4,), "tanh")
+        before = [p.clone() for p in stack.parameters()]
+        with pytest.raises(error, match=message.replace(".*", name)):
+            fit_stack(stack, parts[0], batch_size=2, generator=source, held_out=parts[1])
+        assert all(map(torch.equal, before, stack.parameters()))
+
+
 def test_grid_search_passes_gradients_on():
     X, y, dy = table(30)
     grid = {"derivative_weight": [0.0, 1.0]}
@@ -359,6 +393,7 @@ def test_a_file_of_another_kind_is_named(tmp_path):
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         ({"patience": 0}, "patience must be an integer of at least 1, got 0"),
+        ({"patience": "a", "validation_fraction": 0.0}, "patience must be an integer"),
         ({"validation_fraction": 1.0}, "validation_fraction is 1.0.*below 1"),
         ({"hidden": ()}, "hidden is .*at least one layer"),
         ({"activation": "step"}, "activation is 'step'"),
@@ -390,6 +425,8 @@ def test_bad_data_are_named():
     one = SobolevRegressor(**{**QUICK, "n_estimators": 1}, steps=2).fit(X, y, dy)
     with pytest.raises(ValueError, match="n_estimators is 1, give 2 or more"):
         one.predict(X, return_std=True)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        one.score(X, y, sample_weight=[1.0])
     with pytest.raises(FloatingPointError, match="try a learning_rate below 1e"):
         SobolevRegressor(**QUICK, steps=40, learning_rate=1e200).fit(X, y, dy)
 

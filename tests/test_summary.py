@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from sobolev_lib.records.ledger import Record
-from sobolev_lib.records.summary import difference, interval, log_errors, number
+from sobolev_lib.records.summary import Interval, difference, interval, log_errors, number
 
 
 def records(errors):
@@ -96,3 +96,5 @@ def test_format():
     assert number(-0.004, ".2f") == "0.00" and number(-0.004, "+.2f") == "+0.00"
     assert number(-0.006, "+.2f") == "-0.01" and number(-10.0, ".0f") == "-10"
     assert number(-0.0, ".2g") == "0" and number(-1e-9, ".2g") == "-1e-09"
+    ends = Interval(-0.01, -0.04, 0.0, 3)
+    assert f"{ends:+.1f}" == "+0.0 [-0.0, +0.0]" and f"{ends:.1f}" == "0.0 [0.0, 0.0]"

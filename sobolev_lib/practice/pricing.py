@@ -46,6 +46,13 @@ class Market:
     low: float = 60.0
     high: float = 140.0
 
+    def __post_init__(self) -> None:
+        for name in ("strike", "volatility", "maturity", "low"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite")
+        if not self.low < self.high < math.inf:
+            raise ValueError(f"high is {self.high}; it must be finite and above low, {self.low}")
+
     @property
     def spread(self) -> float:
         """Standard deviation of the logarithm of S_T."""

@@ -57,8 +57,12 @@ class Interval:
 
     def __format__(self, spec: str) -> str:
         spec = spec or ".2g"
-        centre, low, high = (number(v, spec) for v in (self.centre, self.low, self.high))
-        return f"{centre} [{low}, {high}]"
+        # the ends of a difference keep their sign: it tells on which side of 0 they lie
+        low, high = (
+            f"{end:{spec}}" if "+" in spec and end else number(end, spec)
+            for end in (self.low, self.high)
+        )
+        return f"{number(self.centre, spec)} [{low}, {high}]"
 
 
 def number(value: float, spec: str) -> str:
