@@ -125,10 +125,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": Activation(nn.SiLU, F.silu, lambda g, z, a: aten.silu_backward(g, z), _silu),
     "tanh": Activation(nn.Tanh, torch.tanh, lambda g, z, a: aten.tanh_backward(g, a), _tanh),
     "softplus": Activation(
-        nn.Softplus,
-        F.softplus,
-        lambda g, z, a: aten.softplus_backward(g, z, 1.0, 20.0),
-        _softplus,
+        nn.Softplus, F.softplus, lambda g, z, a: aten.softplus_backward(g, z, 1.0, 20.0), _softplus
     ),
 }
 """Activations a stack knows, by name."""

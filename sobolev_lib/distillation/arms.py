@@ -173,11 +173,7 @@ def pilots(
 
 
 def students(
-    arm: str,
-    game: str,
-    fraction: float,
-    chosen: Mapping[str, Settings],
-    **given: Any,
+    arm: str, game: str, fraction: float, chosen: Mapping[str, Settings], **given: Any
 ) -> list[Settings]:
     """Students of an arm, with the rate and alpha of their pilot.
 

@@ -16,15 +16,7 @@ from sobolev_lib.records import claims
 from sobolev_lib.records.claims import FAILS, HOLDS, OPEN, PARTLY, Claim, Finding, at_all_budgets
 from sobolev_lib.records.ledger import Ledger, LedgerError, Record
 from sobolev_lib.records.summary import FEWEST, Interval, difference
-from sobolev_lib.regression.results import (
-    LEARNT,
-    READINGS,
-    SIZES,
-    SOBOLEV,
-    VALUES,
-    Results,
-    load,
-)
+from sobolev_lib.regression.results import LEARNT, READINGS, SIZES, SOBOLEV, VALUES, Results, load
 
 SEEDS = 10
 """Seeds that the rows' commands ask for."""

@@ -147,9 +147,7 @@ def config(model: str, name: str) -> dict[str, Any]:
 
 
 def jobs(
-    seeds: Sequence[int],
-    names: Sequence[str] = NAMES,
-    models: Sequence[str] = tuple(MODELS),
+    seeds: Sequence[int], names: Sequence[str] = NAMES, models: Sequence[str] = tuple(MODELS)
 ) -> list[Job]:
     """Fits for a sweep, on the regression experiment's points; ``models`` are of :data:`MODELS`."""
     return [

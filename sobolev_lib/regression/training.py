@@ -39,16 +39,7 @@ from sobolev_lib.regression.arms import (
 )
 from sobolev_lib.stack import Kernel, MLPStack
 
-__all__ = [
-    "ARMS",
-    "DEVIATIONS",
-    "EXPERIMENT",
-    "METHODS",
-    "Setting",
-    "Training",
-    "jobs",
-    "settings",
-]
+__all__ = ["ARMS", "DEVIATIONS", "EXPERIMENT", "METHODS", "Setting", "Training", "jobs", "settings"]
 
 TEST_POINTS = 10_000
 

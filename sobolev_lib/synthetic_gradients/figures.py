@@ -20,21 +20,9 @@ from sobolev_lib.records.claims import NOT_RUN
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.synthetic_gradients import results
 from sobolev_lib.synthetic_gradients.modules import PREDICTING
-from sobolev_lib.synthetic_gradients.paper import (
-    BLOCKS,
-    BRIEF,
-    METRICS,
-    NAMES,
-    Cell,
-    printed,
-)
+from sobolev_lib.synthetic_gradients.paper import BLOCKS, BRIEF, METRICS, NAMES, Cell, printed
 from sobolev_lib.synthetic_gradients.results import REDUCTION_ROWS, Group, Records, spread
-from sobolev_lib.synthetic_gradients.settings import (
-    ARMS,
-    AT_PAPERS_RATE,
-    MAIN_ROWS,
-    PAPERS_RATE,
-)
+from sobolev_lib.synthetic_gradients.settings import ARMS, AT_PAPERS_RATE, MAIN_ROWS, PAPERS_RATE
 
 ALIGNED = (
     *("direct", "vfbn", "critic", "sobolev", "local_ce"),

@@ -33,12 +33,7 @@ from torch.nn import functional
 
 from sobolev_lib import kinks
 from sobolev_lib.checks import wide
-from sobolev_lib.synthetic_gradients.loss_model import (
-    FlattenMaps,
-    LossModel,
-    may_write,
-    one_hot,
-)
+from sobolev_lib.synthetic_gradients.loss_model import FlattenMaps, LossModel, may_write, one_hot
 
 SG_MODES = ("noprop", "direct", "vfbn", "critic", "sobolev", "local_ce")
 """Modes of an SG module; full backpropagation is the seventh mode of :func:`decouple`."""

@@ -14,14 +14,7 @@ from sobolev_lib.records.table import Table
 from sobolev_lib.synthetic_gradients import results
 from sobolev_lib.synthetic_gradients import settings as arms
 from sobolev_lib.synthetic_gradients.claims import answers, claims_on
-from sobolev_lib.synthetic_gradients.paper import (
-    BLOCKS,
-    BRIEF,
-    METRICS,
-    NAMES,
-    Block,
-    printed,
-)
+from sobolev_lib.synthetic_gradients.paper import BLOCKS, BRIEF, METRICS, NAMES, Block, printed
 from sobolev_lib.synthetic_gradients.results import Group, Records
 
 SMALL = "<small style='white-space:normal'>{}</small>"

@@ -201,10 +201,7 @@ _PREDICTOR = (
     Node("m", "m", "$m$", _RIGHT, _ROWS[3], module=True),
     Node("SG", "∂m/∂h", r"$\partial m/\partial h$", _RIGHT, _ROWS[1], module=True),
 )
-_STRAIGHT_ARROWS = (
-    Arrow("h", "SG", "forward", (2,), _ASIDE),
-    Arrow("y", "SG", "forward", (2,)),
-)
+_STRAIGHT_ARROWS = (Arrow("h", "SG", "forward", (2,), _ASIDE), Arrow("y", "SG", "forward", (2,)))
 _PREDICTOR_ARROWS = (
     Arrow("h", "p", "forward", (2,)),
     Arrow("p", "m", "forward", (2,)),

@@ -30,11 +30,7 @@ __all__ = ["Walk", "lattice", "path_bound", "walk_bound"]
 
 
 def path_bound(
-    f: Function,
-    g: Function,
-    path: Any,
-    *,
-    balls: tuple[Function, Function] | None = None,
+    f: Function, g: Function, path: Any, *, balls: tuple[Function, Function] | None = None
 ) -> float:
     """Bound of eta from one polygon: what f and g say about its ends, over 2 plus its length.
 
