@@ -18,6 +18,7 @@ from sobolev_lib.distillation.consoles import Consoles, shrink
 from sobolev_lib.distillation.games import GAMES
 from sobolev_lib.distillation.networks import Teacher
 from sobolev_lib.distillation.screens import OPTIONS, Screens
+from sobolev_lib.records import ledger
 
 # The same on two processors (with and without AVX-512), ale-py 0.12.1: a recording is portable.
 PORTABLE = {
@@ -235,13 +236,13 @@ def test_a_teacher_is_recorded_and_replayed_by_commands(game, tmp_path, monkeypa
     torch.manual_seed(0)
     notes = {"route": "ppo", "steps": 1, "return_mean": 0.0}
     teacher = Teacher(len(GAMES[game].actions))
-    weights.save(weights.folder() / f"teacher-{game}.safetensors", teacher, notes)
+    weights.save(weights.path("teacher", game), teacher, notes)
     words = ["record", "--game", game, "--states", "88", "--streams", "3", "--seed", "5", "--quiet"]
     assert commands.main(words) == 0
     assert "90 states" in capsys.readouterr().out
-    path = data.folder() / f"{game}.npz"
+    path = data.path(game)
     played = data.Recording.load(path)
-    (kept,) = data.cache_folder().iterdir()
+    (kept,) = ledger.beside("cache").iterdir()
     before = [numpy.load(kept / name) for name in ("frames.npy", "starts.npy")]
     shutil.rmtree(kept)
     assert commands.main(["replay", "--game", game, "--quiet"]) == 0

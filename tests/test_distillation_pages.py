@@ -41,7 +41,7 @@ def home(tmp_path, monkeypatch):
     teacher = Teacher(3)
     teacher.policy.weight.data *= 100
     notes = {"route": "ppo", "steps": 1, "return_mean": 0.0}
-    weights.save(weights.folder() / "teacher-pong.safetensors", teacher, notes)
+    weights.save(weights.path("teacher", "pong"), teacher, notes)
     return tmp_path
 
 
@@ -60,16 +60,14 @@ def test_a_beginning_is_played_where_nothing_was_recorded_and_replayed_where_it_
     made = data.record(
         "pong", scenes.chooser(teacher, 0), 0, {"weights": notes["weights"]}, 240, quiet=True
     )
-    made.save(data.folder() / "pong.npz")
+    made.save(data.path("pong"))
     again = scenes.beginning("pong")
     assert again.recorded
     numpy.testing.assert_array_equal(again.frames.frames, played.frames.frames)
     numpy.testing.assert_array_equal(again.actions, played.actions)
     said = scenes.policy(again)
     numpy.testing.assert_allclose(numpy.exp(said).sum(1), 1, rtol=1e-5)
-    data.Recording(made.actions, made.notes | {"weights": "of another"}).save(
-        data.folder() / "pong.npz"
-    )
+    data.Recording(made.actions, made.notes | {"weights": "of another"}).save(data.path("pong"))
     assert not scenes.beginning("pong").recorded
 
 

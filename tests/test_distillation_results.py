@@ -21,10 +21,12 @@ RATES = {"values": 3e-4, "sobolev": 1e-3, "squared": 1e-3}
 
 
 @pytest.fixture(autouse=True)
-def committed(monkeypatch):
+def committed(monkeypatch, tmp_path):
     """Recordings of two games, of one teacher each."""
     monkeypatch.setattr(arms, "sources", lambda game: MADE_FROM)
-    monkeypatch.setattr(data.Recording, "there", staticmethod(lambda game: game in GAMES))
+    monkeypatch.setattr(data, "path", lambda game: tmp_path / game)
+    for game in GAMES:
+        data.path(game).touch()
 
 
 GAMES = ("pong", "breakout")

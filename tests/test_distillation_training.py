@@ -212,7 +212,7 @@ def test_ppo_on_pixels_alone_plays_in_the_vector_environment():
 
 
 def test_a_teacher_may_begin_from_weights_and_its_record_says_so(home, monkeypatch):
-    path, state = weights.folder() / "teacher-breakout.safetensors", home / "state.safetensors"
+    path, state = weights.path("teacher", "breakout"), home / "state.safetensors"
     first = weights.load(path, Teacher(4))[0]
     kept = home / "start.safetensors"
     notes = {"route": "kickstart", "steps": 70, "return_mean": 2.5}
@@ -274,14 +274,14 @@ def recorded(tmp_path_factory):
         teacher = Teacher(4)
         teacher.policy.weight.data *= 100
         notes = {"route": "ppo", "steps": 1, "return_mean": 0.0}
-        weights.save(weights.folder() / "teacher-breakout.safetensors", teacher, notes)
+        weights.save(weights.path("teacher", "breakout"), teacher, notes)
         _, notes = arms.load_teacher("breakout")
         actions = iter(numpy.random.default_rng(0).integers(0, 4, (300, 2)))
         made = data.record(
             "breakout", lambda s: next(actions), 1, {"weights": notes["weights"]}, 600, 2,
-            quiet=True, cache=data.cache_folder(),
+            quiet=True, cache=ledger.beside("cache"),
         )  # fmt: skip
-        made.save(data.folder() / "breakout.npz")
+        made.save(data.path("breakout"))
     return folder
 
 
@@ -297,7 +297,7 @@ def home(recorded, tmp_path, monkeypatch):
 def test_weights_come_back_and_others_are_refused(home):
     _, notes = arms.load_teacher("breakout")
     assert notes["route"] == "ppo"
-    path = weights.folder() / "teacher-breakout.safetensors"
+    path = weights.path("teacher", "breakout")
     assert path.stat().st_size < 3.5e6
     with pytest.raises(ValueError, match=r"policy\.bias is \(4,\), but must be \(6,\)"):
         weights.load(path, Teacher(6))
@@ -312,7 +312,7 @@ def test_weights_come_back_and_others_are_refused(home):
 def test_gradients_are_those_of_autograd(home, memory):
     """From masks, and from Jacobians kept in half precision."""
     teacher, _ = arms.load_teacher("breakout")
-    frames = data.replay(data.Recording.load(data.folder() / "breakout.npz"), quiet=True)
+    frames = data.replay(data.Recording.load(data.path("breakout")), quiet=True)
     index = numpy.arange(3, 400, 7)
     targets = Targets(teacher, frames, index, memory=memory)
     assert bool(targets.kept) == bool(memory)
@@ -499,7 +499,7 @@ def test_measures_by_hand():
 
 
 def test_another_teachers_recording_is_refused(home):
-    path = data.folder() / "breakout.npz"
+    path = data.path("breakout")
     made = data.Recording.load(path)
     data.Recording(made.actions, made.notes | {"weights": "of another"}).save(path)
     with pytest.raises(data.RecordingError, match="record again"):

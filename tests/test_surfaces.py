@@ -24,25 +24,26 @@ def test_collect_and_load(tmp_path, monkeypatch):
     monkeypatch.setattr(arms, "ARMS", short)
     for seed in (0, 1):
         regression.train(regression.settings("paper", [20]), seed, folder=tmp_path / "states")
-    written = surfaces.collect(
-        tmp_path / "states", tmp_path / "out", sizes=[20, 100], seeds=[0, 1, 2]
-    )
+    monkeypatch.setenv("SOBOLEV_DATA", str(tmp_path))
+    written = surfaces.collect(tmp_path / "states", sizes=[20, 100], seeds=[0, 1, 2])
+    assert {p.parent for p in written} == {tmp_path / "regression"}
     assert [p.name for p in written] == ["weights-20.safetensors", "grids.npz"]
-    found = surfaces.load(tmp_path / "out")
+    found = surfaces.load()
     assert len(found) == 7 * 2 * 2 and ("beale", 20, "sobolev", 1) in found
-    model = surfaces.network("beale", 20, "sobolev", tmp_path / "out")
+    model = surfaces.network("beale", 20, "sobolev")
     x = surfaces.arrow_grid("beale").reshape(-1, 2).float().requires_grad_()
     (slope,) = torch.autograd.grad(model(x).sum(), x)
     np.testing.assert_allclose(
         found["beale", 20, "sobolev", 0][1].reshape(-1, 2), slope.numpy(), rtol=1e-3, atol=1e-4
     )
     with pytest.raises(ValueError, match="no network for function 'x'"):
-        surfaces.network("x", 20, "sobolev", tmp_path / "out")
+        surfaces.network("x", 20, "sobolev")
 
 
-def test_missing_grids_say_how_to_make_them(tmp_path):
+def test_missing_grids_say_how_to_make_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOBOLEV_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="sobolev_lib grids"):
-        surfaces.load(tmp_path)
+        surfaces.load()
 
 
 def test_nothing_finished_touches_no_file(tmp_path):

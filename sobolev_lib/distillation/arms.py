@@ -76,7 +76,7 @@ KEPT = 0.05
 
 def load_teacher(game: str) -> tuple[Teacher, dict[str, Any]]:
     """Return the committed teacher; its notes have the file's SHA-256 as ``weights``."""
-    path = weights.folder() / f"teacher-{game}.safetensors"
+    path = weights.path("teacher", game)
     net, notes = weights.load(path, Teacher(len(game_named(game).actions)))
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net, notes | {"weights": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -90,7 +90,7 @@ def recorded(game: str) -> data.Recording:
     RecordingError
         If it is missing or damaged, or of another teacher than the committed one.
     """
-    recording = data.Recording.load(data.folder() / f"{game}.npz")
+    recording = data.Recording.load(data.path(game))
     if recording.notes["weights"] != load_teacher(game)[1]["weights"]:
         raise data.RecordingError(
             f"the recording of {game} was played by another teacher than the committed weights; "
@@ -133,7 +133,7 @@ def answers(
 
 def sources(game: str) -> dict[str, str]:
     """What a record's configuration says of teacher and recording: digits of their hashes."""
-    files = (data.folder() / f"{game}.npz", weights.folder() / f"teacher-{game}.safetensors")
+    files = (data.path(game), weights.path("teacher", game))
     # a page asks a hundred times; another file at the same place has another time
     return _sources(game, *((str(f), f.stat().st_mtime_ns) for f in files if f.exists()))
 
@@ -316,7 +316,7 @@ def kept(settings: Settings) -> Path:
     """Where the weights of a student of the paper's arm are kept."""
     percent = f"{100 * settings.fraction:g}"
     name = f"student-{settings.game}-{percent}-{settings.method}.safetensors"
-    return weights.folder().parent / "students" / name
+    return ledger.beside("students") / name
 
 
 def load_student(game: str, method: str, fraction: float = KEPT) -> Student:

@@ -81,8 +81,7 @@ def add(steps: Any) -> None:
         parser.add_argument("--device", default="cpu", help="of the networks: cpu or cuda")
     teacher.add_argument("--threads", type=int, default=5, help="of the games, beside a GPU")
     for parser in (expert, teacher, student):
-        folder = ledger.default_folder().parent / "states"
-        parser.add_argument("--states", type=Path, default=folder)
+        parser.add_argument("--states", type=Path, default=ledger.beside("states"))
     recorder.add_argument("--seed", type=int, default=0)
     recorder.add_argument("--states", type=int, default=data.STATES, help="of all streams together")
     recorder.add_argument("--streams", type=int, default=data.STREAMS, help="games side by side")
@@ -163,10 +162,10 @@ def _record(options: argparse.Namespace) -> str:
     _on_gpu(options)
     teacher, notes = arms.load_teacher(options.game)
     kept = {"teacher": notes, "weights": notes["weights"]}
-    path = data.folder() / f"{options.game}.npz"
+    path = data.path(options.game)
     made = data.record(
         options.game, scenes.chooser(teacher, options.seed, options.device), options.seed, kept,
-        options.states, options.streams, options.quiet, data.cache_folder(),
+        options.states, options.streams, options.quiet, ledger.beside("cache"),
     )  # fmt: skip
     made.save(path)
     return f"{options.game}: {made.actions.size} states in {path}"
@@ -175,9 +174,7 @@ def _record(options: argparse.Namespace) -> str:
 def _replay(options: argparse.Namespace) -> str:
     said = []
     for game in options.game:
-        frames = data.replay(
-            data.Recording.load(data.folder() / f"{game}.npz"), None, options.quiet
-        )
+        frames = data.replay(data.Recording.load(data.path(game)), None, options.quiet)
         said.append(f"{game}: {len(frames)} states of {int(frames.starts.sum())} games")
     return "\n".join(said)
 

@@ -67,11 +67,6 @@ class Recording:
             numpy.savez_compressed(file, actions=self.actions, notes=notes)
         os.replace(part, path)
 
-    @staticmethod
-    def there(game: str) -> bool:
-        """Whether a recording of a game is committed."""
-        return (folder() / f"{game}.npz").exists()
-
     @classmethod
     def load(cls, path: Path) -> Recording:
         """Read a recording.
@@ -96,14 +91,9 @@ class Recording:
         return cls(actions, notes)
 
 
-def folder() -> Path:
-    """Folder of the committed recordings."""
-    return ledger.default_folder().parent / "recordings"
-
-
-def cache_folder() -> Path:
-    """Folder of the frames that replays left; it can be deleted at any time."""
-    return ledger.default_folder().parent / "cache"
+def path(game: str) -> Path:
+    """File of a game's committed recording."""
+    return ledger.beside("recordings") / f"{game}.npz"
 
 
 def digest(array: NDArray[Any]) -> str:
@@ -269,14 +259,16 @@ class Frames:
 
 
 def replay(recording: Recording, cache: Path | None = None, quiet: bool = False) -> Frames:
-    """Play a recording again, or take its frames from the cache (:func:`cache_folder`).
+    """Play a recording again, or take its frames from the cache.
+
+    That is ``cache`` beside the ledgers unless given, and can be deleted at any time.
 
     Raises
     ------
     RecordingError
         If the frames differ from those that were recorded.
     """
-    folder = cache or cache_folder()
+    folder = cache or ledger.beside("cache")
     here = _place(folder, recording)
     if not here.exists():
         length, streams = recording.actions.shape

@@ -69,4 +69,4 @@ def trainer(settings: Settings) -> Trainer:
 def load(game: str) -> Expert:
     """Return the committed expert of a game."""
     net = Expert(len(game_named(game).actions))
-    return weights.load(weights.folder() / f"expert-{game}.safetensors", net)[0]
+    return weights.load(weights.path("expert", game), net)[0]

@@ -169,7 +169,7 @@ def reach(
         "return_interval": played["return_interval"],
     }
     precision = torch.float32 if kind == "expert" else torch.float16
-    weights.save(weights.folder() / f"{kind}-{settings.game}.safetensors", net, notes, precision)
+    weights.save(weights.path(kind, settings.game), net, notes, precision)
     config = asdict(settings) | {"route": route, "steps": steps}
     seed = config.pop("seed")
     said = list(DEVIATIONS)

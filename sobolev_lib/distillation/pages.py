@@ -199,7 +199,7 @@ def choices(records: Sequence[Record]) -> Table | None:
     """Learning rate and alpha that the pilots chose, a row for each game and method."""
     rows = {}
     for game in GAMES:
-        if not data.Recording.there(game):
+        if not data.path(game).exists():
             continue
         for row, best in results.chosen(records, game).items():
             edge = row != "values" and best.alpha in (

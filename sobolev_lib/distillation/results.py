@@ -75,7 +75,7 @@ def cells(records: Sequence[Record], games: Sequence[str] = tuple(GAMES)) -> lis
     """Games and fractions that have a record of either of the paper's methods."""
     found = []
     for game in games:
-        if not data.Recording.there(game):
+        if not data.path(game).exists():
             continue
         fractions = {
             r.config["fraction"] for r in records

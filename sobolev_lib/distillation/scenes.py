@@ -48,7 +48,7 @@ class Beginning:
 
 def has_teacher(game: str) -> bool:
     """Whether weights of a game's teacher are committed."""
-    return (weights.folder() / f"teacher-{game}.safetensors").exists()
+    return weights.path("teacher", game).exists()
 
 
 def chooser(
@@ -69,8 +69,8 @@ def chooser(
 def beginning(game: str) -> Beginning:
     """Bring the beginning of a game's recording back; without one let the teacher play."""
     teacher, notes = arms.load_teacher(game)
-    there = data.Recording.there(game)
-    recording = data.Recording.load(data.folder() / f"{game}.npz") if there else None
+    path = data.path(game)
+    recording = data.Recording.load(path) if path.exists() else None
     recorded = recording is not None and recording.notes["weights"] == notes["weights"]
     if recording is None or not recorded:
         states = data.BEGINNING * data.STREAMS

@@ -15,9 +15,9 @@ from sobolev_lib.records import ledger, states
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def folder() -> Path:
-    """Folder of the committed weights."""
-    return ledger.default_folder().parent / "teachers"
+def path(kind: str, game: str) -> Path:
+    """File of the committed weights of a game's "expert" or "teacher"."""
+    return ledger.beside("teachers") / f"{kind}-{game}.safetensors"
 
 
 def save(

@@ -108,6 +108,11 @@ def default_folder() -> Path:
     return (Path(root) if root else Path(__file__).resolve().parents[2] / "data") / "ledger"
 
 
+def beside(name: str) -> Path:
+    """Folder of other data of the book, such as ``images``, beside the ledgers."""
+    return default_folder().parent / name
+
+
 def select(
     records: Iterable[Record], config: Mapping[str, Any], scale: str | None = None
 ) -> list[Record]:

@@ -104,7 +104,7 @@ def collect(
             f"states is {states}; no run of the arm “paper” that has finished on a processor, seed "
             "by seed, has left its state there (python -m sobolev_lib regression --scale paper)"
         )
-    out = Path(folder) if folder else default_folder()
+    out = Path(folder) if folder else ledger.beside(regression.EXPERIMENT)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / f"weights-{n}.safetensors" for n in first]
     for path, (n, weights) in zip(written, first.items(), strict=True):
@@ -124,14 +124,7 @@ def _weights(training: regression.Training) -> dict[str, np.ndarray]:
     }
 
 
-def default_folder() -> Path:
-    """Folder of grids and weights: beside the ledger's."""
-    return ledger.default_folder().parent / regression.EXPERIMENT
-
-
-def load(
-    folder: str | os.PathLike[str] | None = None,
-) -> dict[tuple[str, int, str, int], tuple[np.ndarray, np.ndarray]]:
+def load() -> dict[tuple[str, int, str, int], tuple[np.ndarray, np.ndarray]]:
     """Grids by (function, n, method, seed): values (33, 33) and gradients (13, 13, 2).
 
     Raises
@@ -139,7 +132,7 @@ def load(
     FileNotFoundError
         If ``grids.npz`` is not there; the message says how to make it.
     """
-    path = (Path(folder) if folder else default_folder()) / "grids.npz"
+    path = ledger.beside(regression.EXPERIMENT) / "grids.npz"
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing; it is part of the repository, or made by training "
@@ -158,11 +151,9 @@ def load(
     return found
 
 
-def network(
-    function: str, n: int, method: str, folder: str | os.PathLike[str] | None = None
-) -> torch.nn.Sequential:
+def network(function: str, n: int, method: str) -> torch.nn.Sequential:
     """Trained network of the paper's arm (first seed), from its committed weights."""
-    tensors = load_file((Path(folder) if folder else default_folder()) / f"weights-{n}.safetensors")
+    tensors = load_file(ledger.beside(regression.EXPERIMENT) / f"weights-{n}.safetensors")
     prefix = f"{function}/{method}/"
     state = {
         name[len(prefix) :]: torch.from_numpy(value)

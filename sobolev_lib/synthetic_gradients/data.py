@@ -1,7 +1,7 @@
 """Image data: digits from scikit-learn, and images that were prepared (:mod:`.prepare`).
 
-Prepared images are memory-mapped arrays of bytes at the size that is trained on, under
-:func:`default_folder`: ``NAME-SIZE-train-x.npy`` (N, 3, SIZE, SIZE) and so on, described by
+Prepared images are memory-mapped arrays of bytes at the size that is trained on, in ``images``
+beside the ledgers: ``NAME-SIZE-train-x.npy`` (N, 3, SIZE, SIZE) and so on, described by
 ``NAME-SIZE.json``.  Nothing here is ever unpickled.
 """
 
@@ -61,11 +61,6 @@ class ImageData:
     source: str
 
 
-def default_folder() -> Path:
-    """Folder of the prepared images: ``images`` beside the ledger's folder."""
-    return ledger.default_folder().parent / "images"
-
-
 def digits() -> ImageData:
     """The 1,797 digits of scikit-learn as vectors (N, 64), standardised; 1,200 for training.
 
@@ -105,7 +100,7 @@ def load(name: str, size: int, folder: str | os.PathLike[str] | None = None) -> 
     size : int
         Height and width.
     folder : path, optional
-        :func:`default_folder` unless given.
+        ``images`` beside the ledgers unless given.
 
     Raises
     ------
@@ -115,7 +110,7 @@ def load(name: str, size: int, folder: str | os.PathLike[str] | None = None) -> 
     """
     if name == "digits":
         return digits()
-    root = Path(folder) if folder is not None else default_folder()
+    root = Path(folder) if folder is not None else ledger.beside("images")
     about = root / f"{name}-{size}.json"
     try:
         meta = json.loads(about.read_text(encoding="utf-8"))

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from sobolev_lib.synthetic_gradients.data import PARTS, DataError, checksum, default_folder
+from sobolev_lib.records import ledger
+from sobolev_lib.synthetic_gradients.data import PARTS, DataError, checksum
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_HASH = "md5:c32a1d4ab5d03f1284b67883e8d87530"  # as its page gives it
@@ -51,7 +52,7 @@ def cifar10(
     archive : path, optional
         ``cifar-10-binary.tar.gz``, put there by hand.
     folder : path, optional
-        :func:`.data.default_folder` unless given.
+        ``images`` beside the ledgers unless given.
     known_hash : str
         Checksum that the archive must have, "ALGORITHM:DIGEST"; the official one unless given.
 
@@ -63,7 +64,7 @@ def cifar10(
         If ``size`` is below 1.
     """
     _check_size(size)
-    root = Path(folder) if folder is not None else default_folder()
+    root = Path(folder) if folder is not None else ledger.beside("images")
     found = fetch(CIFAR10_URL, known_hash, root) if archive is None else Path(archive)
     _check_archive(found, known_hash)
     with _replacing(root, f"cifar10-{size}") as fresh:
@@ -174,7 +175,7 @@ def folder(
     size : int
         Height and width.
     target : path, optional
-        Folder to write in; :func:`.data.default_folder` unless given.
+        Folder to write in; ``images`` beside the ledgers unless given.
     workers : int, optional
         Processes; one a core unless given.
 
@@ -187,7 +188,7 @@ def folder(
         If ``size`` is below 1.
     """
     _check_size(size)
-    root, base = Path(target) if target is not None else default_folder(), Path(source)
+    root, base = Path(target) if target is not None else ledger.beside("images"), Path(source)
     held = next((p for p in ("val", "test") if (base / p).is_dir()), None)
     if held is None or not (base / "train").is_dir():
         raise DataError(
