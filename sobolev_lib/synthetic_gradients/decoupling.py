@@ -342,14 +342,12 @@ def decouple(
     module: str = "sobolev",
     *,
     example: Tensor,
-    classes: int | None = None,
     objective: Objective | None = None,
     targets: str = "true",
     architecture: Architecture | None = None,
     hidden: int | None = None,
     pooled: bool = False,
     bandwidth: float | None = None,
-    differentiation: str = "auto",
     leak: float = 0.0,
 ) -> Decoupled:
     """Decouple a network at splits with synthetic gradient modules (section 4.3, Table 1).
@@ -367,8 +365,6 @@ def decouple(
     example : Tensor
         A batch of inputs (B, *in), for the shapes at the splits.  Values do not matter: random
         numbers of its shape and dtype are used (zeros for integers).
-    classes : int, optional
-        Number of classes; that of the network's output unless given.
     objective : Objective, optional
         Losses of the modules.
     targets : {"true", "bootstrapped"}
@@ -377,7 +373,7 @@ def decouple(
         ``architecture(shape, classes)`` returns the network of a module: an ``nn.Sequential``
         from h to logits, or for "direct" a module of (h, y) that returns a gradient of the shape
         of h.
-    hidden, pooled, bandwidth, differentiation, leak
+    hidden, pooled, bandwidth, leak
         Of the default architectures, see :func:`.modules.build`.
 
     Raises
@@ -405,17 +401,14 @@ def decouple(
     if module not in MODES:
         raise ValueError(f"module is {module!r}; it must be one of {', '.join(MODES)}")
     segments = cut(network, splits)
-    shapes, outputs = _shapes(network, segments, example)
-    if classes is not None and classes != outputs:
-        raise ValueError(f"classes is {classes}; the network has {outputs} outputs")
+    shapes, classes = _shapes(network, segments, example)
     made = []
     for shape in shapes if module != "backprop" else []:
         if architecture is None:
-            options = (hidden, pooled, bandwidth, differentiation, leak)
-            made.append(sg.build(module, shape, outputs, objective, *options))
+            options = (hidden, pooled, bandwidth, leak)
+            made.append(sg.build(module, shape, classes, objective, *options))
         else:
-            own = architecture(shape, outputs)
-            made.append(_wrap(module, own, objective, differentiation))
+            made.append(_wrap(module, architecture(shape, classes), objective))
     net = Decoupled(segments, made, module, targets)
     first = next(network.parameters(), None)
     if first is not None:
@@ -423,16 +416,14 @@ def decouple(
     return net
 
 
-def _wrap(
-    mode: str, network: nn.Module, objective: Objective | None, differentiation: str
-) -> SGModule:
+def _wrap(mode: str, network: nn.Module, objective: Objective | None) -> SGModule:
     if mode == "noprop":
         return SGModule(mode, None, objective)
     if mode == "direct":
         return SGModule(mode, network, objective)
     if not isinstance(network, nn.Sequential):
         network = nn.Sequential(network)
-    return SGModule(mode, LossModel(network, differentiation), objective)
+    return SGModule(mode, LossModel(network), objective)
 
 
 def _shapes(

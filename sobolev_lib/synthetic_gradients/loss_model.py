@@ -24,34 +24,19 @@ class LossModel(nn.Module):
     ----------
     network : nn.Sequential
         Maps h (B, *shape) to logits (B, classes).
-    differentiation : {"auto", "explicit", "autograd"}
-        How dm/dh is made so that it can be differentiated once more, by the parameters.
-        "explicit" writes the backward pass out as forward operations, which ``torch.compile`` can
-        trace, for the layers and options that :func:`understood` knows; "autograd" differentiates
-        twice, and serves every network; "auto": the first where it can.
-
-    Raises
-    ------
-    ValueError
-        Another ``differentiation``, or "explicit" for a layer that is not understood.
+        Where :func:`understood` knows all layers as they are set, the backward pass is written out
+        as forward operations, which ``torch.compile`` can trace; elsewhere autograd differentiates
+        twice.
     """
 
-    def __init__(self, network: nn.Sequential, differentiation: str = "auto") -> None:
+    def __init__(self, network: nn.Sequential) -> None:
         super().__init__()
-        if differentiation not in ("auto", "explicit", "autograd"):
-            raise ValueError(
-                f"differentiation is {differentiation!r}; it must be 'auto', 'explicit' or "
-                "'autograd'"
-            )
-        odd = [str(layer) for layer in network if not understood(layer)]
-        if differentiation == "explicit" and odd:
-            raise ValueError(f"no explicit backward pass for {', '.join(odd)}; use 'autograd'")
-        self.network, self.differentiation = network, differentiation
+        self.network = network
 
     @property
     def explicit(self) -> bool:
         """Whether the slope is written out, as the layers are set now."""
-        return self.differentiation != "autograd" and all(map(understood, self.network))
+        return all(map(understood, self.network))
 
     def forward(
         self, h: Tensor, y: Tensor, differentiable: bool = True

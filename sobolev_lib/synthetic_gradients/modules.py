@@ -370,15 +370,14 @@ def build(
     hidden: int | None = None,
     pooled: bool = False,
     bandwidth: float | None = None,
-    differentiation: str = "auto",
     leak: float = 0.0,
 ) -> SGModule:
     """Make a module for activations of a shape, with the architectures of SM 4.2 and 4.3.
 
     Parameters
     ----------
-    mode, objective, shape, classes, hidden, pooled, leak, differentiation
-        See :class:`SGModule`, :func:`classifier`, :func:`direct` and :class:`LossModel`.
+    mode, objective, shape, classes, hidden, pooled, leak
+        See :class:`SGModule`, :func:`classifier` and :func:`direct`.
     bandwidth : float, optional
         Put :class:`sobolev_lib.kinks.ReLU` of this width, in units of the spread of the
         pre-activations, in place of the ReLU of p(h): the gradient term then sees its kinks.
@@ -397,4 +396,4 @@ def build(
     network = classifier(shape, classes, hidden, pooled, leak)
     if bandwidth is not None:
         kinks.replace(network, bandwidth, scaled=True)
-    return SGModule(mode, LossModel(network, differentiation), objective)
+    return SGModule(mode, LossModel(network), objective)

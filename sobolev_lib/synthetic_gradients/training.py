@@ -54,7 +54,7 @@ def build(setting: Setting, data: images.ImageData, seed: int) -> Decoupled:
         example = images.normalize(data.test_x[:2], data)
         torch.manual_seed(_stream("modules", seed))
         return decouple(
-            network, setting.splits, setting.module, example=example, classes=data.classes,
+            network, setting.splits, setting.module, example=example,
             objective=setting.objective(), targets=setting.targets, hidden=setting.hidden,
             pooled=setting.pooled, bandwidth=setting.bandwidth, leak=setting.leak,
         )  # fmt: skip
@@ -101,7 +101,7 @@ class Training:
         compiled: bool = False,
     ) -> None:
         self.setting, self.seed, self.save_every = setting, seed, save_every
-        self.device = _checked(hogwild.own_device(device))
+        self.device = hogwild.own_device(device)
         self.rank, self.workers = hogwild.world()
         if self.workers != setting.workers:
             raise ValueError(
@@ -383,12 +383,6 @@ class Training:
 def place_of(nbytes: int, free: int, device: torch.device) -> torch.device:
     """Where images belong: on the device if they take at most half of its free memory."""
     return device if 2 * nbytes <= free else torch.device("cpu")
-
-
-def _checked(device: torch.device) -> torch.device:
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device}, but PyTorch sees no CUDA device; use 'cpu'")
-    return device
 
 
 def scores(logits: Tensor, y: Tensor) -> Tensor:
