@@ -356,12 +356,6 @@ def describe(scheme: Scheme) -> str:
     return f"{scheme.title}: {has}. {goes} The main network supervises {_join(names)}."
 
 
-def describe_all() -> str:
-    """Text alternative of the figure of all schemes."""
-    start = "In each diagram the main network runs upwards from x over h and p_h to the loss L."
-    return " ".join([start, *map(describe, SCHEMES.values())])
-
-
 def table() -> Table:
     """The schemes as a table: what goes into the module, what comes out, what it is trained on."""
     none = "–"
