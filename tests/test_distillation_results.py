@@ -15,6 +15,7 @@ from sobolev_lib.distillation import arms, claims, controls, data, figures, page
 from sobolev_lib.distillation.students import Settings
 from sobolev_lib.records.claims import HOLDS, NOT_HERE, OPEN
 from sobolev_lib.records.ledger import Record
+from sobolev_lib.records.summary import listed
 
 MADE_FROM = {"teacher": "abc", "recording": "def"}
 RATES = {"values": 3e-4, "sobolev": 1e-3, "squared": 1e-3}
@@ -360,7 +361,7 @@ def test_how_students_play_is_said_where_it_is_settled():
     [([], ""), (["A"], "A"), (["A", "B"], "A and B"), (["A", "B", "C"], "A, B and C")],
 )
 def test_names_are_listed(parts, said):
-    assert controls.listed(parts) == said
+    assert listed(parts) == said
 
 
 def test_curves_have_a_row_for_each_seed():

@@ -13,7 +13,7 @@ import numpy
 
 from sobolev_lib.figures import style
 from sobolev_lib.records.ledger import Record
-from sobolev_lib.records.summary import Interval, difference
+from sobolev_lib.records.summary import Interval, difference, listed
 from sobolev_lib.records.table import Table
 
 from . import arms, results
@@ -152,11 +152,6 @@ def _held_against(found: Sequence[Control], same: Sequence[Control], method: str
     }
     told = ", ".join(f"{text} {listed(games)}" for text, games in named.items() if games)
     return told and f"beside {rival} {told}"
-
-
-def listed(parts: Sequence[str]) -> str:
-    """Names as a sentence has them: "A", "A and B", "A, B and C"."""
-    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def kernel(found: Sequence[Control]) -> str:

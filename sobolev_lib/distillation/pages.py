@@ -9,12 +9,11 @@ from statistics import fmean
 import numpy
 
 from sobolev_lib.records.ledger import Record
-from sobolev_lib.records.summary import Interval, difference
+from sobolev_lib.records.summary import difference, listed, unbroken
 from sobolev_lib.records.table import Table
 
 from . import arms, data, results
 from .arms import UNIFORM
-from .controls import listed
 from .figures import latest
 from .games import GAMES
 from .results import Cell, Runs
@@ -41,12 +40,7 @@ def shown(mine: Runs, metric: str, spec: str = ".2g") -> str:
     found = results.mean(mine, metric)
     if found is None:
         return f"{next(iter(results.values(mine, metric).values())):{spec}} (1 seed)"
-    return _whole(found, spec)
-
-
-def _whole(found: Interval, spec: str) -> str:
-    """An interval whose two ends stay on one line of a narrow table."""
-    return f"{found:{spec}}".replace(", ", ",\u00a0")
+    return unbroken(found, spec)
 
 
 def fig4(cells: Sequence[Cell], metric: str, spec: str = ".3f") -> Table | None:
@@ -64,7 +58,7 @@ def fig4(cells: Sequence[Cell], metric: str, spec: str = ".3f") -> Table | None:
             "seeds": len(cell.values.keys() & cell.sobolev.keys()),
             "values only": shown(cell.values, metric, spec),
             "Sobolev": shown(cell.sobolev, metric, spec),
-            "less by": _whole(gain, spec) if (gain := cell.gain(metric)) else "\u2014",
+            "less by": unbroken(gain, spec) if (gain := cell.gain(metric)) else "\u2014",
         }
         for cell in cells
     }

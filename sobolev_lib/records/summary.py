@@ -11,7 +11,7 @@ heavy-tailed values included).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,17 @@ def number(value: float, spec: str) -> str:
     """Return a number as text; what rounds to zero has no minus."""
     text = f"{value:{spec}}"
     return text if text.strip("+-0.") else f"{0.0:{spec}}"
+
+
+def unbroken(found: Interval, spec: str) -> str:
+    """Return an interval as text that breaks before its bracket at most: tables are narrow."""
+    return f"{found:{spec}}".replace(", ", ",\u00a0")
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words in a sentence, "A", "A and B", "A, B and C"; empty without any."""
+    *first, last = [*words] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def interval(values: Sequence[float] | np.ndarray) -> Interval:

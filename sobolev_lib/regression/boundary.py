@@ -14,7 +14,7 @@ from statistics import fmean
 
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.claims import FAILS, HOLDS, NOT_RUN, OPEN, at_all_budgets, verdict
-from sobolev_lib.records.summary import Interval, difference
+from sobolev_lib.records.summary import Interval, difference, listed
 from sobolev_lib.regression import controls
 from sobolev_lib.regression.results import LEARNT, READINGS, Line, Results
 
@@ -200,9 +200,7 @@ def text(results: Results, sizes: Sequence[int]) -> str:
 
 
 def _quoted(labels: Iterable[str]) -> str:
-    """Labels in a sentence: “a”, “b” and “c”; empty if there is none."""
-    *first, last = [f"“{label}”" for label in labels] or [""]
-    return f"{', '.join(first)} and {last}" if first else last
+    return listed(f"“{label}”" for label in labels)
 
 
 def _list(words: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from sobolev_lib.records.claims import FAILS, HOLDS, NOT_RUN, OPEN, verdict
 from sobolev_lib.records.ledger import Ledger, Record
-from sobolev_lib.records.summary import FEWEST, Interval, interval, number
+from sobolev_lib.records.summary import FEWEST, Interval, interval, number, unbroken
 from sobolev_lib.synthetic_gradients import settings as arms
 from sobolev_lib.synthetic_gradients.paper import BLOCKS, NAMES, plural
 
@@ -340,8 +340,7 @@ def said(found: Interval | None, spec: str = "") -> str:
     if found is None:
         return NOT_RUN
     digits = 2 if max(abs(found.low), abs(found.high)) < 10 else 1
-    # one line break at most, before the bracket
-    return f"{found:{spec or f'.{digits}f'}}".replace(", ", ",\u00a0")
+    return unbroken(found, spec or f".{digits}f")
 
 
 def shown(values: Sequence[float], spec: str = ".1f", unit: str = "") -> str:
@@ -355,8 +354,7 @@ def stated(values: Sequence[float], spec: str = ".1f") -> str:
     """As :func:`shown`, without the number of seeds."""
     if len(values) < FEWEST:
         return " and ".join(number(v, spec) for v in sorted(values)) or NOT_RUN
-    # one line break at most, before the bracket
-    return f"{spread(values):{spec}}".replace(", ", ",\u00a0")
+    return unbroken(spread(values), spec)
 
 
 def compare(found: Group | None, row: str, other: str, metric: str = "top1") -> str:

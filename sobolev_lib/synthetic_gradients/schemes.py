@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from sobolev_lib.figures.style import COLOURS, figure
+from sobolev_lib.records.summary import listed
 from sobolev_lib.records.table import Table
 
 INK = "#222222"
@@ -329,10 +330,6 @@ SCHEMES: dict[str, Scheme] = {scheme.key: scheme for scheme in _all()}
 # --- in words -----------------------------------------------------------------------------------
 
 
-def _join(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
-
-
 def _into_lower(scheme: Scheme) -> str:
     found = [a for a in scheme.arrows if a.end == "lower" and a.kind != "forward"]
     if not found:
@@ -344,7 +341,7 @@ def describe(scheme: Scheme) -> str:
     """What the diagram of a scheme shows, in words; made from its nodes and arrows."""
     module = [node.plain for node in scheme.nodes if node.module]
     has = (
-        f"the module gets {_join(scheme.inputs())}, and makes {_join(module)}"
+        f"the module gets {listed(scheme.inputs())}, and makes {listed(module)}"
         if module
         else "no module"
     )
@@ -353,7 +350,7 @@ def describe(scheme: Scheme) -> str:
     if not module:
         return f"{scheme.title}: {has}. {goes}"
     names = [scheme.node(name).plain for name in scheme.supervised] or ["nothing"]
-    return f"{scheme.title}: {has}. {goes} The main network supervises {_join(names)}."
+    return f"{scheme.title}: {has}. {goes} The main network supervises {listed(names)}."
 
 
 def table() -> Table:
@@ -362,9 +359,9 @@ def table() -> Table:
     return Table(
         {
             scheme.title: {
-                "module gets": _join(scheme.inputs() or [none]),
+                "module gets": listed(scheme.inputs() or [none]),
                 "Θ gets": _into_lower(scheme),
-                "supervised": _join([scheme.node(n).plain for n in scheme.supervised] or [none]),
+                "supervised": listed([scheme.node(n).plain for n in scheme.supervised] or [none]),
                 "module minimises": scheme.loss or none,
             }
             for scheme in SCHEMES.values()
