@@ -93,18 +93,15 @@ def narrow(fig: Figure) -> Iterator[Figure]:
         yield fig
 
 
-def drawing(fig: Figure, **options: Any) -> str:
-    """Return a figure as SVG: as it is, and packed into a comment as a phone should show it.
-
-    ``options`` are those of ``fig.savefig``.
-    """
-    wide = _svg(fig, **options)
+def drawing(fig: Figure) -> str:
+    """Return a figure as SVG: as it is, and packed into a comment as a phone should show it."""
+    wide = _svg(fig)
     with narrow(fig):
-        packed = base64.b64encode(zlib.compress(_svg(fig, **options).encode(), 9)).decode()
+        packed = base64.b64encode(zlib.compress(_svg(fig).encode(), 9)).decode()
     return f"{wide}<!--{MARK}{smallest_text(fig):g}:{packed}-->\n"
 
 
-def _svg(fig: Figure, pad_inches: float = 0.03, **options: Any) -> str:
+def _svg(fig: Figure) -> str:
     """Return what ``fig.savefig`` with a tight box would write.
 
     It would draw once more for the layout, and throw that drawing away; the layout itself needs no
@@ -117,11 +114,10 @@ def _svg(fig: Figure, pad_inches: float = 0.03, **options: Any) -> str:
             fig.draw_without_rendering()
         else:
             engine.execute(fig)
-        box = fig.get_tightbbox().padded(pad_inches)
+        box = fig.get_tightbbox().padded(0.03)
         with rc_context({"figure.constrained_layout.use": False, "figure.autolayout": False}):
             fig.set_layout_engine(None)  # it has done its work
-            how: dict[str, Any] = {"bbox_inches": box, "metadata": {"Date": None}}
-            svg.print_figure(buffer, format="svg", **(how | options))
+            svg.print_figure(buffer, format="svg", bbox_inches=box, metadata={"Date": None})
     finally:
         fig.set_layout_engine("none" if engine is None else engine)
         fig.set_canvas(canvas)
