@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from . import weights
 from .consoles import MEMORY, Consoles
 from .games import game_named
+from .networks import orthogonal
 from .ppo import Games, Settings, Trainer
 
 EXPERIMENT = "teacher"
@@ -29,14 +30,11 @@ class Expert(nn.Module):
         )
         self.policy = nn.Linear(width, actions)
         self.value = nn.Linear(width, 1)
-        for layer, gain in (
-            (self.body[0], 2**0.5),
-            (self.body[2], 2**0.5),
-            (self.policy, 0.01),
-            (self.value, 1.0),
-        ):
-            nn.init.orthogonal_(layer.weight, gain)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for layer in self.body:
+            if isinstance(layer, nn.Linear):
+                orthogonal(layer, 2**0.5)
+        orthogonal(self.policy, 0.01)
+        orthogonal(self.value, 1.0)
 
     def hidden(self, seen: Tensor) -> Tensor:
         """Return the last hidden layer (N, width) for memories (N, 256), uint8."""

@@ -61,9 +61,9 @@ class Teacher(nn.Module):
         self.value = nn.Linear(512, 1)
         for layer in self.body:
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                _orthogonal(layer, 2**0.5)
-        _orthogonal(self.policy, 0.01)
-        _orthogonal(self.value, 1.0)
+                orthogonal(layer, 2**0.5)
+        orthogonal(self.policy, 0.01)
+        orthogonal(self.value, 1.0)
 
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, actions) and values (N,) for frames as :func:`scaled` takes them."""
@@ -117,7 +117,8 @@ def scaled(seen: Tensor) -> Tensor:
     return seen
 
 
-def _orthogonal(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
+def orthogonal(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
+    """Draw orthogonal weights times a gain; biases are 0."""
     nn.init.orthogonal_(layer.weight, gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sobolev_lib import SobolevLoss
+from sobolev_lib.loss import unit_vectors
 from sobolev_lib.records import states
 from sobolev_lib.records.sweep import Tick
 
@@ -113,11 +113,6 @@ def norm(mine: Tensor, goal: Tensor) -> Tensor:
     return torch.linalg.vector_norm(far, dim=-1).reshape(len(mine), -1).sum(1)
 
 
-def squared(mine: Tensor, goal: Tensor) -> Tensor:
-    """Squared Euclidean norm of the difference for each state."""
-    return (mine - goal).flatten(1).square().sum(1)
-
-
 class Training:
     """One student in training.
 
@@ -144,11 +139,6 @@ class Training:
         self.net = Student(train.logs.shape[1], settings.activation).to(self.device)
         self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.net.parameters(), settings.learning_rate)
-        element = {"norm": norm, "squared": squared}[settings.norm]
-        self.loss = SobolevLoss(
-            1, (1.0, settings.alpha), settings.projections or None,
-            loss=(divergence, element), generator=self.sphere,
-        )  # fmt: skip
         self.goals = (train.logs / settings.temperature).log_softmax(-1)
         self.update = 0
         self.seconds = 0.0  # of computing, in all updates
@@ -172,7 +162,8 @@ class Training:
         x, goals = self.train.frames(chosen), self.goals[chosen]
         directions, weight = [], s.alpha
         if s.alpha and s.projections:
-            directions = [v for [v] in self.loss.draw(x, goals.shape[1])]
+            shape, draws = goals.shape[1:], range(s.projections)
+            directions = [unit_vectors(len(x), shape, x, self.sphere) for _ in draws]
             weight /= s.projections
         elif s.alpha:
             units = torch.eye(goals.shape[1], device=self.device)
