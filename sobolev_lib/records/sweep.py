@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def _each(
     """Jobs with their records, in the order in which they end."""
     if executor is None:
         for job in todo:
-            yield job, perform(experiment, job, deadline, _Moves(bar))
+            yield job, perform(experiment, job, deadline, partial(_move, bar, bar.n))
         return
     waiting = {executor.submit(perform, experiment, job, deadline): job for job in todo}
     failed: list[Future[list[ledger.Record]]] = []
@@ -203,15 +204,9 @@ def _each(
         failed[0].result()
 
 
-class _Moves:
-    """Move a progress bar to where a job is; the first call shows what a resumed one had done."""
-
-    def __init__(self, bar: Any) -> None:
-        self.bar, self.steps = bar, 0
-
-    def __call__(self, steps: int) -> None:
-        self.bar.update(steps - self.steps)
-        self.steps = steps
+def _move(bar: Any, first: int, steps: int) -> None:
+    """Show what a job that began at ``first`` has done; a resumed one begins with some steps."""
+    bar.update(first + steps - bar.n)
 
 
 _stop = threading.Event()

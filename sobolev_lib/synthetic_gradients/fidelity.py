@@ -59,29 +59,21 @@ class Fidelity:
     batch: np.ndarray
     weights: np.ndarray
 
-    @property
-    def easy(self) -> np.ndarray:
-        """Mask (n,) of the half with the smaller losses."""
-        return np.asarray(self.loss <= np.quantile(self.loss, 0.5))
-
-    @property
-    def hard(self) -> np.ndarray:
-        """Mask (n,) of the tenth with the largest losses."""
-        return np.asarray(self.loss > np.quantile(self.loss, 0.9))
-
     def means(self) -> dict[str, float]:
         """What a record keeps: means over the splits, and over the examples where there are any.
 
-        Cosines: "cosine", "frozen", "batch", "weights", and "cosine" over the easy half ("easy")
-        and the hard tenth ("hard") alone; "length" is that of an example's own gradient.
+        Cosines: "cosine", "frozen", "batch", "weights", and "cosine" over the half with the smaller
+        losses ("easy") and the tenth with the largest ("hard") alone; "length" is that of an
+        example's own gradient.
         """
+        middle, high = (np.quantile(self.loss, q) for q in (0.5, 0.9))
         values = {
             "cosine": self.cosine,
             "frozen": self.frozen,
             "batch": self.batch,
             "weights": self.weights,
-            "easy": self.cosine[:, self.easy],
-            "hard": self.cosine[:, self.hard],
+            "easy": self.cosine[:, self.loss <= middle],
+            "hard": self.cosine[:, self.loss > high],
             "length": self.frozen_norm,
         }
         return {name: float(value.mean()) for name, value in values.items()}
