@@ -274,18 +274,10 @@ def _check_slope(slope: float) -> None:
 def spread_step(
     spread: Tensor, batches: Tensor, z: Tensor, momentum: float, dim: tuple[int, ...] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return what a batch adds to a running standard deviation and to its number of batches.
+    """Return what a batch z adds to a running standard deviation and to its number of batches.
 
-    Parameters
-    ----------
-    spread, batches : Tensor
-        The estimate, 1 before the first batch, and the number of batches that it has seen.
-    z : Tensor
-        Pre-activations. A batch that is empty, constant or not finite says nothing.
-    momentum : float
-        Weight of the newest batch, in (0, 1].
-    dim : tuple of int, optional
-        The axes of `z` that one estimate covers; all by default.
+    The estimate is 1 before the first batch, and covers the axes `dim` of z, all by default; the
+    newest batch has the weight `momentum`. One that is empty, constant or not finite says nothing.
     """
     if z.numel() == 0:
         return torch.zeros_like(spread), torch.zeros_like(batches)
