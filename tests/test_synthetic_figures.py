@@ -277,7 +277,7 @@ def test_pulls_draw_the_records_of_a_row(tmp_path, monkeypatch):
     chosen = settings.settings("digits", ["critic", "local_ce"], epochs=1)
     sweep(probing.EXPERIMENT, probing.jobs(chosen, [0, 1]), book, quiet=True)
     records = book.read()
-    assert len(probing.probed_runs("digits", "critic", records)) == 2
+    assert len(probing.probed_runs("digits", records)) == 2
     panels = instruments.pulls(["digits", ARM], records).axes
     runs = [r for r in records if r.config["module"] == "critic"]
     for ax, name in zip(panels, ("above", "pull"), strict=True):

@@ -83,7 +83,7 @@ def pulls(arms: Sequence[str], records: Sequence[Record] | None = None) -> Figur
     Upper row: the share of examples whose loss a module puts above the true one.  Lower row: the
     cosine of its own loss's gradient with that of the labels' cross entropy.
     """
-    found = {arm: runs for arm in arms if (runs := probing.probed_runs(arm, "critic", records))}
+    found = {arm: runs for arm in arms if (runs := probing.probed_runs(arm, records))}
     if not found:
         return nothing(arms[0], f"python -m sobolev_lib probes --arm {arms[0]} --rows critic")
     fig, axes = style.figure(

@@ -180,9 +180,7 @@ def jobs(chosen: Sequence[Setting], seeds: Sequence[int]) -> list[Job]:
     return watching(_work, chosen, seeds, asked)
 
 
-def probed_runs(
-    arm: str, row: str = "critic", records: Sequence[ledger.Record] | None = None
-) -> list[ledger.Record]:
-    """Records of the ledger "probes" of an arm and a row."""
+def probed_runs(arm: str, records: Sequence[ledger.Record] | None = None) -> list[ledger.Record]:
+    """Records of the ledger "probes" of an arm's critics."""
     every = ledger.Ledger(EXPERIMENT).read() if records is None else records
-    return [r for r in every if r.config["arm"] == arm and row_of(r.config) == row]
+    return [r for r in every if r.config["arm"] == arm and row_of(r.config) == "critic"]

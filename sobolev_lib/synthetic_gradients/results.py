@@ -195,9 +195,9 @@ def notes(record: Record) -> list[str]:
     return [*arms.Setting(**record.config).deviations(), *images]
 
 
-def read(book: Ledger | None = None) -> list[Record]:
+def read() -> list[Record]:
     """All records of the experiment."""
-    return (book or Ledger(arms.EXPERIMENT)).read()
+    return Ledger(arms.EXPERIMENT).read()
 
 
 def groups(records: Records) -> list[Group]:

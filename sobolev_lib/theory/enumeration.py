@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import mul
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -237,9 +237,7 @@ class _System:
         moves = [ball - m for ball, m in zip(box, middle, strict=True)]
         if within is not None:
             inside = [ball - m for ball, m in zip(within, middle, strict=True)]
-            linear = [
-                f + sum(map(_times, row, inside)) for f, row in zip(at, jacobian, strict=True)
-            ]
+            linear = [f + sum(map(mul, row, inside)) for f, row in zip(at, jacobian, strict=True)]
             if _excludes(linear):
                 return []
         matrix = np.array([[float(entry.mid()) for entry in row] for row in slope])
@@ -248,9 +246,9 @@ class _System:
         inverse = np.linalg.pinv(matrix)
         image = []
         for k, row in enumerate(inverse.tolist()):
-            total = middle[k] - sum(map(_times, row, at))
+            total = middle[k] - sum(map(mul, row, at))
             for j, move in enumerate(moves):
-                entry = sum(_times(y, line[j]) for y, line in zip(row, jacobian, strict=True))
+                entry = sum(y * line[j] for y, line in zip(row, jacobian, strict=True))
                 total += ((1 if j == k else 0) - entry) * move
             image.append(total)
         return image
@@ -267,10 +265,6 @@ def _balls(part: list[tuple[float, float]], factor: float) -> Balls:
     arb = flint().arb
     half = 0.5 * factor * (1 + 1e-12)
     return [arb((low + high) / 2, half * (high - low)) for low, high in part]
-
-
-def _times(a: Any, b: Any) -> Any:
-    return a * b
 
 
 def _excludes(balls: Balls) -> bool:

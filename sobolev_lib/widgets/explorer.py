@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import anywidget
@@ -104,7 +105,7 @@ class SurfaceExplorer(anywidget.AnyWidget):
             if name not in truth:
                 raise ValueError(f"grids has the function {name!r}, truth has {sorted(truth)}")
         axes = _axes(truth, grids)
-        keys = [key for key in _product(*axes) if key in grids]
+        keys = [key for key in itertools.product(*axes) if key in grids]
         missing = [key for key in keys if key not in errors]
         if missing:
             raise ValueError(
@@ -121,7 +122,7 @@ class SurfaceExplorer(anywidget.AnyWidget):
             seeds=axes[3],
             side=shapes[0][0],
             arrows=shapes[1][0],
-            index=[place.get(key, -1) for key in _product(*axes)],
+            index=[place.get(key, -1) for key in itertools.product(*axes)],
             errors=[_pair(errors[key]) for key in keys],
             data=b"".join(records),
             **(first | traits),
@@ -159,12 +160,6 @@ def _axes(
         [method for method in LABELS if method in present],
         sorted({int(key[3]) for key in grids}),
     )
-
-
-def _product(
-    functions: Sequence[str], sizes: Sequence[int], methods: Sequence[str], seeds: Sequence[int]
-) -> list[Key]:
-    return [(f, n, m, s) for f in functions for n in sizes for m in methods for s in seeds]
 
 
 def _pack(grid: Grid, shapes: tuple[tuple[int, ...], tuple[int, ...]], where: str) -> bytes:
