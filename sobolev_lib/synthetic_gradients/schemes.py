@@ -216,7 +216,6 @@ _S1 = "The batch runs from x through h to the prediction p_h, and with the label
 _S2 = "From h and y the module makes the class prediction p(h | θ), its loss m, and the slope of m."
 _S3 = "The slope ∂m/∂h takes the place of the true gradient: Θ can move without waiting."
 _S4 = "The true gradient trains the upper segment"
-_FIRST_THREE = (_S1, _S2, _S3)
 
 
 def _true(reach: str) -> tuple[Arrow, ...]:
@@ -238,93 +237,69 @@ def _targets(supervised: Iterable[str], straight: bool) -> tuple[Arrow, ...]:
 
 
 def _with_module(
-    key: str,
-    title: str,
-    supervised: tuple[str, ...],
-    loss: str,
-    sentences: tuple[str, ...],
+    key: str, title: str, supervised: tuple[str, ...], loss: str, *sentences: str,
     straight: bool = False,
-) -> Scheme:
+) -> Scheme:  # fmt: skip
+    """The last sentences; a module that is not straight shares the others."""
     nodes = _STRAIGHT if straight else _PREDICTOR
     arrows = _STRAIGHT_ARROWS if straight else _PREDICTOR_ARROWS
     reach = "h" if "SG" in supervised else "upper"
     whole = (*_FORWARD, *arrows, _SEND, *_true(reach), *_targets(supervised, straight))
-    return Scheme(key, title, _MAIN + nodes, whole, supervised, loss, sentences)
+    said = ((_S1,) if straight else (_S1, _S2, _S3)) + sentences
+    return Scheme(key, title, _MAIN + nodes, whole, supervised, loss, said)
 
 
-def _without_module(key: str, title: str, reach: str, sentences: tuple[str, ...]) -> Scheme:
-    return Scheme(key, title, _MAIN, _FORWARD + _true(reach), (), "", sentences)
+def _without_module(key: str, title: str, reach: str, *sentences: str) -> Scheme:
+    """The sentences on the lower segment and on the true signal."""
+    none = "There is no module, so there is nothing to predict."
+    said = (_S1, none, *sentences, "There is no module to train.")
+    return Scheme(key, title, _MAIN, _FORWARD + _true(reach), (), "", said)
 
 
-def _all() -> tuple[Scheme, ...]:
-    backprop = _without_module(
-        "backprop", "Backpropagation", "lower",
-        (
-            _S1,
-            "There is no module, so there is nothing to predict.",
+#: The five schemes of Table 1 between the two controls, by their keys in the library.
+SCHEMES: dict[str, Scheme] = {
+    scheme.key: scheme
+    for scheme in (
+        _without_module(
+            "backprop", "Backpropagation", "lower",
             "Θ has to wait: nothing below the split moves until the gradient comes back.",
             "The true gradient runs from L all the way down, and only now can Θ move.",
-            "There is no module to train.",
         ),
-    )  # fmt: skip
-    noprop = _without_module(
-        "noprop", "Noprop", "upper",
-        (
-            _S1,
-            "There is no module, so there is nothing to predict.",
+        _without_module(
+            "noprop", "Noprop", "upper",
             "No gradient goes below the split: Θ keeps its random start.",
             f"{_S4}, and stops there.",
-            "There is no module to train.",
         ),
-    )  # fmt: skip
-    direct = _with_module(
-        "direct", "Direct SG", ("SG",), "ℓ(SG, ∂L/∂h)",
-        (
-            _S1,
+        _with_module(
+            "direct", "Direct SG", ("SG",), "ℓ(SG, ∂L/∂h)",
             "A network turns h and y straight into a gradient. No loss stands behind it.",
             "Its output takes the place of the true gradient: Θ can move without waiting.",
             f"{_S4} and goes on to h. There it is the target of SG; it goes no further.",
             "θ moves to bring SG closer to ∂L/∂h.",
+            straight=True,
         ),
-        straight=True,
-    )  # fmt: skip
-    vfbn = _with_module(
-        "vfbn", "VFBN", ("SG",), "ℓ(∂m/∂h, ∂L/∂h)",
-        (
-            *_FIRST_THREE,
+        _with_module(
+            "vfbn", "VFBN", ("SG",), "ℓ(∂m/∂h, ∂L/∂h)",
             f"{_S4} and goes on to h. There it is the target of ∂m/∂h; it goes no further.",
             "θ moves to bring the slope ∂m/∂h closer to ∂L/∂h. The value of m may be anything.",
         ),
-    )  # fmt: skip
-    critic = _with_module(
-        "critic", "Critic", ("m",), "ℓ(m, L)",
-        (
-            *_FIRST_THREE,
+        _with_module(
+            "critic", "Critic", ("m",), "ℓ(m, L)",
             f"{_S4}. The loss L is the target of m; no gradient is needed at h.",
             "θ moves to bring the value m closer to L. Its slope is used, but never compared.",
         ),
-    )  # fmt: skip
-    sobolev = _with_module(
-        "sobolev", "Sobolev", ("m", "SG"), "ℓ(m, L) + ℓ₁(∂m/∂h, ∂L/∂h)",
-        (
-            *_FIRST_THREE,
+        _with_module(
+            "sobolev", "Sobolev", ("m", "SG"), "ℓ(m, L) + ℓ₁(∂m/∂h, ∂L/∂h)",
             f"{_S4} and goes on to h. L is the target of m, and ∂L/∂h that of ∂m/∂h.",
             "θ moves to bring both closer: m to L, and ∂m/∂h to ∂L/∂h.",
         ),
-    )  # fmt: skip
-    local = _with_module(
-        "local_ce", "Local CE", (), "m",
-        (
-            *_FIRST_THREE,
+        _with_module(
+            "local_ce", "Local CE", (), "m",
             f"{_S4}. The module gets nothing of it.",
             "θ moves to make m itself small: the module is a classifier of its own, trained on y.",
         ),
-    )  # fmt: skip
-    return backprop, noprop, direct, vfbn, critic, sobolev, local
-
-
-#: The five schemes of Table 1 between the two controls, by their keys in the library.
-SCHEMES: dict[str, Scheme] = {scheme.key: scheme for scheme in _all()}
+    )
+}  # fmt: skip
 
 
 # --- in words -----------------------------------------------------------------------------------
