@@ -20,7 +20,6 @@ from .games import GAMES
 from .results import Cell
 
 METHODS = ("values", "sobolev")
-COLUMNS = 4  # of panels
 LOOKS = {"memory": "kriging", "pixels": "critic"}
 NAMES = {
     "kl": "KL(teacher, student)",
@@ -52,19 +51,13 @@ def fig4(cells: Sequence[Cell], metric: str) -> Figure:
     """
     if not cells or metric not in NAMES:
         raise ValueError(f"cells is {len(cells)} long, metric {metric!r}: nothing can be drawn")
-    rows = -(-len(cells) // COLUMNS)
-    fig, grid = style.figure(
-        rows, min(COLUMNS, len(cells)), width="wide", height=2.0 * rows + 0.5, squeeze=False
-    )
-    for place, ax in enumerate(grid.flat):
-        if place >= len(cells):
-            ax.set_visible(False)
-            continue
-        cell = cells[place]
+    height = 2.0 * -(-len(cells) // marks.COLUMNS) + 0.5
+    fig, axes = marks.grid(len(cells), width="wide", height=height)
+    for place, (ax, cell) in enumerate(zip(axes, cells, strict=True)):
         ax.set_title(cell.title)
-        if place % COLUMNS == 0:
+        if place % marks.COLUMNS == 0:
             ax.set_ylabel(NAMES[metric].replace("action, ", "action,\n"))
-        if place + COLUMNS >= len(cells):
+        if place + marks.COLUMNS >= len(cells):
             ax.set_xlabel("Updates")
         for method, mine in (("values", cell.values), ("sobolev", cell.sobolev)):
             if mine:

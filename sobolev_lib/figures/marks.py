@@ -18,6 +18,8 @@ from sobolev_lib.figures import style
 from sobolev_lib.records.summary import Interval
 
 GREY = "#777777"
+COLUMNS = 4
+"""Panels in a row, at most: more cannot be read."""
 
 
 def look(name: str) -> dict[str, Any]:
@@ -135,7 +137,7 @@ def key(
 
 
 def panels(
-    titles: Sequence[str], xlabel: str, ylabel: str, height: float, *, columns: int = 4,
+    titles: Sequence[str], xlabel: str, ylabel: str, height: float, *, columns: int = COLUMNS,
     **options: Any,
 ) -> tuple[Figure, list[Axes], Axes]:  # fmt: skip
     """Make a wide figure of one panel a title and one more for the :func:`key`.
@@ -158,6 +160,20 @@ def panels(
     for ax in axes[len(titles) : -1]:
         ax.axis("off")
     return fig, axes[: len(titles)], axes[-1]
+
+
+def grid(count: int, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Panels in rows of at most :data:`COLUMNS`; places that are left over stay empty.
+
+    ``options`` are those of :func:`.style.figure`.
+    """
+    columns = min(count, COLUMNS)
+    rows = -(-count // columns)
+    how = {"width": "wide" if count > 1 else "text", "height": 0.8 + 2.7 * rows} | options
+    fig, axes = style.figure(rows, columns, squeeze=False, **how)
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return fig, list(axes.flat[:count])
 
 
 def line_at_zero(ax: Axes, *, vertical: bool = False) -> None:

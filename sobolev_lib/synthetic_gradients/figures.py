@@ -36,9 +36,6 @@ VARIANTS = {"sobolev_tenfold": "p", "sobolev_tenth": "d"}
 LABELS = {"cosine": "Cosine over examples", "batch_cosine": "Cosine of the batch"}
 """The two measures of alignment, for axes."""
 
-COLUMNS = 4
-"""Panels in a row, at most: more cannot be read."""
-
 ACCURACY = "Test accuracy (%)"
 
 
@@ -70,17 +67,6 @@ def nothing(arm: str, words: str | None = None) -> Figure:
     ax.text(0.5, 0.7, NOT_RUN, ha="center", va="center", fontsize=11)
     ax.text(0.5, 0.25, words or results.command(arm), ha="center", va="center", fontsize=8)
     return fig
-
-
-def _grid(count: int, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Panels in rows of at most :data:`COLUMNS`; places that are left over stay empty."""
-    columns = min(count, COLUMNS)
-    lines = -(-count // columns)
-    how = {"width": "wide" if count > 1 else "text", "height": 0.8 + 2.7 * lines} | options
-    fig, axes = style.figure(lines, columns, squeeze=False, **how)
-    for ax in axes.flat[count:]:
-        ax.set_visible(False)
-    return fig, list(axes.flat[:count])
 
 
 def legend(fig: Figure, rows: Iterable[str], reference: bool = False) -> None:
@@ -224,7 +210,7 @@ def accuracy_over_epochs(arm: str, records: Records) -> Figure:
     rates = {f"{found.config['module_rate']:g}": ""}
     if found.rows.keys() & AT_PAPERS_RATE.keys():
         rates[f"{PAPERS_RATE:g}"] = "slow"
-    fig, axes = _grid(len(rates), height=3.6, sharey=True, sharex=True)
+    fig, axes = marks.grid(len(rates), height=3.6, sharey=True, sharex=True)
     drawn: list[list[Line2D]] = []
     for ax, (rate, care) in zip(axes, rates.items(), strict=True):
         lines = []
@@ -265,7 +251,7 @@ def _by_split(arm: str, records: Records, name: str, label: str) -> Figure:
     if found is None or not every:
         return nothing(arm)
     splits = found.config["splits"]
-    fig, axes = _grid(len(splits), height=3.4, sharey=True)
+    fig, axes = marks.grid(len(splits), height=3.4, sharey=True)
     for k, (ax, split) in enumerate(zip(axes, splits, strict=True)):
         lines = [_split_line(ax, row, runs, name, k) for row, runs in every.items()]
         ax.set(title=f"after {split}", xlabel="Epoch")
@@ -356,7 +342,7 @@ def _panel_per_arm(
     shown = [(g, own) for g, own in shown if own]
     if not shown:
         return nothing(arms[0])
-    fig, panels = _grid(len(shown), **options)
+    fig, panels = marks.grid(len(shown), **options)
     for ax, (g, own) in zip(panels, shown, strict=True):
         draw(ax, g, own)
         ax.set_title(g.short)
@@ -412,7 +398,7 @@ def accuracy_against_cosine_by_split(records: Records) -> Figure:
     found = results.group(records, "digits")
     rows = [row for row in PREDICTING if found and len(found.cosine(row))]
     splits = len(found.config["splits"]) if found else 3
-    fig, axes = _grid(splits, height=3.2, sharey=True, sharex=True)
+    fig, axes = marks.grid(splits, height=3.2, sharey=True, sharex=True)
     for k, ax in enumerate(axes):
         marks.line_at_zero(ax, vertical=True)
         for row in rows:
