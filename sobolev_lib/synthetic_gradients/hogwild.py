@@ -99,7 +99,4 @@ def share(parameters: Iterable[nn.Parameter], path: str | os.PathLike[str]) -> N
         dist.barrier()
     if rank == 0:
         Path(path).unlink()  # the mappings keep the memory; nothing is left behind
-    place = 0
-    for p in chosen:
-        p.data = memory[place : place + p.numel()].view(p.shape)
-        place += p.numel()
+    nn.utils.vector_to_parameters(memory, chosen)
