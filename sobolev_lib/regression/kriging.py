@@ -39,19 +39,10 @@ SIZES = (20, 100)
 LIBRARIES = ("smt", "scipy", "scikit-learn")  # SMT's fits are made by the other two
 CHUNK = 2_000  # points predicted at a time: SMT holds their distances to all training points
 
+_BOTH = {"corr": "squar_exp", "poly": "constant", "theta_bounds": [1e-6, 100.0]}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "values": ("KRG", {"corr": "squar_exp", "poly": "constant", "theta_bounds": [1e-6, 100.0]}),
-    "sobolev": (
-        "GEKPLS",
-        {
-            "corr": "squar_exp",
-            "poly": "constant",
-            "theta_bounds": [1e-6, 100.0],
-            "n_comp": 2,
-            "extra_points": 2,
-            "delta_x": 1e-4,
-        },
-    ),
+    "values": ("KRG", _BOTH),
+    "sobolev": ("GEKPLS", {**_BOTH, "n_comp": 2, "extra_points": 2, "delta_x": 1e-4}),
 }
 """SMT's model and its options for each method; what is not named is SMT's default."""
 

@@ -272,13 +272,7 @@ ARMS |= {
 }
 
 ROWS: dict[str, dict[str, Any]] = {
-    "backprop": {"module": "backprop"},
-    "noprop": {"module": "noprop"},
-    "direct": {"module": "direct"},
-    "vfbn": {"module": "vfbn"},
-    "critic": {"module": "critic"},
-    "sobolev": {"module": "sobolev"},
-    "local_ce": {"module": "local_ce"},
+    **{mode: {"module": mode} for mode in MODES},
     "sobolev_mean": {"module": "sobolev", "reduction": "mean"},
     "sobolev_tenth": {"module": "sobolev", "gradient_weight": 0.1},
     "sobolev_tenfold": {"module": "sobolev", "gradient_weight": 10.0},
@@ -314,7 +308,7 @@ def sparing(row: str, care: str) -> str:
     return name if name in SPARING_ROWS else row
 
 
-MAIN_ROWS = ("backprop", "noprop", "direct", "vfbn", "critic", "sobolev", "local_ce")
+MAIN_ROWS = MODES
 
 
 def settings(
