@@ -7,7 +7,7 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,12 @@ def check_count(name: str, count: Any, least: int) -> int:
     if isinstance(count, bool) or number < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {count!r}")
     return number
+
+
+def check_choice(name: str, given: object, known: Collection[str]) -> None:
+    """Raise unless what is given is one of the names that are known."""
+    if given not in known:
+        raise ValueError(f"{name} is {given!r}; it must be one of {', '.join(known)}")
 
 
 def check_options(batch_coupled: str = "refuse", backend: str | None = None) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .checks import check_choice
+
 Domain = tuple[tuple[float, float], tuple[float, float]]
 
 
@@ -204,6 +206,5 @@ FUNCTIONS: dict[str, BenchmarkFunction] = {
 
 def get(name: str) -> BenchmarkFunction:
     """Return the function called ``name``; raise ``ValueError`` that lists the names otherwise."""
-    if name not in FUNCTIONS:
-        raise ValueError(f"function is {name!r}; it must be one of {', '.join(FUNCTIONS)}")
+    check_choice("function", name, FUNCTIONS)
     return FUNCTIONS[name]

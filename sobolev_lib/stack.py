@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import kinks
-from .checks import check_count, wide
+from .checks import check_choice, check_count, wide
 from .closed_form import ACTIVATIONS, Activation, Group, Signals, affine
 
 __all__ = ["ACTIVATIONS", "MLPStack"]
@@ -399,10 +399,7 @@ def _check_configuration(
         raise ValueError(f"hidden is {hidden!r}; at least one layer is needed")
     for width in hidden:
         check_count("a width in hidden", width, 1)
-    if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}"
-        )
+    check_choice("activation", activation, ACTIVATIONS)
     if bandwidth is None:
         return
     if isinstance(bandwidth, str) or not (math.isfinite(bandwidth) and bandwidth > 0):

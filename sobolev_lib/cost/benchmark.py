@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from sobolev_lib.checks import check_choice
 from sobolev_lib.cost.ways import COMPILED, WAYS, Size, Way, peak_bytes, products, way
 from sobolev_lib.records import ledger
 from sobolev_lib.records import sweep as runner
@@ -56,8 +57,7 @@ def measure(ways: dict[str, Way], seconds: float, clock: str = "wall") -> dict[s
     ValueError
         If the clock is unknown, or "cpu" is asked for where more than one thread or a GPU computes.
     """
-    if clock not in CLOCKS:
-        raise ValueError(f"clock is {clock!r}; it must be one of {', '.join(CLOCKS)}")
+    check_choice("clock", clock, CLOCKS)
     if clock == "cpu" and (
         torch.get_num_threads() > 1 or any(w.device.type == "cuda" for w in ways.values())
     ):

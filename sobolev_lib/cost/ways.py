@@ -19,6 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sobolev_lib.checks import check_choice
 from sobolev_lib.stack import MLPStack
 
 Gradient = Callable[[], None]
@@ -218,8 +219,7 @@ class Way:
     def __init__(
         self, name: str, size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
-        if name not in WAYS:
-            raise ValueError(f"way is {name!r}; it must be one of {', '.join(WAYS)}")
+        check_choice("way", name, WAYS)
         self.size, self.device = size, torch.device(device)
         groups, self.gradient = WAYS[name](Problem(size, device, dtype))
         fused = self.device.type in ("cpu", "cuda")

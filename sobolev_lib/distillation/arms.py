@@ -21,6 +21,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from sobolev_lib.checks import check_choice
 from sobolev_lib.records import ledger
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.sweep import Job, Result, Run, Tick
@@ -193,8 +194,7 @@ def students(
     ValueError
         If there is no such arm.
     """
-    if arm not in ARMS:
-        raise ValueError(f"arm is {arm!r}; it must be one of {', '.join(ARMS)}")
+    check_choice("arm", arm, ARMS)
     result = []
     for changes in ARMS[arm]:
         entries = {"method": "sobolev"} | given | changes

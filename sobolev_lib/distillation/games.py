@@ -8,6 +8,8 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from sobolev_lib.checks import check_choice
+
 FRAME = 84  # rows and columns of a frame (SM 3)
 STACK = 4  # frames that a policy sees (SM 3)
 REPEAT = 4  # frames that an action is held for (SM 3)
@@ -55,8 +57,7 @@ class AtariError(RuntimeError):
 
 def game_named(name: str) -> Game:
     """Return the game of that name, or refuse it by a ``ValueError``."""
-    if name not in GAMES:
-        raise ValueError(f"game is {name!r}; it must be one of {', '.join(GAMES)}")
+    check_choice("game", name, GAMES)
     return GAMES[name]
 
 

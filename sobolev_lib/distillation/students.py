@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sobolev_lib.checks import check_choice
 from sobolev_lib.loss import unit_vectors
 from sobolev_lib.records import states
 from sobolev_lib.records.sweep import Tick
@@ -84,10 +85,7 @@ class Settings:
             "activation": list(ACTIVATIONS),
         }
         for name, options in allowed.items():
-            if getattr(self, name) not in options:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(options)}"
-                )
+            check_choice(name, getattr(self, name), options)
         for name in ("learning_rate", "temperature", "updates", "batch", "points"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.special import ndtr
 
 from sobolev_lib import kinks
+from sobolev_lib.checks import check_choice
 
 __all__ = ["LABELS", "PAYOFFS", "Market", "Paths", "blurred", "step"]
 
@@ -60,7 +61,7 @@ class Market:
 
     def price(self, payoff: str, spot: Tensor) -> Tensor:
         """Price in closed form (Black and Scholes), same shape as ``spot``."""
-        _check(payoff)
+        check_choice("payoff", payoff, PAYOFFS)
         upper, lower = self._quantiles(spot)
         if payoff == "digital":
             return ndtr(lower)
@@ -68,7 +69,7 @@ class Market:
 
     def delta(self, payoff: str, spot: Tensor) -> Tensor:
         """Slope of the price with respect to the spot, in closed form."""
-        _check(payoff)
+        check_choice("payoff", payoff, PAYOFFS)
         upper, lower = self._quantiles(spot)
         if payoff == "call":
             return ndtr(upper)
@@ -109,7 +110,7 @@ class Paths:
 
     def payoff(self, payoff: str) -> Tensor:
         """What the option pays on each path (n,)."""
-        _check(payoff)
+        check_choice("payoff", payoff, PAYOFFS)
         over = self.final() - self.market.strike
         return over.relu() if payoff == "call" else (over > 0).to(over.dtype)
 
@@ -133,9 +134,8 @@ class Paths:
         ValueError
             If a name is unknown, or ``bandwidth`` is given without the kernel or lacks with it.
         """
-        _check(payoff)
-        if label not in LABELS:
-            raise ValueError(f"label is {label!r}; it must be one of {', '.join(LABELS)}")
+        check_choice("payoff", payoff, PAYOFFS)
+        check_choice("label", label, LABELS)
         if (bandwidth is None) == (label == "kernel"):
             raise ValueError(f"bandwidth is {bandwidth} with label {label!r}; only 'kernel' has it")
         if label == "likelihood_ratio":
@@ -176,8 +176,3 @@ def blurred(values: Tensor, length: float, spacing: float) -> Tensor:
     laplacian -= torch.diag(laplacian.sum(1))
     system = torch.eye(n, dtype=values.dtype) - (length / spacing) ** 2 * laplacian
     return torch.linalg.solve(system, values)
-
-
-def _check(payoff: str) -> None:
-    if payoff not in PAYOFFS:
-        raise ValueError(f"payoff is {payoff!r}; it must be one of {', '.join(PAYOFFS)}")

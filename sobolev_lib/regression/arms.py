@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sobolev_lib import functions
+from sobolev_lib.checks import check_choice
 from sobolev_lib.regression import controls
 
 EXPERIMENT = "regression"
@@ -102,19 +103,14 @@ class Setting:
 
     def __post_init__(self) -> None:
         functions.get(self.function)
-        if self.method not in METHODS:
-            raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
-        if self.schedule not in SCHEDULES:
-            known = ", ".join(SCHEDULES)
-            raise ValueError(f"schedule is {self.schedule!r}; it must be one of {known}")
+        check_choice("method", self.method, METHODS)
+        check_choice("schedule", self.schedule, SCHEDULES)
         for name in ("n", "steps", "batch", "points_factor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
-        if self.kernel not in controls.KINDS:
-            known = ", ".join(controls.KINDS)
-            raise ValueError(f"kernel is {self.kernel!r}; it must be one of {known}")
+        check_choice("kernel", self.kernel, controls.KINDS)
         if not math.isfinite(self.amplitude):
             raise ValueError(f"amplitude is {self.amplitude}; it must be finite")
         if self.bandwidth is None and (self.kernel, self.amplitude) != ("plain", 1.0):

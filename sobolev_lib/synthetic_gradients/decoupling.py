@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sobolev_lib.checks import wide
+from sobolev_lib.checks import check_choice, wide
 from sobolev_lib.synthetic_gradients import modules as sg
 from sobolev_lib.synthetic_gradients.loss_model import LossModel, may_write
 from sobolev_lib.synthetic_gradients.modules import Objective, Prediction, SGModule
@@ -93,8 +93,7 @@ class Decoupled(nn.Module):
         targets: str = "true",
     ) -> None:
         super().__init__()
-        if targets not in TARGETS:
-            raise ValueError(f"targets is {targets!r}; it must be one of {', '.join(TARGETS)}")
+        check_choice("targets", targets, TARGETS)
         self.segments = nn.ModuleList(segments)
         self.sg_modules = nn.ModuleList(sg_modules)
         self.mode, self.targets = mode, targets
@@ -398,8 +397,7 @@ def decouple(
     >>> step.loss.shape, len(step.module_losses)
     (torch.Size([5]), 1)
     """
-    if module not in MODES:
-        raise ValueError(f"module is {module!r}; it must be one of {', '.join(MODES)}")
+    check_choice("module", module, MODES)
     segments = cut(network, splits)
     shapes, classes = _shapes(network, segments, example)
     made = []

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sobolev_lib import kinks
-from sobolev_lib.checks import wide
+from sobolev_lib.checks import check_choice, wide
 from sobolev_lib.synthetic_gradients.loss_model import FlattenMaps, LossModel, may_write, one_hot
 
 SG_MODES = ("noprop", "direct", "vfbn", "critic", "sobolev", "local_ce")
@@ -81,10 +81,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         for name, known in (("element", ELEMENTS), ("reduction", REDUCTIONS)):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}"
-                )
+            check_choice(name, getattr(self, name), known)
         for name in ("gradient_weight", "label_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be finite and >= 0")
@@ -254,8 +251,7 @@ class SGModule(nn.Module):
         self, mode: str, network: nn.Module | None, objective: Objective | None = None
     ) -> None:
         super().__init__()
-        if mode not in SG_MODES:
-            raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(SG_MODES)}")
+        check_choice("mode", mode, SG_MODES)
         if (network is None) != (mode == "noprop"):
             raise ValueError(f"a module of mode {mode!r} needs {'no' if network else 'a'} network")
         self.mode, self.network, self.objective = mode, network, objective or Objective()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sobolev_lib.checks import check_choice
 from sobolev_lib.synthetic_gradients import networks
 from sobolev_lib.synthetic_gradients.decoupling import MODES
 from sobolev_lib.synthetic_gradients.modules import PREDICTING, WEIGHTS, Objective
@@ -131,9 +132,7 @@ class Setting:
     def __post_init__(self) -> None:
         object.__setattr__(self, "splits", tuple(self.splits))
         for name, known in ALLOWED.items():
-            if getattr(self, name) not in known:
-                words = ", ".join(known)
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {words}")
+            check_choice(name, getattr(self, name), known)
         for name, least in LEAST.items():
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
@@ -321,8 +320,7 @@ def settings(
     ValueError
         If the arm or a row is unknown.
     """
-    if arm not in ARMS:
-        raise ValueError(f"arm is {arm!r}; it must be one of {', '.join(ARMS)}")
+    check_choice("arm", arm, ARMS)
     unknown = [row for row in rows if row not in ROWS]
     if unknown:
         raise ValueError(f"rows names {unknown}; known are {', '.join(ROWS)}")
