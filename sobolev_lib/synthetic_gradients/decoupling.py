@@ -152,7 +152,7 @@ class Decoupled(nn.Module):
             loss = cross_entropy(logits, y)
             loss.mean().backward()
             return Step(loss.detach(), logits.detach())
-        inputs, outputs = self._forward(x)
+        inputs, outputs = self.activations(x)
         loss = cross_entropy(outputs[-1], y)
         pairs = zip(self.sg_modules, outputs, strict=False)
         predictions = [module(h, y) for module, h in pairs]
@@ -198,10 +198,10 @@ class Decoupled(nn.Module):
     def true_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """dL_b/dh_b at each split, (B, *shape) each, for a batch as :meth:`accumulate` takes it."""
         _check_batch(x, y)
-        inputs, outputs = self._forward(x)
+        inputs, outputs = self.activations(x)
         return self._true_gradients(inputs, outputs, cross_entropy(outputs[-1], y))
 
-    def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def activations(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Inputs of the segments (leaves from the second on) and their outputs."""
         inputs, outputs = [x], []
         runs: Sequence[Any] = self._compiled or list(self.segments)

@@ -101,13 +101,8 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
         If a module predicts no loss.
     """
     every, own = own_gradients(net, x, y)
-    segments = copy.deepcopy(net.segments)
-    h: list[Tensor] = []
-    value = x
     with torch.no_grad():
-        for segment in segments:
-            value = apart(segment, value)
-            h.append(value)
+        _, h = copy.deepcopy(net).activations(x)
     true_loss = cross_entropy(h[-1], y)
     found: list[tuple[float, ...]] = []
     for module, values, g, part in zip(net.sg_modules, h, every, own, strict=False):
