@@ -87,9 +87,9 @@ class Group:
         """What differs from the arm; an arm that is no longer known counts as changed."""
         if self.arm not in arms.ARMS:
             return {"arm": self.arm}
-        standard = arms.DEFAULTS | arms.ARMS[self.arm]
+        standard = json.loads(json.dumps(arms.DEFAULTS | arms.ARMS[self.arm]))  # tuples as lists
         found = {k: v for k, v in self.config.items() if k in standard and k != "arm"}
-        return {k: v for k, v in found.items() if v != _plain(standard[k])}
+        return {k: v for k, v in found.items() if v != standard[k]}
 
     def listed(self, also: Iterable[str] = ()) -> list[str]:
         """Rows that were run, and ``also`` these, each followed by itself at the paper's rate.
@@ -157,11 +157,6 @@ class Group:
         """
         kept = [c for r in self.rows.get(row, []) if (c := measured_cosine(r, metric))]
         return np.array(kept, dtype=float) if kept else np.empty((0, 0))
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _spread_of(values: Iterable[float]) -> Interval | None:
