@@ -4,7 +4,6 @@
 records, :mod:`.figures` draws them.
 """
 
-from sobolev_lib.cost.benchmark import measure
 from sobolev_lib.cost.ways import products
 
-__all__ = ["measure", "products"]
+__all__ = ["products"]

@@ -5,7 +5,3 @@
 puts the paper's sentences beside them, :mod:`.signal` measures the functions, :mod:`.figures` and
 :mod:`.landscapes` draw.
 """
-
-from sobolev_lib.regression.training import ARMS, METHODS, Setting, jobs, settings
-
-__all__ = ["ARMS", "METHODS", "Setting", "jobs", "settings"]
