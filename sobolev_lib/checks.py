@@ -23,7 +23,7 @@ def check_input(x: Any, name: str = "x") -> None:
     if not x.dtype.is_floating_point:
         raise TypeError(
             f"{name} must have a floating-point dtype to be differentiated, got {x.dtype}; use "
-            f"{name}.to(torch.get_default_dtype())"
+            ".to(torch.get_default_dtype())"
         )
     if x.ndim == 0:
         raise ValueError(f"{name} must have a batch axis, shape (B, *in), got shape ()")
@@ -44,7 +44,7 @@ def check_like(name: str, tensor: Any, x: Tensor) -> None:
     if tensor.dtype != x.dtype or tensor.device != x.device:
         raise TypeError(
             f"{name} is {tensor.dtype} on {tensor.device} but x is {x.dtype} on {x.device}; use "
-            f"{name}.to(x)"
+            ".to(x)"
         )
 
 
@@ -301,14 +301,14 @@ def check_trained(model: Any, total: Tensor, differentiated: bool) -> None:
     if not readable(total) or not torch.is_grad_enabled():
         return
     own = [p for m in modules_of(model)[:1] for p in m.parameters() if p.requires_grad]
-    nodes = nodes_behind(total) if total.requires_grad else []
-    if differentiated:
+    trained = total.requires_grad
+    if trained and differentiated:  # then x alone gives the loss a graph
+        nodes = nodes_behind(total)
         check_twice(nodes)
-    leaves = {id(getattr(node, "variable", None)) for node in nodes}
-    # of values alone a layer may well hide its parameters from the graph (checkpoints do)
-    trained = total.requires_grad and (not differentiated or any(id(p) in leaves for p in own))
+        trained = any(reaches(nodes, p) for p in own)
     if own and not trained:
         raise ValueError(
-            "model has parameters to train but its output does not depend on them through "
-            "autograd; look for detach(), torch.no_grad() or NumPy inside its forward"
+            "model has parameters to train but the loss does not depend on them through autograd; "
+            "look for detach(), torch.no_grad() or NumPy inside its forward (and with weight 0 for "
+            "the values, a bias that is added last has no slope)"
         )

@@ -73,8 +73,8 @@ def tower(
             raise checks.only_once(error) from error
         if "a leaf Variable that requires grad is being used in an in-place" in str(error):
             raise ValueError(
-                "model changes its input x in place, so there is nothing left to differentiate "
-                "by: write x = x - c for x -= c, and inplace=False in its first layer"
+                "model changes its input x in place, or a parameter: write x = x - c for x -= c, "
+                "inplace=False in its first layer, and change parameters under torch.no_grad()"
             ) from error
         raise
     if functional and order and checks.readable(x) and not (below[1] if order > 1 else top).any():

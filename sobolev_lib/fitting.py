@@ -80,14 +80,15 @@ def fit_stack(
         Data that are not trained on, of the same form.  Each member ends with the weights that had
         the smallest loss there, among those that were looked at.
     patience : int, optional
-        Stop when no member has got better on its held-out data for so many steps.  Losses are
-        looked at 40 times in a training, so what counts is a multiple of ``steps / 40``.
+        Stop when no member has got better on its held-out data for so many steps, rounded up to a
+        multiple of ``steps / 40``: losses are looked at 40 times in a training.
 
     Raises
     ------
     ValueError
         If an option is not one of those above, the rows of the data do not belong together, points
-        are not finite, targets are infinite, or nothing was measured (all NaN).
+        are not finite, targets are infinite (whatever their weight), or nothing was measured (all
+        NaN).
     TypeError
         If data are no tensors, or not of one dtype.
     FloatingPointError
@@ -177,10 +178,13 @@ def _check_data(name: str, data: Data) -> None:
     x, y, dy = data
     targets = {"y": y} if dy is None else {"y": y, "dy": dy}
     check_input(x, f"x of {name}")
+    if x.ndim < 2:
+        raise shape_error(f"x of {name}", x.shape, "(B, d) or (E, B, d)")
     for part, target in targets.items():
         check_like(f"{part} of {name}", target, x)
-        if target.shape[-2:-1] != x.shape[-2:-1]:
-            needed = (*target.shape[:-2], *x.shape[-2:-1], *target.shape[-1:])
+        if target.ndim < 2 or target.shape[-2] != x.shape[-2]:
+            last = 1 if part == "y" else x.shape[-1]
+            needed = (*target.shape[:-2], x.shape[-2], last)
             raise shape_error(f"{part} of {name}", target.shape, needed)
         if bool(target.isinf().any()):
             raise ValueError(f"{part} of {name} holds infinity; set what was not measured to NaN")

@@ -76,7 +76,7 @@ def kernel(z: Tensor, bandwidth: float | Tensor, name: str = "logistic") -> Tens
     Raises
     ------
     ValueError
-        Unknown name, or a bandwidth that is not positive and finite.
+        Unknown name, or a bandwidth that is not positive and finite (on a GPU it is not looked at).
     TypeError
         A bandwidth that is neither a number nor a tensor.
     """
@@ -98,7 +98,8 @@ def _check_kernel(name: str) -> None:
 
 def _check_bandwidth(bandwidth: float | Tensor) -> None:
     if isinstance(bandwidth, Tensor):
-        if readable(bandwidth) and not bool(((bandwidth > 0) & bandwidth.isfinite()).all()):
+        looked_at = readable(bandwidth) and bandwidth.device.type == "cpu"  # a GPU would wait
+        if looked_at and not bool(((bandwidth > 0) & bandwidth.isfinite()).all()):
             raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}")
         return
     if isinstance(bandwidth, bool) or not isinstance(bandwidth, numbers.Real):

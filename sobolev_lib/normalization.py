@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import check_input, wide
+from .checks import check_input, shape_error, wide
 
 __all__ = ["Normalized"]
 
@@ -161,8 +161,8 @@ class Normalized(nn.Module):
         """
         result = [(self._check("x", x, self.x_mean) - self.x_mean) / self.x_std]
         if y is not None:
-            if len(y) != len(x):
-                raise ValueError(f"y has {len(y)} rows and x {len(x)}; needed is one for each")
+            if y.shape[:1] != x.shape[:1]:
+                raise shape_error("y", y.shape, f"one row for each of the {len(x)} of x")
             result.append((self._check("y", y, self.y_mean) - self.y_mean) / self.y_std)
         result += [dy * self._factor(dy, x, order) for order, dy in enumerate(derivatives, 1)]
         return tuple(result)

@@ -85,8 +85,8 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         points whose values are not all measured are never held out.  With 0 it keeps its last
         weights.
     patience : int, optional
-        Stop when no network has got better on what it holds out for so many steps, counted in
-        units of ``steps / 40``.  Where nothing is held out (few points) all steps are done.
+        Stop when no network has got better on what it holds out for so many steps, rounded
+        up to a multiple of ``steps / 40``.  Where nothing is held out (few points) all are done.
     kink_bandwidth : float, optional
         For piecewise-linear activations, see :class:`~sobolev_lib.stack.MLPStack`.
     random_state : int, RandomState or None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -68,6 +68,8 @@ class MLPStack(nn.Module):
     ValueError
         If a size is not positive, the activation or initialisation unknown, or the bandwidth not
         positive or given to a smooth activation.
+    TypeError
+        If ``generator`` is neither a generator nor several.
 
     Notes
     -----
@@ -207,7 +209,7 @@ class MLPStack(nn.Module):
             If a shape does not fit (both shapes are named), the batch is empty, a weight is
             negative, ``dy`` is missing, or a gradient with respect to ``x`` is asked for.
         TypeError
-            If a dtype is not that of the parameters.
+            What is no tensor, or not of the parameters' dtype.
         """
         return self._evaluate(x, y, dy, derivative_weight)[0]
 
@@ -421,7 +423,7 @@ def _initialize(
     if scheme not in ("torch", "sonnet"):
         raise ValueError(f"initialization is {scheme!r}; it must be 'torch' or 'sonnet'")
     one = generator is None or isinstance(generator, torch.Generator)
-    if not one and not isinstance(generator, Sequence):
+    if not one and not isinstance(generator, Iterable):
         kind = type(generator).__name__
         raise TypeError(f"generator must be a torch.Generator or a sequence of them, got {kind}")
     sources: list[Any] = [generator] * members if one else list(generator)  # type: ignore[arg-type]

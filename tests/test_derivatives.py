@@ -250,7 +250,7 @@ THETA = torch.ones(3, dtype=F64, requires_grad=True)
     ("x", "error", "words"),
     [
         ([[1.0]], TypeError, "x must be a torch.Tensor, got list"),
-        (torch.ones(2, 3, dtype=torch.long), TypeError, "floating-point.*int64.*x.to"),
+        (torch.ones(2, 3, dtype=torch.long), TypeError, "floating-point.*int64.*use .to"),
         (torch.tensor(1.0), ValueError, "batch axis"),
         (torch.ones(0, 3), ValueError, r"x is an empty batch: shape \(0, 3\)"),
         (torch.tensor([[1.0, math.nan]]), ValueError, "x holds NaN or infinity in 1 of 1 samples"),
@@ -317,7 +317,7 @@ def test_bad_options(call: object, words: str) -> None:
 
 
 def test_bad_directions() -> None:
-    with pytest.raises(TypeError, match=r"v is torch.float32 .* x is torch.float64.*v.to\(x\)"):
+    with pytest.raises(TypeError, match=r"v is torch.float32 .* x is torch.float64.*use .to\(x\)"):
         derivatives.project(nn.Identity(), X, X.float())
     with pytest.raises(TypeError, match=r"v must be a torch.Tensor, got list"):
         derivatives.project(nn.Identity(), X, [1.0])

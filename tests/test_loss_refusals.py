@@ -113,7 +113,7 @@ def test_bad_options(options: dict, error: type[Exception], words: str) -> None:
     [
         (X * NAN, Y, DY, ValueError, "x holds NaN or infinity"),
         (X, Y, DY.mT, ValueError, r"dy has shape \(5, 3, 2\), needed is \(5, 2, 3\)"),
-        (X, Y.float(), DY, TypeError, r"y is torch.float32 .* x is torch.float64.*y.to\(x\)"),
+        (X, Y.float(), DY, TypeError, r"y is torch.float32 .* x is torch.float64.*use .to\(x\)"),
         (X, Y / 0, DY, ValueError, "y holds infinity; set what was not measured to NaN"),
         (X, None, DY, ValueError, "y is missing but the weight of order 0 is not 0"),
         (X, Y, (DY, D2Y), ValueError, "dy must be .* for each order from 1 to 1, got 2"),
@@ -221,6 +221,22 @@ def test_a_model_without_gradient() -> None:
     frozen = mlp().requires_grad_(False)  # to evaluate a frozen model is no mistake
     SobolevLoss(0)(frozen, X, Y)
     SobolevLoss()(frozen, X, Y, DY)
+
+
+def test_parameters_may_be_results_of_a_step() -> None:
+    class Lossy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return SobolevLoss()(self.inner, x, Y, DY)[0]
+
+    lossy = Lossy()
+    own = dict(lossy.named_parameters())
+    stepped = {name: 0.9 * p for name, p in own.items()}
+    functional_call(lossy, stepped, (X,)).backward()
+    assert all(p.grad.any() for name, p in own.items() if name.endswith("weight"))
 
 
 def test_a_model_that_changes_its_input() -> None:

@@ -186,7 +186,7 @@ def test_nothing_is_broadcast() -> None:
     ):
         with pytest.raises(ValueError, match=r"has shape \(40,( 1)?\), needed is"):
             call()
-    with pytest.raises(ValueError, match="y has 4 rows and x 40"):
+    with pytest.raises(ValueError, match=r"y has shape \(4, 2\), needed is one row for each"):
         wrapper.normalise(x, y[:4])
 
 

@@ -307,6 +307,8 @@ X5, NAN5 = torch.linspace(-1, 1, 5)[:, None], torch.full((5, 1), torch.nan)
             ValueError,
             r"dy of .* has shape \(10, 1\)",
         ),
+        ((X5, X5[:, 0], None), ValueError, r"y of .* has shape \(5,\), needed is \(5, 1\)"),
+        ((X5[:, 0], X5, None), ValueError, r"x of .* has shape \(5,\), needed is \(B, d\)"),
         ((X5, X5 / 0, None), ValueError, "y of .* holds infinity"),
         ((X5, X5, X5.double()), TypeError, "dy of .* is torch.float64"),
         ((X5, None, X5), TypeError, "y of .* must be a torch.Tensor, got NoneType"),
@@ -318,7 +320,7 @@ def test_data_that_a_training_cannot_use_are_named(data, error, message):
     for name, parts in (("data", (data, good)), ("held_out", (good, data))):
         stack = MLPStack(3, 1, (4,), "tanh")
         before = [p.clone() for p in stack.parameters()]
-        with pytest.raises(error, match=message.replace(".*", name)):
+        with pytest.raises(error, match=message.replace(".*", name, 1)):
             fit_stack(stack, parts[0], batch_size=2, generator=source, held_out=parts[1])
         assert all(map(torch.equal, before, stack.parameters()))
 

@@ -39,6 +39,11 @@ class Market:
         T, in years.
     low, high : float
         Spots are uniform between these.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive and finite, or ``high`` is not above ``low``.
     """
 
     strike: float = 100.0

@@ -71,7 +71,7 @@ def collect(
     Parameters
     ----------
     states : path
-        Folder of the states of :func:`sobolev_lib.regression.training.sweep`.
+        Folder of the states that ``python -m sobolev_lib regression --scale paper`` leaves.
     folder : path, optional
         Where to write; ``data/regression`` unless given.
     sizes, seeds : sequence of int
