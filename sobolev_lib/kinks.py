@@ -82,6 +82,10 @@ def kernel(z: Tensor, bandwidth: float | Tensor, name: str = "logistic") -> Tens
     """
     _check_kernel(name)
     _check_bandwidth(bandwidth)
+    return _kernel(z, bandwidth, name)
+
+
+def _kernel(z: Tensor, bandwidth: float | Tensor, name: str) -> Tensor:
     return KERNELS[name](z / bandwidth) / bandwidth
 
 
@@ -126,7 +130,7 @@ def _activated(z: Tensor, slope: float | None) -> Tensor:
 
 def _bent(z: Tensor, h: float | Tensor, slope: float | None, name: str) -> Tensor:
     """Kernel times the jump of the derivative, 1 - slope."""
-    k = KERNELS[name](z / h) / h
+    k = _kernel(z, h, name)
     return k if slope is None else (1.0 - slope) * k
 
 

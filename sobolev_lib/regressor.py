@@ -345,10 +345,6 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _check_options(self) -> None:
         check_count("n_estimators", self.n_estimators, 1)
-        if isinstance(self.hidden, str) or not np.iterable(self.hidden):
-            raise ValueError(f"hidden is {self.hidden!r}; give a sequence of widths, as (64, 64)")
-        for width in self.hidden:
-            check_count("hidden", width, 1)
         if self.patience is not None:
             check_count("patience", self.patience, 1)
         weight, part = self.derivative_weight, self.validation_fraction
@@ -394,7 +390,7 @@ class SobolevRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _stack(self, inputs: int, outputs: int, sources: list[torch.Generator]) -> MLPStack:
         return MLPStack(
-            len(sources) * outputs, inputs, tuple(self.hidden), self.activation,
+            len(sources) * outputs, inputs, self.hidden, self.activation,
             kink_bandwidth=self.kink_bandwidth, dtype=torch.float64,
             generator=[source for source in sources for _ in range(outputs)],
         )  # fmt: skip
