@@ -343,7 +343,12 @@ def finite_differences(
 
 def _black_box(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
     found = function(x)
-    if torch.is_complex(torch.as_tensor(found)):
+    try:
+        raw = torch.as_tensor(found)
+    except (RuntimeError, TypeError, ValueError) as error:
+        got = type(found).__name__
+        raise TypeError(f"function must return numbers for each point, got {got}") from error
+    if torch.is_complex(raw):
         raise TypeError("function must return real numbers, got complex ones")
     y = torch.as_tensor(found, dtype=x.dtype, device=x.device)
     if y.ndim not in (1, 2) or len(y) != len(x):

@@ -329,6 +329,13 @@ def test_complex_numbers_of_a_black_box_are_refused() -> None:
             derivatives.finite_differences(box, X)
 
 
+@pytest.mark.parametrize("nothing", [None, "no number", [None] * 4])
+def test_what_is_no_number_of_a_black_box_is_named(nothing: object) -> None:
+    got = type(nothing).__name__
+    with pytest.raises(TypeError, match=f"function must return numbers .* got {got}"):
+        derivatives.finite_differences(lambda _: nothing, X)
+
+
 def test_instance_normalisation_couples_no_samples() -> None:
     torch.manual_seed(0)
     layers = nn.Conv1d(2, 3, 3, padding=1), nn.InstanceNorm1d(3), nn.SiLU(), nn.Flatten()

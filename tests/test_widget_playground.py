@@ -708,7 +708,8 @@ def test_a_curve_is_drawn_and_learnt(opened):
 
 def test_the_address_restores_the_settings(opened):
     page, section = opened(Playground(**FIVE, steps=100, running=False, share=True))
-    assert not page.evaluate("location.hash")  # nothing is written before the reader has changed something
+    # nothing is written before the reader has changed something
+    assert not page.evaluate("location.hash")
     section.get_by_label("Activation").select_option("kernel")
     section.get_by_role("slider", name="Sobolev weight").press("ArrowLeft")
     section.get_by_role("slider", name="Width").press("Home")
