@@ -41,14 +41,11 @@ FLAGS = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nothing leaves this machine
 ]
-# Formulae are set and every widget view has been drawn.
-SETTLED = """async () => {
-  if (window.MathJax && MathJax.startup && MathJax.startup.promise) await MathJax.startup.promise;
-  const views = [...document.querySelectorAll(
-    'script[type="application/vnd.jupyter.widget-view+json"]')];
-  return views.every(script => script.previousElementSibling?.matches('.widget-subarea')
-    && script.previousElementSibling.childElementCount > 0);
-}"""
+# Every widget has been drawn. What waits for this must not be `async`: any promise counts as true.
+WIDGETS_SHOWN = """() => [...document.querySelectorAll(
+  'script[type="application/vnd.jupyter.widget-view+json"]')]
+  .every(script => script.previousElementSibling?.matches('.widget-subarea:has(section)'))"""
+FORMULAE_SET = "async () => { await window.MathJax?.startup?.promise; }"
 # A figure's drawing for the other colour scheme is not shown, hence not loaded.
 IMAGES_LOADED = """() => [...document.images]
   .every(image => image.complete || !image.getClientRects().length)"""
@@ -202,7 +199,8 @@ def built_page(site, server, browser):
         page.goto(f"{base}/{path}", wait_until="load")
         if path == "index.html":  # a redirect
             page.wait_for_url("**/book/index.html")
-        page.wait_for_function(SETTLED)
+        page.wait_for_function(WIDGETS_SHOWN)
+        page.evaluate(FORMULAE_SET)
         # Lazy images load when they are scrolled to: those in the middle of a long page never.
         page.evaluate(LOAD_IMAGES)
         page.wait_for_function(IMAGES_LOADED)

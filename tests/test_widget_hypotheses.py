@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import traitlets
-from widget_helpers import LISTEN, VIEWS, needs_node, run_js
+from widget_helpers import LISTEN, VIEWS, needs_node, run_js, stop_clock
 
 from sobolev_lib.widgets import HypothesisExplorer
 
@@ -254,6 +254,8 @@ def test_a_screen_reader_hears_one_sentence_for_a_drag(explorer):
     page, section = explorer()
     section.get_by_role("status").filter(has_text="New setting.").wait_for()
     section.get_by_role("status").evaluate(LISTEN)
+    stop_clock(page)  # however long the drag takes
     drag(page, section.get_by_role("slider", name="Point 1", exact=True), 60, 0)
+    page.clock.run_for(400)
     section.get_by_role("status").filter(has_text="Point 1 at").wait_for()
     assert page.evaluate("window.said") == 1

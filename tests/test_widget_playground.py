@@ -14,7 +14,7 @@ import traitlets
 import widget_page
 from book_files import ROOT
 from scipy.interpolate import CubicSpline
-from widget_helpers import LISTEN
+from widget_helpers import LISTEN, stop_clock
 
 from sobolev_lib.stack import MLPStack
 from sobolev_lib.widgets import Playground
@@ -461,9 +461,9 @@ def finished(section):
 
 def settled(page):
     """Wait until the state has been handed to Python and to the address."""
-    page.wait_for_function(
-        "() => { const now = model.saved; return new Promise((done) =>"
-        " setTimeout(() => done(model.saved === now), 400)); }"
+    page.evaluate(
+        "async () => { let before; do { before = model.saved;"
+        " await new Promise((done) => setTimeout(done, 400)); } while (model.saved !== before); }"
     )
 
 
@@ -630,8 +630,7 @@ def test_the_keyboard_does_all_that_a_mouse_does(opened):
 
     start = section.get_by_role("button", name="Train")
     start.focus()
-    page.clock.install()
-    page.clock.pause_at(page.evaluate("Date.now()") + 1000)  # no step is taken between two keys
+    stop_clock(page)  # no step is taken between two keys
     page.keyboard.press("Enter")
     section.get_by_role("button", name="Pause").wait_for()
     page.clock.run_for(1000)

@@ -1,10 +1,11 @@
-"""What the tests of the widgets share: their JavaScript run in Node, and two views of a page."""
+"""What the tests of the widgets share: JavaScript run in Node, two views of a page, a clock."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ CONTRAST = """
     return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
   };
 """
+
+
+def stop_clock(page: Any) -> None:
+    """Let no time pass on a page, however slow the machine, but what `page.clock.run_for` gives."""
+    page.clock.install()
+    page.clock.pause_at(datetime.now() + timedelta(days=1))  # a date ahead, or Playwright refuses
 
 
 def run_js(widget: type[anywidget.AnyWidget], script: str, payload: Any, folder: Path) -> Any:
