@@ -41,7 +41,7 @@ def runs(kernel, controls, **options):
 @pytest.mark.parametrize(
     ("kernel", "controls", "words"),
     [
-        (0.4, WRONG, "it is the boundary term that helps"),
+        (0.4, WRONG, "the records speak for the boundary term"),
         (0.4, WRONG, r"by the least \(\+0\.\d\d \[.*\] decades\) of “[^”]*”\.$"),
         (0.4, {**WRONG, "Half as large": 0.5}, "; “Half as large” is ahead of the kernel itself"),
         (0.4, {**WRONG, "Noise of equal size": 0.9}, "behind “Noise of equal size”"),
@@ -92,6 +92,22 @@ def test_the_mean_leaves_out_what_was_not_learnt_and_where_the_width_was_chosen(
     assert gain.high - gain.low == pytest.approx(2 * 4.302653 * 0.035 / 3**0.5, rel=1e-3)
 
 
+def test_widths_are_judged_where_none_was_chosen():
+    wide = boundary.WIDTHS["0.3"]
+    found = made({KERNEL: 0.4, wide: 0.2})
+    rows = boundary.widths(found, 100).rows
+    assert rows["0.1"]["mean of the others"].startswith("+0.40 [")
+    assert rows["0.3"]["mean of the others"].startswith("+0.20 [")
+    assert rows["0.3"]["Styblinski-Tang"].startswith("+0.20 [") and rows["0.3"]["seeds"] == 3
+    assert rows["0.03"] == {
+        "Styblinski-Tang": "not run",
+        "mean of the others": "not run",
+        "seeds": 0,
+    }
+    tried = {arm for arm, _ in boundary.WIDTHS.values()}
+    assert tried == {*arms.members("bandwidth"), KERNEL[0]}
+
+
 def test_every_row_is_said_or_named_with_its_command():
     found = runs(0.4, {**WRONG, "Width annealed": 0.5})
     said = boundary.sentences(found, 100)
@@ -102,7 +118,7 @@ def test_every_row_is_said_or_named_with_its_command():
     assert "SiLU" not in annealed, "SiLU has no records here"
     for label in ("Half as large", "At fresh points"):
         assert label in said[-1]
-    assert boundary.comparisons(found, [100]) == 1 + 2 * 4
+    assert len(boundary.leads(found, [100])) == 1 + 2 * 4
 
 
 def test_a_variant_is_compared_with_a_smooth_unit():
@@ -115,7 +131,7 @@ def test_without_records_the_page_says_what_makes_them(tmp_path):
     nothing = Results([])
     text = boundary.text(nothing, (20, 100))
     assert "nothing to compare yet" in text and "--arms kernel_control --sizes 20 " in text
-    assert boundary.comparisons(nothing, (20, 100)) == 0
+    assert boundary.leads(nothing, (20, 100)) == {}
     words = boundary.command(["Half as large"], 20).split()
     assert words[:3] == ["python", "-m", "sobolev_lib"]
     own = [*words[3:-1], "--scale", "small", "--steps", "2", "--functions", "booth", "--quiet"]

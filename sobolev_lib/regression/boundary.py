@@ -15,6 +15,7 @@ from statistics import fmean
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records.claims import FAILS, HOLDS, NOT_RUN, OPEN, at_all_budgets, verdict
 from sobolev_lib.records.summary import Interval, difference, listed
+from sobolev_lib.records.table import Table
 from sobolev_lib.regression import controls
 from sobolev_lib.regression.results import LEARNT, READINGS, Line, Results
 
@@ -56,6 +57,14 @@ VARIANTS: dict[str, Line] = {
 }
 """Attempts at a better estimate."""
 ROWS: dict[str, Line] = {"The kernel": KERNEL, **CONTROLS, **VARIANTS}
+WIDTHS: dict[str, Line] = {
+    "0.03": ("bandwidth/narrow", "sobolev"),
+    "0.1": KERNEL,
+    "0.3": ("bandwidth/wide", "sobolev"),
+    "0.1 of the spread": ("bandwidth/scaled", "sobolev"),
+    "0.3 of the spread": ("bandwidth/scaled_wide", "sobolev"),
+}
+"""Kernels of other widths; the spread is that of the pre-activations of a layer."""
 
 
 def counted(results: Results, n: int, at: str = "last") -> list[str]:
@@ -86,6 +95,19 @@ def gain(
     return difference(*means)
 
 
+def widths(results: Results, n: int) -> Table:
+    """Decades that each width gains over plain ReLU, where it was chosen and where it is judged."""
+    rows = {}
+    for label, line in WIDTHS.items():
+        own, mean = results.paired(WIDTH_CHOSEN_ON, n, PLAIN, line), gain(results, n, PLAIN, line)
+        rows[label] = {
+            FUNCTIONS[WIDTH_CHOSEN_ON].title: f"{own:+.2f}" if own else "not run",
+            "mean of the others": f"{mean:+.2f}" if mean else "not run",
+            "seeds": own.count if own else 0,
+        }
+    return Table(rows, corner="width")
+
+
 def word(results: Results, n: int, baseline: Line, other: Line) -> str:
     """Whether ``other`` is better, the same at all readings of the runs: a word of `claims`."""
     return at_all_budgets([verdict(gain(results, n, baseline, other, at)) for at in READINGS])
@@ -113,11 +135,11 @@ def conclusion(results: Results, n: int) -> str:
     elif FAILS in of:
         said = f"something else than the boundary term helps: the kernel is behind {of[FAILS]}"
     elif set(of) == {HOLDS}:
-        leads = {label: gain(results, n, line, KERNEL) for label, line in NEEDED.items()}
-        label, least = min(leads.items(), key=lambda pair: pair[1].centre if pair[1] else 0.0)
+        over = {label: gain(results, n, line, KERNEL) for label, line in NEEDED.items()}
+        label, least = min(over.items(), key=lambda pair: pair[1].centre if pair[1] else 0.0)
         said = (
-            f"it is the boundary term that helps: the kernel is ahead of {of[HOLDS]}, by the least "
-            f"({least:+.2f} decades) of “{label}”"
+            f"the records speak for the boundary term: the kernel is ahead of {of[HOLDS]}, by the "
+            f"least ({least:+.2f} decades) of “{label}”"
         )
         if ahead := _ahead(results, n, SIZES):
             said += f"; {ahead} is ahead of the kernel itself, so the full term is not the best"
@@ -140,27 +162,36 @@ def _ahead(results: Results, n: int, lines: Mapping[str, Line]) -> str:
     return _quoted(better)
 
 
+def against(results: Results, n: int, label: str) -> dict[str, tuple[Line, Interval]]:
+    """What a row of :data:`ROWS` is set beside, as far as there are records: line and lead."""
+    rivals = {"plain ReLU": PLAIN}
+    if ROWS[label] != KERNEL:
+        rivals["the kernel"] = KERNEL
+    if label in VARIANTS:
+        rivals["SiLU"] = SMOOTH
+    found = {rival: (line, gain(results, n, line, ROWS[label])) for rival, line in rivals.items()}
+    return {rival: (line, lead) for rival, (line, lead) in found.items() if lead}
+
+
 def sentences(results: Results, n: int) -> list[str]:
     """One item a row that has records, then the rows that have none, with their command."""
-    names = counted(results, n)
-    own = gain(results, n, PLAIN, KERNEL)
-    if own is None:
-        return ["No function was learnt in records of two seeds.", *_missing(results, n)]
-    said = [
-        f"*The kernel*: {_over('plain ReLU', own, word(results, n, PLAIN, KERNEL))} "
-        f"(mean over {_list(FUNCTIONS[name].title for name in names)}; {own.count} seeds)."
-    ]
-    for label, line in {**CONTROLS, **VARIANTS}.items():
-        found = gain(results, n, PLAIN, line)
-        if found is None:
+    said = []
+    for label, own in ROWS.items():
+        found = against(results, n, label)
+        if "plain ReLU" not in found:
             continue
-        parts = [_over("plain ReLU", found, word(results, n, PLAIN, line))]
-        rivals = {"the kernel": KERNEL} | ({"SiLU": SMOOTH} if label in VARIANTS else {})
-        for rival, other in rivals.items():
-            if behind := gain(results, n, other, line):
-                parts.append(_over(rival, behind, word(results, n, other, line)))
-        said.append(f"*{label}*: {'; '.join(parts)} ({found.count} seeds).")
-    return said + _missing(results, n)
+        parts = [
+            _over(rival, lead, word(results, n, line, own)) for rival, (line, lead) in found.items()
+        ]
+        seeds = f"{found['plain ReLU'][1].count} seeds"
+        if own == KERNEL:
+            titles = _list(FUNCTIONS[name].title for name in counted(results, n))
+            seeds = f"mean over {titles}; {seeds}"
+        said.append(f"*{label}*: {'; '.join(parts)} ({seeds}).")
+    missing = _missing(results, n)
+    return (
+        [*said, *missing] if said else ["No function was learnt in records of two seeds.", *missing]
+    )
 
 
 def _over(rival: str, found: Interval, said: str) -> str:
@@ -185,9 +216,14 @@ def command(labels: Sequence[str] | Mapping[str, object], n: int) -> str:
     return f"python -m sobolev_lib {words}"
 
 
-def comparisons(results: Results, sizes: Sequence[int]) -> int:
-    """How many intervals :func:`sentences` states at these sizes."""
-    return sum(s.count(" decades over ") for n in sizes for s in sentences(results, n))
+def leads(results: Results, sizes: Sequence[int]) -> dict[str, Interval]:
+    """Every interval that :func:`sentences` states at these sizes, by name."""
+    return {
+        f"{label} over {rival}, N = {n:,}": lead
+        for n in sizes
+        for label in ROWS
+        for rival, (_, lead) in against(results, n, label).items()
+    }
 
 
 def text(results: Results, sizes: Sequence[int]) -> str:
