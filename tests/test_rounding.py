@@ -108,6 +108,16 @@ def test_a_verdict_that_changes_is_named(made):
     assert "Two seeds" in rounding.verdicts(alone)
 
 
+def test_two_sets_of_kernels_are_compared_with_each_other(made):
+    again, _ = made
+    moved = scaled(again, 10.0, method="sobolev", activation="relu")
+    other = [replace(r, config={**r.config, "kernels": "other"}) for r in moved]
+    twins = rounding.Twins(other, again)
+    assert (twins.before, twins.kernels) == (rounding.kernels(), "other")
+    assert twins.apart("ReLU, Sobolev") == pytest.approx(1)
+    assert np.all(twins.apart("SiLU, Sobolev") == 0)
+
+
 def test_runs_of_several_kernels_or_none_are_refused(made):
     again, first = made
     other = replace(again[0], config={**again[0].config, "kernels": "other"})

@@ -3,7 +3,7 @@
 A processor adds a sum in its own order, and rounds once or twice where it multiplies and adds.
 PyTorch takes the newest kernels that the processor has; ``ATEN_CPU_CAPABILITY`` takes older ones.
 Seed, data and initial weights are those of runs that the regression ledger has.  Each run here is
-compared with that one::
+compared with that one, or with the same one on other kernels::
 
     python -m sobolev_lib rounding --seeds 5
     ATEN_CPU_CAPABILITY=default python -m sobolev_lib rounding --seeds 5
@@ -49,8 +49,16 @@ def kernels() -> str:
     return torch.backends.cpu.get_cpu_capability().lower()
 
 
-def _config(setting: Setting, which: str) -> dict[str, Any]:
-    return {**config(setting), "kernels": which}
+def _config(setting: Setting, which: str | None) -> dict[str, Any]:
+    return config(setting) | ({"kernels": which} if which else {})
+
+
+def _kernels_of(runs: Sequence[ledger.Record]) -> str | None:
+    """The set that all runs share; those of the regression ledger do not say which it was."""
+    sets = {r.config.get("kernels") for r in runs}
+    if len(sets) != 1:
+        raise ValueError(f"the runs have the kernels {list(sets)}; give those of one set")
+    return sets.pop()
 
 
 def _run(members: Sequence[Setting], seed: int, tick: Tick | None = None) -> list[Result] | None:
@@ -86,7 +94,7 @@ class Twins:
     again : sequence of Record
         Of this experiment, with one set of kernels.
     first : sequence of Record
-        Of the regression experiment.
+        Of the regression experiment, or of this one with another set.
 
     Raises
     ------
@@ -95,10 +103,8 @@ class Twins:
     """
 
     def __init__(self, again: Sequence[ledger.Record], first: Sequence[ledger.Record]) -> None:
-        sets = sorted({r.config["kernels"] for r in again})
-        if len(sets) != 1:
-            raise ValueError(f"the runs have the kernels {sets}; give those of one set")
-        self.again, self.first, self.kernels = list(again), list(first), sets[0]
+        self.again, self.kernels = list(again), _kernels_of(again)
+        self.first, self.before = list(first), _kernels_of(first)
         there = {r.config["function"] for r in again}
         self.names = [name for name in functions.FUNCTIONS if name in there]
         self.steps: list[int] = again[0].metrics["curve"]["steps"]
@@ -107,7 +113,7 @@ class Twins:
         """Records of a row on a function, first and again, of the seeds that have both."""
         arm, method = ROWS[row]
         [setting] = settings(arm, [N], [name], [method])
-        first = ledger.select(self.first, config(setting), "paper")
+        first = ledger.select(self.first, _config(setting, self.before), "paper")
         again = ledger.select(self.again, _config(setting, self.kernels))
         both = {r.seed for r in first} & {r.seed for r in again}
         return [r for r in first if r.seed in both], [r for r in again if r.seed in both]
