@@ -82,8 +82,36 @@ def test_four_times_the_steps_have_a_say(tmp_path, longer, verdict):
     assert found.verdict == verdict
     assert (
         found.ours.count("functions learnt") == 4
-        and "four times the steps, annealed, 5 seeds: of 7" in found.ours
+        and "four times the steps at 10,000 points, annealed, 5 seeds: of 7" in found.ours
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "longer", "words"),
+    [
+        ("low-data", [3.5] * 7, "larger at 20 on none, smaller on 7"),
+        ("ackley-10000", [-0.3] + [0.2] * 6, "annealed, 5 seeds: -0.30"),
+        ("ackley-only", [0.2] * 3 + [-0.3] + [0.2] * 3, "N = 10,000: Bukin"),
+    ],
+)
+def test_longer_runs_unsettle_what_else_is_said_of_10000_points(tmp_path, key, longer, words):
+    story = records({20: PAPER, 100: PAPER, 10_000: [0.2] * 7})
+    found = {}
+    for folder, more in (("same", [0.2] * 7), ("turned", longer)):
+        book = Ledger("regression", tmp_path / folder)
+        book.append(story + records({10_000: more}, arm="annealed_tail"))
+        found[folder] = claims.findings(book)
+    assert (found["same"][key].verdict, found["turned"][key].verdict) == (HOLDS, OPEN)
+    assert words in found["turned"][key].ours and words not in found["same"][key].ours
+    assert found["turned"]["six-20"].ours.count("annealed") == 0, "asked at 10,000 points only"
+
+
+def test_orders_of_magnitude_at_10000_points_ask_longer_runs(tmp_path):
+    book = Ledger("regression", tmp_path)
+    short = records({n: [1.5] * 7 for n in (20, 100, 10_000)})
+    book.append(short + records({10_000: [2.5] * 7}, arm="annealed_tail"))
+    found = claims.findings(book)["orders"]
+    assert found.verdict == OPEN and "two on 0, 0, 7; most on" in found.ours
 
 
 def test_a_function_that_was_hardly_learnt_counts_for_nothing(tmp_path):
@@ -103,7 +131,18 @@ def test_the_shape_is_judged_by_its_error_not_by_a_gain(tmp_path):
 def test_one_decade_is_not_orders_of_magnitude(tmp_path):
     found = findings(tmp_path, {n: [1.5] * 7 for n in (20, 100, 10_000)})["orders"]
     assert found.verdict == FAILS
-    assert "one decade on 7, 7, 7 of seven at N = 20, 100, 10,000, two on 0, 0, 0" in found.ours
+    learnt = "of the 7, 7, 7 functions learnt at N = 20, 100, 10,000"
+    assert f"one decade on 7, 7, 7 {learnt}, two on 0, 0, 0" in found.ours
+
+
+def test_orders_of_magnitude_count_no_function_that_was_hardly_learnt(tmp_path):
+    # two that stay below two decades would refute six of seven, had they been learnt
+    gains = {n: [2.5] * 5 + [0.5] * 2 for n in (20, 100, 10_000)}
+    assert verdicts(tmp_path / "learnt", gains)["orders"] == FAILS
+    found = findings(tmp_path / "hardly", gains, base=0.9)["orders"]
+    assert found.verdict == OPEN and "5, 5, 5 of the 5, 5, 5 functions learnt" in found.ours
+    none = findings(tmp_path / "none", {n: [0.5] * 7 for n in gains}, base=0.9)["orders"]
+    assert none.verdict == OPEN and "most on" not in none.ours
 
 
 def test_an_other_exception_than_ackley_is_named(tmp_path):

@@ -135,6 +135,18 @@ def test_an_error_can_grow_with_the_data():
     assert found.grown("booth", 20, 10_000, VALUES) is None
 
 
+def test_gains_at_two_sizes_are_compared_where_each_was_read():
+    entries = records({20: [0.5] * 7, 10_000: [0.2] * 7}, early=0.4)
+    found = Results(entries + records({10_000: [1.0] * 7}, arm="annealed_tail"))
+    for large, apart in ((("paper", "last"), 0.3), (("annealed_tail", "last"), -0.5)):
+        gained = found.gains_apart("booth", {20: ("paper", "last"), 10_000: large})
+        assert gained.centre == pytest.approx(apart)
+    early = {n: ("paper", "quarter") for n in (20, 10_000)}
+    assert found.gains_apart("booth", early).centre == pytest.approx(0.0)
+    missing = {n: ("paper", "last") for n in (20, 100)}
+    assert found.gains_apart("booth", missing) is None
+
+
 def power_laws(exponent):
     """Values: error 1/steps; Sobolev: steps to the power -exponent, at 1 to 10,000 steps."""
     steps = [0, 1, 10, 100, 1000, 10_000]

@@ -196,7 +196,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "equal_information/silu_long": {**SILU, "points_factor": 3, "steps": 24_000},
     "paper_kernel": {"bandwidth": 0.1, "scaled_bandwidth": True},
     "small_batch": {"batch": 20},
-    "paper_torch_initialization": {"initialization": "torch"},
     "paper_normalized": {"normalized": True},
     "weight/0.1": {**ANNEALED, "weight": 0.1},
     "weight/0.01": {**ANNEALED, "weight": 0.01},

@@ -2,26 +2,28 @@
 
 A claim counts no function that was hardly learnt (:data:`.results.LEARNT`).  Its verdict has to be
 the same wherever the runs are read (:data:`.results.READINGS`): at the last step, at a quarter of
-the steps and at each run's own best step; else it is *not settled*.  Counts ask runs of four times
-the steps as well (the arm "annealed_tail"), where they have records.
+the steps and at each run's own best step; else it is *not settled*.  Whatever is said of 10,000
+points asks runs of four times the steps as well (the arm "annealed_tail"), if they have records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from statistics import median
 
 from sobolev_lib.functions import FUNCTIONS
 from sobolev_lib.records import claims
 from sobolev_lib.records.claims import FAILS, HOLDS, OPEN, PARTLY, Claim, Finding, at_all_budgets
 from sobolev_lib.records.ledger import Ledger, LedgerError, Record
-from sobolev_lib.records.summary import FEWEST, Interval, difference
+from sobolev_lib.records.summary import FEWEST, Interval
 from sobolev_lib.regression.results import LEARNT, READINGS, SIZES, SOBOLEV, VALUES, Results, load
 
 SEEDS = 10
 """Seeds that the rows' commands ask for."""
 
 Gains = dict[str, Interval]
+Reading = dict[int, tuple[str, str]]
+"""For each size the arm that is asked, and where its runs are read."""
 LONGER = "annealed_tail"
 
 
@@ -33,7 +35,18 @@ def _complete(results: Results, n: int) -> bool:
     return len(results.gains(n)) == len(FUNCTIONS)
 
 
-def _counted(results: Results, n: int, at: str, arm: str = "paper") -> Gains:
+def _asked(results: Results, sizes: Collection[int]) -> dict[str, Reading]:
+    """Each reading, by its words; the last is of longer runs at 10,000 points, if there are any."""
+    asked = {words: {n: ("paper", at) for n in sizes} for at, words in READINGS.items()}
+    longer = results.gains(10_000, (LONGER, "values"), (LONGER, "sobolev"))
+    if 10_000 in sizes and len(longer) == len(FUNCTIONS):
+        seeds = min(gain.count for gain in longer.values())
+        words = f"four times the steps at 10,000 points, annealed, {seeds} seeds"
+        asked[words] = asked[READINGS["last"]] | {10_000: (LONGER, "last")}
+    return asked
+
+
+def _counted(results: Results, n: int, arm: str, at: str) -> Gains:
     """Gains of the functions that were learnt."""
     gains = results.gains(n, (arm, "values"), (arm, "sobolev"), at=at)
     learnt = results.learnt(n, arm, at)
@@ -57,7 +70,7 @@ def _counted_names(chosen: Sequence[str]) -> str:
 
 
 def _readings(said: dict[str, str]) -> str:
-    return "; ".join(f"{READINGS[at]}: {words}" for at, words in said.items())
+    return "; ".join(f"{reading}: {words}" for reading, words in said.items())
 
 
 def _counts(
@@ -69,22 +82,16 @@ def _counts(
         results = Results(records)
         if not _complete(results, n):
             return None
-        said, verdicts = [], []
-        read = {words: _counted(results, n, at) for at, words in READINGS.items()}
-        longer = results.gains(n, (LONGER, "values"), (LONGER, "sobolev"))
-        if len(longer) == len(FUNCTIONS):
-            seeds = min(gain.count for gain in longer.values())
-            words = f"four times the steps, annealed, {seeds} seeds"
-            read[words] = _counted(results, n, "last", LONGER)
-        for words, gains in read.items():
+        said, verdicts = {}, []
+        for words, runs in _asked(results, [n]).items():
+            gains = _counted(results, n, *runs[n])
             better, worse = _sides(gains)
-            said.append(
-                f"{words}: "
+            said[words] = (
                 f"of {len(gains)} functions learnt a smaller error on {_counted_names(better)}, "
                 f"larger on {_counted_names(worse)}"
             )
             verdicts.append(judge(len(better), len(worse), len(gains)))
-        return Finding("; ".join(said), at_all_budgets(verdicts), _seeds(results, [n]))
+        return Finding(_readings(said), at_all_budgets(verdicts), _seeds(results, [n]))
 
     return measure
 
@@ -102,15 +109,13 @@ def _orders_of_magnitude(records: Sequence[Record]) -> Finding | None:
     if not all(_complete(results, n) for n in SIZES):
         return None
     said, verdicts = {}, []
-    for at in READINGS:
-        gains = {n: results.gains(n, at=at) for n in SIZES}
+    for words, runs in _asked(results, SIZES).items():
+        gains = {n: _counted(results, n, *runs[n]) for n in SIZES}
+        learnt = ", ".join(str(len(found)) for found in gains.values())
         one, two = (_reaching(gains, decades) for decades in (1, 2))
-        best, n = max(
-            ((k, n) for n in SIZES for k in gains[n]), key=lambda b: gains[b[1]][b[0]].centre
-        )
-        said[at] = (
-            f"one decade on {one} of seven at N = 20, 100, 10,000, two on {two}; most on "
-            f"{FUNCTIONS[best].title}, N = {n:,}: {gains[n][best]:.2f}"
+        said[words] = (
+            f"one decade on {one} of the {learnt} functions learnt at N = 20, 100, 10,000, "
+            f"two on {two}{_most_gained(gains)}"
         )
         # six functions with two decades at one size; impossible where two stay below
         enough = any(sum(g.low >= 2 for g in gains[n].values()) >= 6 for n in SIZES)
@@ -123,17 +128,26 @@ def _reaching(gains: dict[int, Gains], decades: float) -> str:
     return ", ".join(str(sum(g.low >= decades for g in gains[n].values())) for n in SIZES)
 
 
+def _most_gained(gains: dict[int, Gains]) -> str:
+    every = [(g, name, n) for n, found in gains.items() for name, g in found.items()]
+    if not every:
+        return ""
+    most, name, n = max(every, key=lambda one: one[0].centre)
+    return f"; most on {FUNCTIONS[name].title}, N = {n:,}: {most:.2f}"
+
+
 def _stronger_with_less_data(records: Sequence[Record]) -> Finding | None:
     results = Results(records)
     if not (_complete(results, 20) and _complete(results, 10_000)):
         return None
     said, verdicts = {}, []
-    for at in READINGS:
-        learnt = set(results.learnt(20, at=at)) & set(results.learnt(10_000, at=at))
-        apart = {k: g for k in FUNCTIONS if k in learnt and (g := _apart(results, k, at))}
+    for words, runs in _asked(results, (20, 10_000)).items():
+        learnt = set.intersection(*(set(results.learnt(n, *run)) for n, run in runs.items()))
+        found = {name: results.gains_apart(name, runs) for name in FUNCTIONS if name in learnt}
+        apart = {name: g for name, g in found.items() if g}
         stronger, weaker = _sides(apart)
         middle = f"{median(g.centre for g in apart.values()):+.2f}" if apart else "none"
-        said[at] = (
+        said[words] = (
             f"gain at N = 20 minus gain at 10,000 on {len(apart)} learnt: median {middle} decades, "
             f"larger at 20 on {_counted_names(stronger)}, "
             f"smaller on {_counted_names(weaker)}"
@@ -142,24 +156,16 @@ def _stronger_with_less_data(records: Sequence[Record]) -> Finding | None:
     return Finding(_readings(said), at_all_budgets(verdicts), _seeds(results, (20, 10_000)))
 
 
-def _apart(results: Results, name: str, at: str) -> Interval | None:
-    """Gain at 20 minus gain at 10,000, paired by seed: the points are nested."""
-    by_size = []
-    for n in (20, 10_000):
-        a, b = (results.errors(name, n, line, at=at) for line in (VALUES, SOBOLEV))
-        by_size.append({seed: a[seed] - b[seed] for seed in a.keys() & b.keys()})
-    return difference(*by_size)
-
-
 def _one(name: str, n: int, sign: int) -> Callable[[Sequence[Record]], Finding | None]:
     def measure(records: Sequence[Record]) -> Finding | None:
         results = Results(records)
         said, verdicts = {}, []
-        for at in READINGS:
-            found = results.paired(name, n, VALUES, SOBOLEV, at=at)
+        for words, runs in _asked(results, [n]).items():
+            arm, at = runs[n]
+            found = results.paired(name, n, (arm, "values"), (arm, "sobolev"), at=at)
             if found is None:
                 return None
-            said[at] = f"{found:+.2f}"
+            said[words] = f"{found:+.2f}"
             verdicts.append(claims.verdict(found) if sign > 0 else _opposite(found))
         ours = f"decades gained by Sobolev training: {_readings(said)}"
         return Finding(ours, at_all_budgets(verdicts), _seeds(results, [n], [name]))
@@ -176,9 +182,9 @@ def _only_exception(records: Sequence[Record]) -> Finding | None:
     if not all(_complete(results, n) for n in SIZES):
         return None
     said, verdicts = {}, []
-    for at in READINGS:
-        worse = {n: _sides(_counted(results, n, at))[1] for n in SIZES}
-        said[at] = ", ".join(f"N = {n:,}: {_names(names)}" for n, names in worse.items())
+    for words, runs in _asked(results, SIZES).items():
+        worse = {n: _sides(_counted(results, n, *runs[n]))[1] for n in SIZES}
+        said[words] = ", ".join(f"N = {n:,}: {_names(names)}" for n, names in worse.items())
         others = {name for names in worse.values() for name in names} - {"ackley"}
         ackley = any("ackley" in names for names in worse.values())
         verdicts.append(FAILS if others else HOLDS if ackley else OPEN)
@@ -226,11 +232,11 @@ _ROWS: list[tuple[str, str, str, Callable[[Sequence[Record]], Finding | None], s
     ),
     (
         "orders", "p. 5", "errors “orders of magnitude smaller” on six of seven",
-        _orders_of_magnitude, "20 100 10000",
+        _orders_of_magnitude, f"20 100 10000; {LONGER_COMMAND}",
     ),
     (
         "low-data", "p. 5", "the effect is stronger in low-data regimes",
-        _stronger_with_less_data, "20 10000",
+        _stronger_with_less_data, f"20 10000; {LONGER_COMMAND}",
     ),
     (
         "fig3", "p. 5, Fig. 3", "Styblinski-Tang: shape captured even with little data",
@@ -238,7 +244,7 @@ _ROWS: list[tuple[str, str, str, Callable[[Sequence[Record]], Finding | None], s
     ),
     (
         "ackley-only", "p. 5, Fig. 2", "Ackley is the only case where regular training is better",
-        _only_exception, "20 100 10000",
+        _only_exception, f"20 100 10000; {LONGER_COMMAND}",
     ),
     (
         "ackley-20", "p. 5, Fig. 2", "Ackley, N = 20: regular training is better",
@@ -246,7 +252,7 @@ _ROWS: list[tuple[str, str, str, Callable[[Sequence[Record]], Finding | None], s
     ),
     (
         "ackley-10000", "p. 5", "Ackley, N = 10,000: Sobolev is better",
-        _one("ackley", 10_000, 1), "10000",
+        _one("ackley", 10_000, 1), f"10000; {LONGER_COMMAND}",
     ),
 ]  # fmt: skip
 

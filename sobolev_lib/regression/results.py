@@ -132,6 +132,21 @@ class Results:
         """
         return difference(self.errors(function, larger, line), self.errors(function, n, line))
 
+    def gains_apart(self, function: str, runs: Mapping[int, tuple[str, str]]) -> Interval | None:
+        """Decades gained at the first of two sizes minus those at the second, paired by seed.
+
+        Parameters
+        ----------
+        function : str
+        runs : mapping
+            From each size to the arm and the key of :data:`READINGS`; the points are nested.
+        """
+        by_size = []
+        for n, (arm, at) in runs.items():
+            a, b = (self.errors(function, n, (arm, method), at=at) for method in arms.METHODS)
+            by_size.append({seed: a[seed] - b[seed] for seed in a.keys() & b.keys()})
+        return difference(*by_size)
+
     def normalised(self, function: str, n: int, line: Line, at: str = "last") -> Interval | None:
         """Error over the variance of the target: 1 for the best constant."""
         found = self.error(function, n, line, at=at)
