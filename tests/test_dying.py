@@ -46,6 +46,20 @@ def test_scheme_without_records_and_metric_without_any(group):
         dying.table(group, "zeros")
 
 
+@pytest.mark.parametrize("metric", dying.SHARES)
+def test_a_share_is_shown_with_the_range_of_its_seeds(metric):
+    records = made(SMALL, {"vfbn": 60.0, "critic": 40.0}, seeds=3)
+    records += made(SMALL, {"critic_slow": 50.0}, seeds=3) + made(SMALL, {"vfbn_slow": 5.0}, 1)
+    for r in records:  # of one critic of three a module is dead, and only there
+        dead = r.seed == 1 and r.config["module"] == "critic"
+        r.metrics[metric] = [float(dead), 0.0]
+    rows = dying.table(results.group(records, SMALL), metric, 100.0).rows
+    assert rows["Critic"]["the fast rate (3 seeds)"] == "16.7 (0.0 to 50.0)"
+    assert rows["VFBN"]["the fast rate (3 seeds)"] == "0.0"  # all alike
+    assert rows["Critic"]["Adam at 1e‑4"] == "16.7 (0.0 to 50.0) (3 seeds)"
+    assert rows["VFBN"]["Adam at 1e‑4"] == "0.0 (1 seed)"
+
+
 def test_a_change_that_turns_the_order_is_named(group):
     # on the images that were kept, the test images would choose otherwise for both
     kept = {"vfbn": 50.0, "vfbn_slow": 51.0, "critic": 41.0, "critic_slow": 40.0}
