@@ -66,8 +66,11 @@ TOP1 = {
 COSINE = {"direct": 0.4, "vfbn": 0.3, "critic": 0.1, "sobolev": 0.2, "local_ce": 0.05}
 
 
-def made(arm="cifar10_reduced", top1=TOP1, seeds=4, spread=0.1, cosine=COSINE, **changes):
-    """Return records of an arm with given accuracies, cosines by split, a little spread."""
+def made(arm="cifar10_reduced", top1=TOP1, seeds=4, spread=0.1, cosine=COSINE, dead=0.0, **changes):
+    """Return records of an arm with given accuracies, cosines by split, a little spread.
+
+    ``dead`` is the share of dead units of every module; ``None``: it was not recorded.
+    """
     records = []
     for setting in settings(arm, list(top1), **changes):
         row = row_of(config(setting))
@@ -80,6 +83,7 @@ def made(arm="cifar10_reduced", top1=TOP1, seeds=4, spread=0.1, cosine=COSINE, *
             metrics = {
                 "top1": top1[row] + wave, "top5": 99.0 + 0.1 * wave, "cosine": late,
                 "gradient_scale": [0.5] * len(late),
+                **({} if dead is None else {"dead": [dead] * len(late)}),
                 "curve": {
                     "steps": [0, 10], "cosine": [late] * 2, "scale": [late] * 2, "loss": [2.0, 1.0],
                 },

@@ -42,8 +42,22 @@ def test_scheme_without_records_and_metric_without_any(group):
     few = made(SMALL, {"critic": 50.0}, seeds=1)  # another number of seeds: cells say it
     uneven = results.group(made(SMALL, {"vfbn": 60.0}, seeds=3) + few, SMALL)
     assert dying.table(uneven).rows["Critic"] == {"the fast rate": "50.0 (1 seed)"}
-    with pytest.raises(ValueError, match="imagenette_reduced_3 has 'dead'"):
-        dying.table(group, "dead")
+    with pytest.raises(ValueError, match="imagenette_reduced_3 has 'zeros'"):
+        dying.table(group, "zeros")
+
+
+@pytest.mark.parametrize("metric", dying.SHARES)
+def test_a_share_is_shown_with_the_range_of_its_seeds(metric):
+    records = made(SMALL, {"vfbn": 60.0, "critic": 40.0}, seeds=3)
+    records += made(SMALL, {"critic_slow": 50.0}, seeds=3) + made(SMALL, {"vfbn_slow": 5.0}, 1)
+    for r in records:  # of one critic of three a module is dead, and only there
+        dead = r.seed == 1 and r.config["module"] == "critic"
+        r.metrics[metric] = [float(dead), 0.0]
+    rows = dying.table(results.group(records, SMALL), metric, 100.0).rows
+    assert rows["Critic"]["the fast rate (3 seeds)"] == "16.7 (0.0 to 50.0)"
+    assert rows["VFBN"]["the fast rate (3 seeds)"] == "0.0"  # all alike
+    assert rows["Critic"]["Adam at 1e‑4"] == "16.7 (0.0 to 50.0) (3 seeds)"
+    assert rows["VFBN"]["Adam at 1e‑4"] == "0.0 (1 seed)"
 
 
 def test_a_change_that_turns_the_order_is_named(group):
@@ -106,8 +120,8 @@ def test_a_change_is_compared_with_the_runs_without_it(group):
     assert dying.moved(group, "critic", "vfbn", "leaky") == {}
 
 
-def of_critic_and_vfbn(records):
-    [claim] = [c for c in claims.claims_on(records) if c.key == "table1-imagenet_3-vfbn-critic"]
+def measured(records, pair="vfbn-critic"):
+    [claim] = [c for c in claims.claims_on(records) if c.key == f"table1-imagenet_3-{pair}"]
     return claim.measure(records)
 
 
@@ -115,7 +129,7 @@ def of_critic_and_vfbn(records):
 def test_a_change_has_a_say_from_three_seeds_on(seeds, word):
     plain = made(SMALL, {"vfbn": 60.0, "critic": 40.0}, seeds=3)
     slow = made(SMALL, {"vfbn_slow": 59.0, "critic_slow": 66.0}, seeds=seeds)
-    found = of_critic_and_vfbn(plain + slow)
+    found = measured(plain + slow)
     assert (found.verdict, found.seeds) == (word, 3)
     assert "with Adam at 1e‑4: +" in found.ours  # shown in any case
 
@@ -126,9 +140,39 @@ def test_modules_that_have_died_settle_nothing_alone(share, word):
     for record in plain:
         if record.config["module"] == "critic":
             record.metrics["dead"] = [share, share]
-    found = of_critic_and_vfbn(plain)
+    found = measured(plain)
     assert found.verdict == word
     assert found.ours.count("most units of the modules have died: Critic") == (word == OPEN)
     for seeds, word_with in ((2, word), (3, NOT_HERE)):  # a change that agrees settles it
         slow = made(SMALL, {"vfbn_slow": 60.0, "critic_slow": 50.0}, seeds=seeds)
-        assert of_critic_and_vfbn(plain + slow).verdict == word_with
+        assert measured(plain + slow).verdict == word_with
+
+
+UNKNOWN = "whether the modules’ units died was not recorded"
+
+
+def test_fast_modules_of_which_nobody_knows_whether_they_died_settle_nothing_alone():
+    top1 = {"noprop": 20.0, "vfbn": 60.0, "critic": 40.0}
+    plain = made(SMALL, top1, seeds=3, dead=None)
+    for found, names in (
+        (measured(plain), "Critic, VFBN"),
+        (measured(plain, "noprop-vfbn"), "VFBN"),
+    ):
+        assert found.verdict == OPEN and found.ours.split("; ")[1] == f"{UNKNOWN}: {names}"
+    for seeds, word in ((2, OPEN), (3, NOT_HERE)):  # a change that agrees settles it
+        slow = made(SMALL, {"vfbn_slow": 60.0, "critic_slow": 50.0}, seeds=seeds, dead=None)
+        found = measured(plain + slow)
+        assert found.verdict == word and (UNKNOWN in found.ours) == (word == OPEN)
+    told = [r for r in made(SMALL, top1, seeds=3) if r.seed == 2]
+    some = [r for r in plain if r.seed < 2] + told  # the first runs did not record it
+    assert measured(some).verdict == NOT_HERE and measured(some, "noprop-vfbn").verdict == HOLDS
+    # the changed runs alone: nothing is said of runs that are not there
+    alone = measured(slow + made(SMALL, {"critic": 40.0}, seeds=3, dead=0.9))
+    assert alone.verdict == NOT_HERE and "died" not in alone.ours
+
+
+@pytest.mark.parametrize(("rate", "unknown"), [(3e-4, True), (5e-5, False)])
+def test_modules_no_faster_than_the_papers_need_no_record_of_dead_units(rate, unknown):
+    records = made(SMALL, {"vfbn": 40.0}, seeds=3, dead=None, module_rate=rate)
+    doubts = claims._doubts(results.group(records, SMALL), ["noprop", "vfbn"])
+    assert doubts == ([f"{UNKNOWN}: VFBN"] if unknown else [])

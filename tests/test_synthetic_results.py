@@ -176,6 +176,26 @@ def test_commands_are_understood_and_make_the_same_runs(arm, tmp_path, monkeypat
     assert results.command(arm, "critic", changed).count("--seeds 4") == 1
 
 
+def test_runs_on_images_kept_from_training_are_no_table_1_and_can_be_made_again(
+    tmp_path, monkeypatch
+):
+    pilots = made(top1={"vfbn": 60.0, "critic_slow": 61.0}, seeds=2, held_out=1000)
+    for r in pilots:
+        object.__setattr__(r, "seed", r.seed + 5)
+    records = made(seeds=3) + pilots
+    assert pages.table("cifar10", records) == pages.table("cifar10", made(seeds=3))
+    found = results.pilots(records, "cifar10_reduced")
+    asked = []
+    monkeypatch.setattr(jobs, "sweep", lambda *given, **_: asked.append(given[:2]) or 0)
+    words = results.command("cifar10_reduced", None, found)
+    assert command.main([*words.split()[3:], "--ledger", str(tmp_path), "--quiet"]) == 0
+    [(chosen, seeds)] = asked
+    assert [settings.config(s) for s in chosen] == [r.config for r in pilots if r.seed == 5]
+    assert list(seeds) == [5, 6]
+    one = results.command("cifar10_reduced", "vfbn", found)
+    assert "--rows vfbn --seeds 2 --first-seed 5" in one
+
+
 # Claims.
 
 

@@ -7,9 +7,10 @@ So the same experiment is run with the paper's rate, with leaky units, and with 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 
-from sobolev_lib.records.summary import FEWEST
+from sobolev_lib.records.summary import FEWEST, number
 from sobolev_lib.records.table import Table
 from sobolev_lib.synthetic_gradients import claims, results
 from sobolev_lib.synthetic_gradients.paper import CARES, NAMES, plural
@@ -20,6 +21,8 @@ CHANGES: dict[str, str] = {"": "the fast rate", **CARES}
 """What is done against dying units."""
 SCHEMES = ("vfbn", "critic", "sobolev", "local_ce")
 PAIRS = (("critic", "vfbn"), ("sobolev", "vfbn"), ("sobolev", "critic"), ("sobolev", "local_ce"))
+SHARES = ("dead", "zeros")
+"""Metrics that are shares, which by seed may be 0 or 1."""
 WORDS = dict(zip(claims.AHEAD, ("ahead with", "behind with", "not settled with"), strict=True))
 
 
@@ -27,7 +30,8 @@ def table(found: Group, metric: str = "top1", factor: float = 1.0) -> Table:
     """Return a metric of each scheme (down) with each of :data:`CHANGES` that was run (across).
 
     ``metric`` is one number of a record, or one for each split, of which the mean is shown;
-    ``factor`` multiplies it.
+    ``factor`` multiplies it.  With it stands its interval, or, of one of :data:`SHARES`, the range
+    of the seeds.
 
     Raises
     ------
@@ -42,17 +46,25 @@ def table(found: Group, metric: str = "top1", factor: float = 1.0) -> Table:
     run = [care for care in CHANGES if any(values[scheme, care] for scheme in SCHEMES)]
     if not run:
         raise ValueError(f"no record of {found.arm} has {metric!r}")
-    heads, say = {}, {}
+    cells: dict[str, dict[str, str]] = {NAMES[scheme]: {} for scheme in SCHEMES}
+    say = _ranged if metric in SHARES else results.stated
     for care in run:
         counts = {len(v) for scheme in SCHEMES if (v := values[scheme, care])}
         same = len(counts) == 1  # then the column's head says it
-        heads[care] = CHANGES[care] + (f" ({plural(max(counts), 'seed')})" if same else "")
-        say[care] = results.stated if same else results.shown
-    cells = {
-        NAMES[scheme]: {heads[care]: say[care](values[scheme, care]) for care in run}
-        for scheme in SCHEMES
-    }
+        head = CHANGES[care] + (f" ({plural(max(counts), 'seed')})" if same else "")
+        for scheme in SCHEMES:
+            numbers = values[scheme, care]
+            seeds = "" if same or not numbers else f" ({plural(len(numbers), 'seed')})"
+            cells[NAMES[scheme]][head] = say(numbers) + seeds
     return Table(cells, corner="scheme")
+
+
+def _ranged(shares: Sequence[float]) -> str:
+    """Mean, smallest and largest: where seeds are 0 or 1, Student's interval says nothing."""
+    if len(shares) < FEWEST:
+        return results.stated(shares)
+    mean, low, high = (number(v, ".1f") for v in (fmean(shares), min(shares), max(shares)))
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def best(pilots: Group | None, scheme: str) -> str | None:

@@ -372,12 +372,17 @@ def command(arm: str, row: str | None = None, found: Group | None = None) -> str
     """Return the command that makes an arm's records, or those of one row.
 
     ``found`` are runs to repeat: with their device, their seeds, and what they changed in the arm.
+    Of runs that were tested on images kept from training it is these rows and seeds and no others.
     """
     words = ["python -m sobolev_lib synthetic_gradients", f"--arm {arm}"]
-    if row:
-        words.append(f"--rows {row}")
     runs = [] if found is None else [r for name in found.rows for r in found.rows[name]]
-    words.append(f"--seeds {max([FEWEST, *(r.seed + 1 for r in runs)])}")
+    if found is not None and "held_out" in found.changes:
+        seeds = sorted({r.seed for r in runs})
+        words.append(f"--rows {row or ' '.join(found.rows)}")
+        words.append(f"--seeds {1 + seeds[-1] - seeds[0]} --first-seed {seeds[0]}")
+    else:
+        words += [f"--rows {row}"] if row else []
+        words.append(f"--seeds {max([FEWEST, *(r.seed + 1 for r in runs)])}")
     if found is not None:
         changes = {k: v for k, v in found.changes.items() if k in arms.CHANGEABLE}
         words += [f"--{name.replace('_', '-')} {value}" for name, value in changes.items()]
