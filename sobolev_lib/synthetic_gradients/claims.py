@@ -189,8 +189,9 @@ def _measures(block: Block) -> list[tuple[str, str, Measure]]:
 def _all_ways(rows: list[str], compare: Compare) -> Measure:
     """Judge rows as they are, and with what was done against units that die: all must agree.
 
-    A change with fewer than three seeds is shown and has no say.  Where the rows as they are leave
-    one of :func:`_doubts`, they can settle nothing: that takes a change that agrees.
+    A change with fewer than three seeds is shown and has no say.  Where there are :func:`_doubts`
+    about the modules of the row that lost, the rows as they are can settle nothing: that takes a
+    change that agrees.  Units that die in the row that won only make its lead smaller.
     """
 
     def measure(found: Group, records: Sequence[Record]) -> Finding | None:
@@ -206,7 +207,8 @@ def _all_ways(rows: list[str], compare: Compare) -> Measure:
         if not judged:
             return None
         word = at_all_budgets([one.verdict for one in judged.values()])
-        if judged.keys() == {""} and (doubts := _doubts(found, rows)):
+        lost = {HOLDS: rows[1:], FAILS: rows[:1], NOT_HERE: rows[:1]} if len(rows) == 2 else {}
+        if judged.keys() == {""} and (doubts := _doubts(found, lost.get(word, rows))):
             word = OPEN
             ours += doubts
         return Finding("; ".join(ours), word, min(one.seeds for one in judged.values()))
