@@ -105,7 +105,7 @@ def widths(results: Results, n: int) -> Table:
             "mean of the others": f"{mean:+.2f}" if mean else "not run",
             "seeds": own.count if own else 0,
         }
-    return Table(rows, corner="width")
+    return Table(rows, corner=f"width, N = {n:,}")
 
 
 def word(results: Results, n: int, baseline: Line, other: Line) -> str:
