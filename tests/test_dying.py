@@ -156,7 +156,7 @@ def test_fast_modules_of_which_nobody_knows_whether_they_died_settle_nothing_alo
     plain = made(SMALL, top1, seeds=3, dead=None)
     lost = measured(plain)
     assert lost.verdict == OPEN and lost.ours.split("; ")[1] == f"{UNKNOWN}: Critic"
-    won = measured(plain, "noprop-vfbn")  # dead units only make a winner's lead smaller
+    won = measured(plain, "noprop-vfbn")  # dead units are no reason for a lead
     assert won.verdict == HOLDS and "died" not in won.ours
     even = made(SMALL, {"vfbn": 40.0, "critic": 40.0}, seeds=3, dead=None)
     assert measured(even).ours.split("; ")[1] == f"{UNKNOWN}: Critic, VFBN"

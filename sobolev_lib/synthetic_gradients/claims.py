@@ -191,7 +191,7 @@ def _all_ways(rows: list[str], compare: Compare) -> Measure:
 
     A change with fewer than three seeds is shown and has no say.  Where there are :func:`_doubts`
     about the modules of the row that lost, the rows as they are can settle nothing: that takes a
-    change that agrees.  Units that die in the row that won only make its lead smaller.
+    change that agrees.  Units that die in the row that won are no reason for its lead.
     """
 
     def measure(found: Group, records: Sequence[Record]) -> Finding | None:
