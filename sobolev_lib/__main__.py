@@ -6,8 +6,6 @@ Records go to a ledger of your own, out/ledger, unless you say --book.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,26 +40,7 @@ SKIPPED = {"arm", "workers", *ROW_KEYS}  # chosen in other ways
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment; return the exit status."""
-    options = _parser().parse_args(arguments)
-    device = getattr(options, "device", "cpu")
-    if device.split(":")[0] not in ("cpu", "cuda"):
-        print(f"--device is {device!r}; it must be cpu, cuda or cuda:K", file=sys.stderr)
-        return 2
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        words = "--device is cuda, but PyTorch sees no CUDA device; use --device cpu"
-        print(words, file=sys.stderr)
-        return 2
-    try:
-        said = options.act(options)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
-        print(said)
-    return 0
+    return given.run(_parser().parse_args(arguments))
 
 
 def _entered(count: int, book: Ledger) -> str:
@@ -311,7 +290,9 @@ def _add_watch(parser: argparse.ArgumentParser, modules: Sequence[str]) -> None:
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="cifar10, or a name for the folder's images")
-    parser.add_argument("--size", type=int, default=32, help="pixels (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=given.positive, default=32, help="pixels (default: %(default)s)"
+    )
     parser.add_argument("--source", type=Path, help="folder with train/CLASS/*.jpg and val/CLASS")
     parser.add_argument("--archive", type=Path, help="cifar-10-binary.tar.gz (default: downloaded)")
     parser.add_argument("--folder", type=Path, help="where to write (default: data/images)")

@@ -37,14 +37,15 @@ def check_input(x: Any, name: str = "x") -> None:
         )
 
 
-def check_like(name: str, tensor: Any, x: Tensor) -> None:
+def check_like(name: str, tensor: Any, x: Tensor, whose: str = "x") -> None:
     """Raise unless `tensor` is a tensor of the dtype and on the device of `x`."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.dtype != x.dtype or tensor.device != x.device:
+        like = "x" if whose == "x" else f"'{x.device}', {x.dtype}"
         raise TypeError(
-            f"{name} is {tensor.dtype} on {tensor.device} but x is {x.dtype} on {x.device}; use "
-            ".to(x)"
+            f"{name} is {tensor.dtype} on {tensor.device} but {whose} is {x.dtype} on {x.device}; "
+            f"use .to({like})"
         )
 
 
@@ -67,10 +68,9 @@ def check_choice(name: str, given: object, known: Collection[str]) -> None:
 
 def check_options(batch_coupled: str = "refuse", backend: str | None = None) -> None:
     """Raise for an unknown option."""
-    if batch_coupled not in ("refuse", "allow"):
-        raise ValueError(f'batch_coupled must be "refuse" or "allow", got {batch_coupled!r}')
-    if backend not in (None, "autograd", "func"):
-        raise ValueError(f'backend must be "autograd" or "func", got {backend!r}')
+    check_choice("batch_coupled", batch_coupled, ("refuse", "allow"))
+    if backend is not None:
+        check_choice("backend", backend, ("autograd", "func"))
 
 
 def transformed() -> bool:

@@ -367,10 +367,7 @@ def _steps(x: Tensor, step: float | Tensor | None, order: int) -> Tensor:
     else:
         each = torch.as_tensor(step).to(x)
         if tuple(each.shape) not in ((), shape):
-            raise ValueError(
-                f"step must be a number or have the shape of one input {shape}, got "
-                f"{tuple(each.shape)}"
-            )
+            raise checks.shape_error("step", each.shape, f"() or {shape}, that of one input")
         h = each.expand(shape).reshape(1, -1).expand_as(flat)
     h = (flat + h) - flat
     if not bool((h.isfinite() & (h > 0)).all()):

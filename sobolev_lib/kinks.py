@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from .checks import readable
+from .checks import check_choice, readable
 
 __all__ = ["KERNELS", "LeakyReLU", "ReLU", "kernel", "relu", "replace"]
 
@@ -80,7 +80,7 @@ def kernel(z: Tensor, bandwidth: float | Tensor, name: str = "logistic") -> Tens
     TypeError
         A bandwidth that is neither a number nor a tensor.
     """
-    _check_kernel(name)
+    check_choice("name", name, KERNELS)
     _check_bandwidth(bandwidth)
     return _kernel(z, bandwidth, name)
 
@@ -95,11 +95,6 @@ def logistic_(z: Tensor, bandwidth: float | Tensor, height: float = 1.0) -> Tens
     return torch.addcmul(s, s, s, value=-1, out=s).mul_(height / bandwidth)
 
 
-def _check_kernel(name: str) -> None:
-    if name not in KERNELS:
-        raise ValueError(f"the kernel must be one of {sorted(KERNELS)}, got {name!r}")
-
-
 def _check_bandwidth(bandwidth: float | Tensor) -> None:
     if isinstance(bandwidth, Tensor):
         looked_at = readable(bandwidth) and bandwidth.device.type == "cpu"  # a GPU would wait
@@ -110,6 +105,271 @@ def _check_bandwidth(bandwidth: float | Tensor) -> None:
         raise TypeError(f"bandwidth must be a number, got {type(bandwidth).__name__}")
     if not 0 < bandwidth < math.inf:
         raise ValueError(f"bandwidth must be positive and finite, got {bandwidth!r}")
+
+
+def relu(z: Tensor, bandwidth: float | Tensor = 0.1, kernel: str = "logistic") -> Tensor:
+    """ReLU of z with a kernel for the derivative of its step; the function behind `ReLU`.
+
+    Parameters
+    ----------
+    z : Tensor
+        Any shape, floating point.
+    bandwidth : float or Tensor
+        Width of the kernel in units of z; a tensor must have no dimensions.
+    kernel : str
+        A name of `KERNELS`.
+
+    Returns
+    -------
+    Tensor
+        ``torch.relu(z)``, bit for bit, and so is its first derivative.
+    """
+    if not isinstance(z, Tensor):
+        raise TypeError(f"z must be a tensor, got {type(z).__name__}")
+    check_choice("kernel", kernel, KERNELS)
+    if isinstance(bandwidth, Tensor) and bandwidth.ndim:
+        shape = tuple(bandwidth.shape)
+        raise ValueError(f"bandwidth must have no dimensions, got shape {shape}")
+    _check_bandwidth(bandwidth)
+    return _apply(z, bandwidth, None, kernel)
+
+
+def _check_slope(slope: float) -> None:
+    if isinstance(slope, bool) or not isinstance(slope, numbers.Real) or not math.isfinite(slope):
+        raise ValueError(f"negative_slope must be a finite number, got {slope!r}")
+
+
+@torch.no_grad()
+def spread_step(
+    spread: Tensor, batches: Tensor, z: Tensor, momentum: float, dim: tuple[int, ...] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return what a batch z adds to a running standard deviation and to its number of batches.
+
+    The estimate is 1 before the first batch, and covers the axes `dim` of z, all by default; the
+    newest batch has the weight `momentum`. One that is empty, constant or not finite says nothing.
+    """
+    if z.numel() == 0:
+        return torch.zeros_like(spread), torch.zeros_like(batches)
+    exact = z.to(torch.promote_types(z.dtype, spread.dtype))
+    std = exact.std(dim, correction=0, keepdim=dim is not None).to(spread.dtype)
+    usable = std.isfinite() & (std > 0)
+    step = torch.where(batches == 0, 1.0, momentum)
+    return torch.where(usable, step * (std - spread), 0.0), usable
+
+
+class _Kinked(nn.Module):
+    """What `ReLU` and `LeakyReLU` share: the width of the kernel, fixed or scaled."""
+
+    bandwidth: float
+    kernel: str
+    scaled: bool
+    inplace: bool
+    momentum: float
+    spread: Tensor
+    batches: Tensor
+
+    def _set_up(self, bandwidth: float, kernel: str, scaled: bool, momentum: float) -> None:
+        _check_bandwidth(bandwidth)
+        check_choice("kernel", kernel, KERNELS)
+        if isinstance(momentum, bool) or not isinstance(momentum, numbers.Real):
+            raise TypeError(f"momentum must be a number, got {type(momentum).__name__}")
+        if not 0 < momentum <= 1:
+            raise ValueError(f"momentum must lie in (0, 1], got {momentum!r}")
+        self.bandwidth, self.kernel = float(bandwidth), kernel
+        self.scaled, self.momentum = bool(scaled), float(momentum)
+        if scaled:
+            self.register_buffer("spread", torch.ones(()))
+            self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+
+    def _forward(self, z: Tensor, slope: float | None, inplace: bool) -> Tensor:
+        h = self._scaled_width(z) if self.scaled else self.bandwidth
+        if not inplace:
+            return _apply(z, h, slope, self.kernel)
+        # the kernel needs the negative side too, so z itself is kept and overwritten afterwards
+        return z.copy_(_apply(z.clone(), h, slope, self.kernel))
+
+    def _scaled_width(self, z: Tensor) -> Tensor:
+        # measuring, under no_grad, moves nothing: no kernel is asked for there
+        if self.training and torch.is_grad_enabled() and z.is_floating_point():
+            try:
+                change, usable = spread_step(self.spread, self.batches, z, self.momentum)
+                # "+=", not add_: torch.compile loses in-place calls on float64 buffers of no axes
+                self.spread += change
+                self.batches += usable
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"{type(self).__name__}(scaled=True) could not update its running spread "
+                    "(torch.func transforms cannot write to a module's buffers): call "
+                    "model.eval() first, or pass the buffers through torch.func.functional_call"
+                ) from error
+        return self.bandwidth * self.spread  # a new tensor: later updates must not reach this graph
+
+    def _describe(self) -> str:
+        text = f"bandwidth={self.bandwidth:g}, kernel={self.kernel!r}"
+        text += f", scaled=True, momentum={self.momentum:g}" if self.scaled else ""
+        return text + (", inplace=True" if self.inplace else "")
+
+
+class ReLU(_Kinked, nn.ReLU):
+    """``torch.nn.ReLU`` whose derivative has a derivative: a kernel of the given width at the kink.
+
+    The values, the input gradients, and the parameter gradients of any loss on values, are those
+    of ``torch.nn.ReLU`` bit for bit. A loss on input gradients gets one more term, the kernel
+    estimate of the integral over the kinks that sampling misses (chapter *What the derivative term
+    cannot see*). A step costs what one with a smooth activation costs. Where torch differentiates
+    twice with respect to the input, it finds the kernel as the second derivative; a third
+    derivative raises ``NotImplementedError``.
+
+    Parameters
+    ----------
+    bandwidth : float
+        Width h of the kernel, in units of the pre-activations, or of their spread if ``scaled``.
+    kernel : str
+        "logistic" (default), "gaussian", "triangular", "box" or "extrapolated"; see `kernel`.
+    scaled : bool
+        Multiply the bandwidth by a running estimate of the standard deviation of all
+        pre-activations the module sees. It is updated in train mode, frozen in eval mode and under
+        `torch.no_grad`, and saved with the weights, in the buffers ``spread`` and ``batches``.
+        Before the first update it is 1.
+    momentum : float
+        Weight of the newest batch in the running estimate, in (0, 1].
+    inplace : bool
+        Overwrite the input as ``nn.ReLU(inplace=True)`` does. A copy is kept: no memory is saved.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A bandwidth or momentum outside its range, or an unknown kernel.
+
+    Notes
+    -----
+    torch.func (grad, vmap, jacrev, jacfwd) and forward mode work. Under ``torch.compile`` a whole
+    loss written with ``torch.func`` works and has the kernel; a model that was compiled by itself
+    has the values and first derivatives, and its double backward is refused by torch, as for any
+    compiled model. In compiled code a third derivative is not refused: there the kernel counts as
+    a constant.
+    """
+
+    def __init__(
+        self,
+        bandwidth: float = 0.1,
+        kernel: str = "logistic",
+        scaled: bool = False,
+        momentum: float = 0.1,
+        inplace: bool = False,
+    ) -> None:
+        nn.ReLU.__init__(self, inplace)
+        self._set_up(bandwidth, kernel, scaled, momentum)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``torch.relu(input)``; shape and dtype of the input."""
+        return self._forward(input, None, self.inplace)
+
+    def extra_repr(self) -> str:
+        """Settings for ``print(module)``."""
+        return self._describe()
+
+
+class LeakyReLU(_Kinked, nn.LeakyReLU):
+    """``torch.nn.LeakyReLU`` whose derivative has a derivative; see `ReLU`.
+
+    Parameters
+    ----------
+    negative_slope : float
+        Slope for negative input. The derivative jumps by ``1 - negative_slope`` at the kink.
+    bandwidth, kernel, scaled, momentum, inplace
+        As for `ReLU`.
+    """
+
+    def __init__(
+        self,
+        negative_slope: float = 0.01,
+        bandwidth: float = 0.1,
+        kernel: str = "logistic",
+        scaled: bool = False,
+        momentum: float = 0.1,
+        inplace: bool = False,
+    ) -> None:
+        _check_slope(negative_slope)
+        nn.LeakyReLU.__init__(self, float(negative_slope), inplace)
+        self._set_up(bandwidth, kernel, scaled, momentum)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``leaky_relu(input, negative_slope)``; shape and dtype of the input."""
+        return self._forward(input, self.negative_slope, self.inplace)
+
+    def extra_repr(self) -> str:
+        """Settings for ``print(module)``."""
+        return f"negative_slope={self.negative_slope:g}, {self._describe()}"
+
+
+_REPLACED = (nn.ReLU, nn.LeakyReLU, ReLU, LeakyReLU)
+
+
+def replace(
+    model: nn.Module,
+    bandwidth: float = 0.1,
+    kernel: str = "logistic",
+    scaled: bool = False,
+    momentum: float = 0.1,
+) -> nn.Module:
+    """Swap every ``nn.ReLU`` and ``nn.LeakyReLU`` of a model for the one of this module, in place.
+
+    Parameters and buffers stay the same objects, so an optimiser made before keeps working; train
+    mode, ``inplace``, negative slopes and hooks carry over. A module used in several places is
+    replaced by one module in the same places. Modules of `kinks` are replaced too, so that a
+    second call changes the bandwidth; it sets all options anew, and a running spread begins again
+    from its first batch. Functional calls (``F.relu``) and other piecewise linear
+    modules (``PReLU``, ``ReLU6``, max pooling) are not touched.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Changed in place. If it is itself a ReLU, only the returned module is new.
+    bandwidth, kernel, scaled, momentum
+        As for `ReLU`.
+
+    Returns
+    -------
+    nn.Module
+        The same model.
+
+    Raises
+    ------
+    TypeError
+        ``model`` is not a module.
+    ValueError
+        The model holds no ReLU or LeakyReLU module, or an argument is out of range.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    options = {"bandwidth": bandwidth, "kernel": kernel, "scaled": scaled, "momentum": momentum}
+    tensor = next(model.parameters(), None)
+    found = {m: _twin(m, tensor, options) for m in model.modules() if type(m) in _REPLACED}
+    if not found:
+        raise ValueError(
+            f"model ({type(model).__name__}) holds no nn.ReLU or nn.LeakyReLU module to replace; "
+            "if its forward calls torch.relu, use kinks.relu there"
+        )
+    for module in list(model.modules()):
+        for name, child in module._modules.items():  # not named_children: that skips repeats
+            if child in found:
+                module._modules[name] = found[child]
+    return found.get(model, model)
+
+
+def _twin(old: nn.Module, like: Tensor | None, options: dict[str, Any]) -> nn.Module:
+    new: nn.Module
+    if isinstance(old, nn.LeakyReLU):
+        new = LeakyReLU(old.negative_slope, inplace=old.inplace, **options)
+    else:
+        new = ReLU(inplace=bool(old.inplace), **options)
+    if like is not None and like.is_floating_point():
+        new.to(device=like.device, dtype=like.dtype)
+    for name, value in vars(old).items():
+        if "hook" in name:
+            new.__dict__[name] = value
+    return new.train(old.training)
 
 
 # The activation, its derivative (a step) and the derivative of the step: each one's backward is the
@@ -237,271 +497,6 @@ def _apply(z: Tensor, h: float | Tensor, slope: float | None, name: str) -> Tens
     if torch.compiler.is_compiling():
         return _composite(z, h, slope, name)
     if not isinstance(h, Tensor):
-        h = torch.tensor(
-            h, dtype=torch.float64, device="cpu"
-        )  # zero-dimensional: dtype and device follow z
+        # zero-dimensional: dtype and device follow z
+        h = torch.tensor(h, dtype=torch.float64, device="cpu")
     return _Activation.apply(z, h, slope, name)
-
-
-def relu(z: Tensor, bandwidth: float | Tensor = 0.1, kernel: str = "logistic") -> Tensor:
-    """ReLU of z with a kernel for the derivative of its step; the function behind `ReLU`.
-
-    Parameters
-    ----------
-    z : Tensor
-        Any shape, floating point.
-    bandwidth : float or Tensor
-        Width of the kernel in units of z; a tensor must have no dimensions.
-    kernel : str
-        A name of `KERNELS`.
-
-    Returns
-    -------
-    Tensor
-        ``torch.relu(z)``, bit for bit, and so is its first derivative.
-    """
-    if not isinstance(z, Tensor):
-        raise TypeError(f"z must be a tensor, got {type(z).__name__}")
-    _check_kernel(kernel)
-    if isinstance(bandwidth, Tensor) and bandwidth.ndim:
-        shape = tuple(bandwidth.shape)
-        raise ValueError(f"bandwidth must have no dimensions, got shape {shape}")
-    _check_bandwidth(bandwidth)
-    return _apply(z, bandwidth, None, kernel)
-
-
-def _check_slope(slope: float) -> None:
-    if isinstance(slope, bool) or not isinstance(slope, numbers.Real) or not math.isfinite(slope):
-        raise ValueError(f"negative_slope must be a finite number, got {slope!r}")
-
-
-@torch.no_grad()
-def spread_step(
-    spread: Tensor, batches: Tensor, z: Tensor, momentum: float, dim: tuple[int, ...] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return what a batch z adds to a running standard deviation and to its number of batches.
-
-    The estimate is 1 before the first batch, and covers the axes `dim` of z, all by default; the
-    newest batch has the weight `momentum`. One that is empty, constant or not finite says nothing.
-    """
-    if z.numel() == 0:
-        return torch.zeros_like(spread), torch.zeros_like(batches)
-    exact = z.to(torch.promote_types(z.dtype, spread.dtype))
-    std = exact.std(dim, correction=0, keepdim=dim is not None).to(spread.dtype)
-    usable = std.isfinite() & (std > 0)
-    step = torch.where(batches == 0, 1.0, momentum)
-    return torch.where(usable, step * (std - spread), 0.0), usable
-
-
-class _Kinked(nn.Module):
-    """What `ReLU` and `LeakyReLU` share: the width of the kernel, fixed or scaled."""
-
-    bandwidth: float
-    kernel: str
-    scaled: bool
-    momentum: float
-    spread: Tensor
-    batches: Tensor
-
-    def _set_up(self, bandwidth: float, kernel: str, scaled: bool, momentum: float) -> None:
-        _check_bandwidth(bandwidth)
-        _check_kernel(kernel)
-        if isinstance(momentum, bool) or not isinstance(momentum, numbers.Real):
-            raise TypeError(f"momentum must be a number, got {type(momentum).__name__}")
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum must lie in (0, 1], got {momentum!r}")
-        self.bandwidth, self.kernel = float(bandwidth), kernel
-        self.scaled, self.momentum = bool(scaled), float(momentum)
-        if scaled:
-            self.register_buffer("spread", torch.ones(()))
-            self.register_buffer("batches", torch.zeros((), dtype=torch.long))
-
-    def _forward(self, z: Tensor, slope: float | None, inplace: bool) -> Tensor:
-        h = self._scaled_width(z) if self.scaled else self.bandwidth
-        if not inplace:
-            return _apply(z, h, slope, self.kernel)
-        # the kernel needs the negative side too, so z itself is kept and overwritten afterwards
-        return z.copy_(_apply(z.clone(), h, slope, self.kernel))
-
-    def _scaled_width(self, z: Tensor) -> Tensor:
-        # measuring, under no_grad, moves nothing: no kernel is asked for there
-        if self.training and torch.is_grad_enabled() and z.is_floating_point():
-            try:
-                change, usable = spread_step(self.spread, self.batches, z, self.momentum)
-                # "+=", not add_: torch.compile loses in-place calls on float64 buffers of no axes
-                self.spread += change
-                self.batches += usable
-            except RuntimeError as error:
-                raise RuntimeError(
-                    f"{type(self).__name__}(scaled=True) could not update its running spread "
-                    "(torch.func transforms cannot write to a module's buffers): call "
-                    "model.eval() first, or pass the buffers through torch.func.functional_call"
-                ) from error
-        return self.bandwidth * self.spread  # a new tensor: later updates must not reach this graph
-
-    def _describe(self) -> str:
-        text = f"bandwidth={self.bandwidth:g}, kernel={self.kernel!r}"
-        return text + (f", scaled=True, momentum={self.momentum:g}" if self.scaled else "")
-
-
-class ReLU(_Kinked, nn.ReLU):
-    """``torch.nn.ReLU`` whose derivative has a derivative: a kernel of the given width at the kink.
-
-    The values, the input gradients, and the parameter gradients of any loss on values, are those
-    of ``torch.nn.ReLU`` bit for bit. A loss on input gradients gets one more term, the kernel
-    estimate of the integral over the kinks that sampling misses (chapter *What the derivative term
-    cannot see*). A step costs what one with a smooth activation costs. Where torch differentiates
-    twice with respect to the input, it finds the kernel as the second derivative; a third
-    derivative raises ``NotImplementedError``.
-
-    Parameters
-    ----------
-    bandwidth : float
-        Width h of the kernel, in units of the pre-activations, or of their spread if ``scaled``.
-    kernel : str
-        "logistic" (default), "gaussian", "triangular", "box" or "extrapolated"; see `kernel`.
-    scaled : bool
-        Multiply the bandwidth by a running estimate of the standard deviation of all
-        pre-activations the module sees. It is updated in train mode, frozen in eval mode and under
-        `torch.no_grad`, and saved with the weights, in the buffers ``spread`` and ``batches``.
-        Before the first update it is 1.
-    momentum : float
-        Weight of the newest batch in the running estimate, in (0, 1].
-    inplace : bool
-        Overwrite the input as ``nn.ReLU(inplace=True)`` does. A copy is kept: no memory is saved.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A bandwidth or momentum outside its range, or an unknown kernel.
-
-    Notes
-    -----
-    torch.func (grad, vmap, jacrev, jacfwd) and forward mode work. Under ``torch.compile`` a whole
-    loss written with ``torch.func`` works and has the kernel; a model that was compiled by itself
-    has the values and first derivatives, and its double backward is refused by torch, as for any
-    compiled model. In compiled code a third derivative is not refused: there the kernel counts as
-    a constant.
-    """
-
-    def __init__(
-        self,
-        bandwidth: float = 0.1,
-        kernel: str = "logistic",
-        scaled: bool = False,
-        momentum: float = 0.1,
-        inplace: bool = False,
-    ) -> None:
-        nn.ReLU.__init__(self, inplace)
-        self._set_up(bandwidth, kernel, scaled, momentum)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """``torch.relu(input)``; shape and dtype of the input."""
-        return self._forward(input, None, self.inplace)
-
-    def extra_repr(self) -> str:
-        """Settings for ``print(module)``."""
-        return self._describe() + (", inplace=True" if self.inplace else "")
-
-
-class LeakyReLU(_Kinked, nn.LeakyReLU):
-    """``torch.nn.LeakyReLU`` whose derivative has a derivative; see `ReLU`.
-
-    Parameters
-    ----------
-    negative_slope : float
-        Slope for negative input. The derivative jumps by ``1 - negative_slope`` at the kink.
-    bandwidth, kernel, scaled, momentum, inplace
-        As for `ReLU`.
-    """
-
-    def __init__(
-        self,
-        negative_slope: float = 0.01,
-        bandwidth: float = 0.1,
-        kernel: str = "logistic",
-        scaled: bool = False,
-        momentum: float = 0.1,
-        inplace: bool = False,
-    ) -> None:
-        _check_slope(negative_slope)
-        nn.LeakyReLU.__init__(self, float(negative_slope), inplace)
-        self._set_up(bandwidth, kernel, scaled, momentum)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """``leaky_relu(input, negative_slope)``; shape and dtype of the input."""
-        return self._forward(input, self.negative_slope, self.inplace)
-
-    def extra_repr(self) -> str:
-        """Settings for ``print(module)``."""
-        text = f"negative_slope={self.negative_slope:g}, {self._describe()}"
-        return text + (", inplace=True" if self.inplace else "")
-
-
-_REPLACED = (nn.ReLU, nn.LeakyReLU, ReLU, LeakyReLU)
-
-
-def replace(
-    model: nn.Module,
-    bandwidth: float = 0.1,
-    kernel: str = "logistic",
-    scaled: bool = False,
-    momentum: float = 0.1,
-) -> nn.Module:
-    """Swap every ``nn.ReLU`` and ``nn.LeakyReLU`` of a model for the one of this module, in place.
-
-    Parameters and buffers stay the same objects, so an optimiser made before keeps working; train
-    mode, ``inplace``, negative slopes and hooks carry over. A module used in several places is
-    replaced by one module in the same places. Modules of `kinks` are replaced too, so that a
-    second call changes the bandwidth; it sets all options anew, and a running spread begins again
-    from its first batch. Functional calls (``F.relu``) and other piecewise linear
-    modules (``PReLU``, ``ReLU6``, max pooling) are not touched.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Changed in place. If it is itself a ReLU, only the returned module is new.
-    bandwidth, kernel, scaled, momentum
-        As for `ReLU`.
-
-    Returns
-    -------
-    nn.Module
-        The same model.
-
-    Raises
-    ------
-    TypeError
-        ``model`` is not a module.
-    ValueError
-        The model holds no ReLU or LeakyReLU module, or an argument is out of range.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    options = {"bandwidth": bandwidth, "kernel": kernel, "scaled": scaled, "momentum": momentum}
-    tensor = next(model.parameters(), None)
-    found = {m: _twin(m, tensor, options) for m in model.modules() if type(m) in _REPLACED}
-    if not found:
-        raise ValueError(
-            f"model ({type(model).__name__}) holds no nn.ReLU or nn.LeakyReLU module to replace; "
-            "if its forward calls torch.relu, use kinks.relu there"
-        )
-    for module in list(model.modules()):
-        for name, child in module._modules.items():  # not named_children: that skips repeats
-            if child in found:
-                module._modules[name] = found[child]
-    return found.get(model, model)
-
-
-def _twin(old: nn.Module, like: Tensor | None, options: dict[str, Any]) -> nn.Module:
-    new: nn.Module
-    if isinstance(old, nn.LeakyReLU):
-        new = LeakyReLU(old.negative_slope, inplace=old.inplace, **options)
-    else:
-        new = ReLU(inplace=bool(old.inplace), **options)
-    if like is not None and like.is_floating_point():
-        new.to(device=like.device, dtype=like.dtype)
-    for name, value in vars(old).items():
-        if "hook" in name:
-            new.__dict__[name] = value
-    return new.train(old.training)

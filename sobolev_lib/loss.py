@@ -126,8 +126,7 @@ class SobolevLoss(nn.Module):
     ) -> None:
         super().__init__()
         checks.check_options(batch_coupled, backend)
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+        checks.check_choice("reduction", reduction, ("mean", "sum", "none"))
         if generator is not None and not isinstance(generator, torch.Generator):
             kind = type(generator).__name__
             raise TypeError(f"generator must be a torch.Generator, got {kind}")

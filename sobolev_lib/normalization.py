@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import check_input, shape_error, wide
+from .checks import check_input, check_like, shape_error, wide
 
 __all__ = ["Normalized"]
 
@@ -90,18 +90,11 @@ class Normalized(nn.Module):
         keeps its scale, with standard deviation 1: only its mean is removed.
         """
         check_input(x)
-        own = _floating(self.model)
-        if own is not None and own.dtype != x.dtype:
-            raise TypeError(
-                f"x is {x.dtype} but the model's parameters are {own.dtype}; use x.to({own.dtype})"
-            )
-        if not isinstance(y, Tensor) or y.dtype != x.dtype:
-            got = y.dtype if isinstance(y, Tensor) else type(y).__name__
-            raise TypeError(f"y must be a tensor of {x.dtype}, as x is, got {got}; use y.to(x)")
+        if (own := _floating(self.model)) is not None:
+            check_like("x", x, own, "the model")
+        check_like("y", y, x)
         if y.ndim not in (1, 2) or len(y) != len(x):
-            raise ValueError(
-                f"y must have shape (B, out) or (B,) with B = {len(x)}, got {tuple(y.shape)}"
-            )
+            raise shape_error("y", y.shape, f"(B, out) or (B,) with B = {len(x)}")
         if bool(torch.isinf(y).any()):
             raise ValueError("y holds infinity; set what was not measured to NaN")
         columns = y.unsqueeze(1) if y.ndim == 1 else y
@@ -137,9 +130,7 @@ class Normalized(nn.Module):
             return tensor
         one, needed = tuple(tensor.shape[1:]), tuple(mean.shape)
         if one != needed and not (mean is self.y_mean and (one, needed) == ((), (1,))):
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, needed is (B, *{needed}) as in fit"
-            )
+            raise shape_error(name, tensor.shape, f"(B, *{needed}) as in fit")
         return tensor
 
     def normalise(
@@ -174,10 +165,7 @@ class Normalized(nn.Module):
         out = fitted or (derivative.shape[1] if derivative.ndim > 1 else 1)
         shape = (len(x), out, *inputs * order)
         if tuple(derivative.shape) != shape:
-            raise ValueError(
-                f"derivatives of order {order} must have shape (B, out, *in, ...) = {shape}, got "
-                f"{tuple(derivative.shape)}"
-            )
+            raise shape_error(f"the derivative of order {order}", derivative.shape, shape)
         factor = (1 / self.y_std).expand(out)
         for _ in range(order):
             factor = factor.unsqueeze(-1) * self.x_std.expand(inputs).reshape(-1)

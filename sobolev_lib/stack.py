@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import kinks
-from .checks import check_choice, check_count, wide
+from .checks import check_choice, check_count, check_like, shape_error, wide
 from .closed_form import ACTIVATIONS, Activation, Group, Signals, affine
 
 __all__ = ["ACTIVATIONS", "MLPStack"]
@@ -113,6 +113,10 @@ class MLPStack(nn.Module):
         """The activation with its derivatives."""
         return ACTIVATIONS[self.activation]
 
+    def layered(self) -> list[Tensor]:
+        """Parameters from the input up, weights before biases, as PyTorch orders one network's."""
+        return [p for pair in zip(self.weights, self.biases, strict=True) for p in pair]
+
     def extra_repr(self) -> str:
         """Return the configuration, as ``print(stack)`` shows it."""
         return (
@@ -130,7 +134,7 @@ class MLPStack(nn.Module):
         They are differentiable with respect to the parameters.  The derivative of a kink is not
         seen through this function; :meth:`losses` sees it if ``kink_bandwidth`` is set.
         """
-        with _own_precision(x):
+        with self._own_precision():
             *hidden, m = self._signals(x)
             g = self.weights[-1].expand(-1, m.shape[1], -1)
             for w, (z, a) in zip(reversed(self.weights[:-1]), reversed(hidden), strict=True):
@@ -139,7 +143,7 @@ class MLPStack(nn.Module):
 
     def _signals(self, x: Tensor) -> list[Any]:
         """(z_l, a_l) of each hidden layer, then m."""
-        with _own_precision(x):
+        with self._own_precision():
             a, found = self._points(x), list[Any]()
             for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
                 z = affine(a, w, b)
@@ -248,7 +252,7 @@ class MLPStack(nn.Module):
         groups = [(_members(sobolev, kind, x.device), kind) for kind in (False, True)]
         plan = [(chosen, kind) for chosen, kind in groups if chosen is not None]
         train = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        with _own_precision(x):
+        with self._own_precision():
             total, value, derivative = _ClosedForm.apply(
                 self, plan, train, x, y, dy, weight, *self.weights, *self.biases
             )
@@ -274,47 +278,31 @@ class MLPStack(nn.Module):
         return signals
 
     def _points(self, x: Tensor) -> Tensor:
-        _check_tensor("x", x)
+        check_like("x", x, self.weights[0], "the stack")
         fits = x.ndim == 2 or (x.ndim == 3 and len(x) == self.members)
         if not fits or x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; needed is (B, {self.in_features}) "
-                f"or ({self.members}, B, {self.in_features})"
-            )
+            needed = f"(B, {self.in_features}) or ({self.members}, B, {self.in_features})"
+            raise shape_error("x", x.shape, needed)
         if x.shape[-2] == 0:
             raise ValueError(f"x has shape {tuple(x.shape)}: the batch is empty")
-        self._check_type("x", x)
         return x if x.ndim == 3 else x.expand(self.members, -1, -1)
 
     def _targets(self, name: str, t: Tensor, shape: tuple[int, int]) -> Tensor:
-        _check_tensor(name, t)
+        check_like(name, t, self.weights[0], "the stack")
         if tuple(t.shape) not in (shape, (self.members, *shape)):
-            raise ValueError(
-                f"{name} has shape {tuple(t.shape)}; needed is {shape} or {(self.members, *shape)}"
-            )
-        self._check_type(name, t)
+            raise shape_error(name, t.shape, shape, f" or {(self.members, *shape)}")
         t = t.detach()
         return t if t.ndim == 3 else t.expand(self.members, -1, -1)
 
-    def _check_type(self, name: str, t: Tensor) -> None:
-        own = self.weights[0]
-        if t.dtype != own.dtype:
-            raise TypeError(
-                f"{name} has dtype {t.dtype}; the stack has {own.dtype}: "
-                f"convert with .to({own.dtype})"
-            )
-        if t.device != own.device:
-            raise ValueError(
-                f"{name} is on {t.device}; the stack is on {own.device}: move one of them"
-            )
+    def _own_precision(self) -> torch.autocast:
+        """Autocast would mix precisions in the closed form; a stack has that of its weights."""
+        return torch.autocast(self.weights[0].device.type, enabled=False)
 
     def _weight(self, weight: float | Tensor) -> tuple[Tensor, list[bool]]:
         """Weights (E,), and who matches gradients."""
         w = weight if isinstance(weight, Tensor) else torch.as_tensor(weight, dtype=torch.float64)
         if w.ndim > 1 or (w.ndim == 1 and len(w) != self.members):
-            raise ValueError(
-                f"derivative_weight has shape {tuple(w.shape)}; needed is () or ({self.members},)"
-            )
+            raise shape_error("derivative_weight", w.shape, f"() or ({self.members},)")
         if w.is_complex() or not bool(((w >= 0) & w.isfinite()).all()):
             raise ValueError(
                 f"derivative_weight is {w.tolist()}; weights must be finite and not negative"
@@ -369,17 +357,6 @@ class _ClosedForm(torch.autograd.Function):
         return (None,) * 6 + (outer * derivative, *gradients)
 
 
-def _own_precision(x: Tensor) -> torch.autocast:
-    """Autocast would mix precisions in the closed form: a stack computes in that of its weights."""
-    _check_tensor("x", x)
-    return torch.autocast(x.device.type, enabled=False)
-
-
-def _check_tensor(name: str, t: Any) -> None:
-    if not isinstance(t, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
-
-
 def _members(sobolev: list[bool], kind: bool, device: torch.device) -> Index | None:
     """Index of one kind of member: a slice where they are neighbours (no copy), else numbers."""
     numbers = [i for i, one in enumerate(sobolev) if one == kind]
@@ -420,8 +397,7 @@ def _initialize(
 
     They are drawn in float64, so that every dtype starts from the same numbers.
     """
-    if scheme not in ("torch", "sonnet"):
-        raise ValueError(f"initialization is {scheme!r}; it must be 'torch' or 'sonnet'")
+    check_choice("initialization", scheme, ("torch", "sonnet"))
     one = generator is None or isinstance(generator, torch.Generator)
     if not one and not isinstance(generator, Iterable):
         kind = type(generator).__name__

@@ -94,6 +94,8 @@ def test_count_agrees_with_the_counter_of_pytorch(name, monkeypatch):
 class Plain:
     """A stack that is no module."""
 
+    layered = ways.MLPStack.layered
+
     def __init__(self, stack):
         self.losses, self.forward = stack.losses, stack.forward
         self.weights, self.biases = stack.weights, stack.biases
@@ -112,11 +114,11 @@ def test_memory_of_a_step_is_seen():
 def test_measurement_interleaves_and_compares_rounds():
     ways = {name: cost.way(name, SMALL) for name in ("values", "sobolev")}
     times = benchmark.measure(ways, seconds=0.0)
-    assert [len(t.step) for t in times.values()] == [5, 5]
-    assert all(s > g > 0 for t in times.values() for s, g in zip(t.step, t.gradient, strict=True))
+    assert [len(own) for own in times.values()] == [5, 5]
+    assert all(t > 0 for own in times.values() for t in own)
     found = benchmark.ratios(times)
     assert found["values"] == [1.0] * 5
-    assert found["sobolev"][2] == times["sobolev"].step[2] / times["values"].step[2]
+    assert found["sobolev"][2] == times["sobolev"][2] / times["values"][2]
 
 
 def test_the_benchmark_enters_what_it_measured(tmp_path):
@@ -128,7 +130,7 @@ def test_the_benchmark_enters_what_it_measured(tmp_path):
     assert entries["values"].metrics["products"] == 3
     metrics = entries["sobolev"].metrics
     assert metrics["step_ratio_min"] <= metrics["step_ratio"] <= metrics["step_ratio_max"]
-    assert metrics["repetitions"] == 5 and entries["sobolev"].seconds >= 0
+    assert metrics["step_milliseconds"] > 0 and entries["sobolev"].seconds >= 0
     assert "sobolev" in benchmark.table(book)
 
 
@@ -148,4 +150,4 @@ def test_cpu_clock_refuses_what_it_cannot_see(monkeypatch):
         benchmark.measure(ways, 0.0, clock="cpu")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     times = benchmark.measure(ways, 0.0, clock="cpu")
-    assert all(t > 0 for t in times["values"].step)
+    assert all(t > 0 for t in times["values"])

@@ -159,22 +159,11 @@ def test_curve_draws_the_interval_it_was_given():
     assert {(1, 1), (3, 2), (1, 3), (3, 7)} <= corners
 
 
-def test_error_bars_end_where_the_interval_ends():
-    with mpl.rc_context():
-        style.use_style()
-        _, ax = style.figure()
-        style.error_bars(ax, [1, 2], [2.0, 3], [1.5, 1], [2.25, 8], "values")
-    segments = ax.collections[0].get_segments()
-    assert np.allclose([s[:, 1] for s in segments], [[1.5, 2.25], [1, 8]])
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda ax: style.curve(ax, [0], [0], "value"), "method is 'value'"),
         (lambda ax: style.curve(ax, [0], [0], "values", low=[0]), "both ends"),
-        (lambda ax: style.error_bars(ax, [0], [0], [1], [2], "values"), "low <= y <= high"),
-        (lambda ax: style.error_bars(ax, [0], [0], [-1], [-0.5], "values"), "low <= y <= high"),
         (lambda ax: style.figure(width="huge"), "width is 'huge'"),
     ],
 )

@@ -325,9 +325,9 @@ def test_an_archive_put_there_by_hand_is_compared_with_its_checksum(tmp_path):
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_sizes_are_checked(tmp_path, size):
-    with pytest.raises(ValueError, match=f"size is {size}"):
+    with pytest.raises(ValueError, match=f"size must be an integer of at least 1, got {size}"):
         prepare.cifar10(size, tmp_path / "a.tar.gz", tmp_path)
-    with pytest.raises(ValueError, match=f"size is {size}"):
+    with pytest.raises(ValueError, match=f"size must be an integer of at least 1, got {size}"):
         prepare.folder(tmp_path, "pets", size, tmp_path)
 
 

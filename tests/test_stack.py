@@ -320,12 +320,16 @@ STACK = make()
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: STACK(torch.zeros(3, 8, 5)), ValueError, r"x has shape \(3, 8, 5\).*\(B, 2\)"),
+        (
+            lambda: STACK(torch.zeros(3, 8, 5).to(X)),
+            ValueError,
+            r"x has shape \(3, 8, 5\).*\(B, 2\)",
+        ),
         (lambda: STACK.losses(X[:, :0], Y, DY), ValueError, "batch is empty"),
         (lambda: STACK.losses(X, Y[0, :, 0], DY), ValueError, r"y has shape \(8,\).*\(8, 1\)"),
         (lambda: STACK.losses(X, Y, Y), ValueError, r"dy has shape \(3, 8, 1\).*\(8, 2\)"),
         (lambda: STACK.losses(X, Y), ValueError, "dy is None"),
-        (lambda: STACK(X.float()), TypeError, r"dtype torch\.float32"),
+        (lambda: STACK(X.float()), TypeError, r"x is torch\.float32.*\('cpu', torch\.float64\)"),
         (lambda: STACK.losses(X, Y, DY, -1.0), ValueError, "derivative_weight"),
         (lambda: STACK.losses(X, Y, DY, torch.ones(2)), ValueError, r"has shape \(2,\)"),
         (lambda: STACK.losses(1 * X.clone().requires_grad_(), Y, DY), ValueError, "x requires a"),

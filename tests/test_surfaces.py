@@ -25,7 +25,8 @@ def test_collect_and_load(tmp_path, monkeypatch):
     for seed in (0, 1):
         regression.train(regression.settings("paper", [20]), seed, folder=tmp_path / "states")
     monkeypatch.setenv("SOBOLEV_DATA", str(tmp_path))
-    written = surfaces.collect(tmp_path / "states", sizes=[20, 100], seeds=[0, 1, 2])
+    monkeypatch.setattr(surfaces, "SEEDS", 3)
+    written = surfaces.collect(tmp_path / "states")
     assert {p.parent for p in written} == {tmp_path / "regression"}
     assert [p.name for p in written] == ["weights-20.safetensors", "grids.npz"]
     found = surfaces.load()
@@ -46,9 +47,10 @@ def test_missing_grids_say_how_to_make_them(tmp_path, monkeypatch):
         surfaces.load()
 
 
-def test_nothing_finished_touches_no_file(tmp_path):
+def test_nothing_finished_touches_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(surfaces, "SEEDS", 1)
     (tmp_path / "grids.npz").write_text("the book's own")
     with pytest.raises(ValueError, match=r"states is .*; no run of the arm “paper” that has"):
-        surfaces.collect(tmp_path / "none", tmp_path, sizes=[20], seeds=[0])
+        surfaces.collect(tmp_path / "none", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["grids.npz"]
     assert (tmp_path / "grids.npz").read_text() == "the book's own"

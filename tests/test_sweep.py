@@ -145,5 +145,5 @@ def test_the_handler_of_before_comes_back():
 
 
 def test_no_workers_are_refused():
-    with pytest.raises(ValueError, match="count is 0"):
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
         workers(0)

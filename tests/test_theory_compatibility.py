@@ -319,6 +319,16 @@ def test_a_gradient_has_no_bound():
     assert walk_bound(f, g, *lattice(7, 2)).eta < 1e-12
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e-6, 1e10])
+def test_the_best_walk_keeps_its_ratio_in_other_units(unit):
+    def f(x):
+        return np.sin(3 * x[:, 0]) + 0.4 * x[:, 1]
+
+    one = walk_bound(f, rotation, *lattice(7, 2)).eta
+    other = walk_bound(lambda x: unit * f(x), lambda x: unit * rotation(x), *lattice(7, 2)).eta
+    assert other == pytest.approx(unit * one, rel=1e-12)
+
+
 @quick
 @given(scale=st.floats(0.1, 5), tilt=st.floats(-2, 2), bend=st.floats(-2, 2))
 def test_walks_solve_the_linear_programme_of_their_graph(scale, tilt, bend):

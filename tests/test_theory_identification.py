@@ -14,6 +14,7 @@ from scipy import optimize, stats
 from sobolev_lib.theory.identification import gaussian, generic_count, polynomial
 
 flint = pytest.importorskip("flint", reason="the optional extra `theory` is not installed")
+from sobolev_lib.theory import enumeration  # noqa: E402
 from sobolev_lib.theory.enumeration import consistent, enclose, most_members  # noqa: E402
 from sobolev_lib.theory.families import FAMILIES, Family  # noqa: E402
 
@@ -231,12 +232,13 @@ def test_members_left_by_random_points(name, by_values, by_slopes):
             assert len(found.certified) == count
 
 
-def test_waves_are_not_told_apart_by_points_half_a_period_apart():
+def test_waves_are_not_told_apart_by_points_half_a_period_apart(monkeypatch):
     """Why the count for every set of points is infinite: no member is certified to be alone."""
     family = FAMILIES["wave of known frequency"]
     x = np.pi / 4 + np.pi / 2 * np.arange(-3, 4)
     assert np.abs(family(x, (1.0, 0.5)) - family(x, (1.0, -1.5))).max() < 1e-14
-    found = consistent(family, (1.0, 0.5), x, limit=300)
+    monkeypatch.setattr(enumeration, "MOST", 300)
+    found = consistent(family, (1.0, 0.5), x)
     assert found.certified == ()
     assert found.undecided > 0
 
@@ -251,13 +253,14 @@ def test_every_certified_member_agrees_with_the_data():
     assert members.undecided == 0
 
 
-def test_what_cannot_be_told_is_said():
+def test_what_cannot_be_told_is_said(monkeypatch):
     """A double zero is never certified: t = 1 has a parallel tangent."""
     family = Family("(t - 1)**2 + 0 * x", {"t": (-0.5, 3.0)})
     members = consistent(family, (1.0,), [0.0])
     assert members.undecided > 0
     assert members.certified == ()
-    stopped = consistent(PAIR, (2.0, 1.0), [0.0, 3.0], limit=10)
+    monkeypatch.setattr(enumeration, "MOST", 10)
+    stopped = consistent(PAIR, (2.0, 1.0), [0.0, 3.0])
     assert stopped.parts == 10
     assert stopped.undecided > 0
 

@@ -219,7 +219,7 @@ def test_duplicates_are_merged_or_refused():
         ({"dy": torch.zeros(3, 3).double()}, r"dy must have shape \(3, 2\).*got \(3, 3\)"),
         ({"y": torch.tensor([0.0, float("nan"), 1.0])}, "y must be finite"),
         ({"dy": [["a", "b"]] * 3}, "dy must hold real numbers"),
-        ({"method": "gates"}, "method must be one of"),
+        ({"method": "gates"}, "method is 'gates'; it must be one of gated, pair"),
     ],
 )
 def test_bad_data_are_refused_by_name(change, message):

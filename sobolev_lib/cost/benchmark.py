@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -28,20 +28,12 @@ BASE = "values"
 SIZES = (Size(1, 100), Size(1, 4096), Size(28, 100), Size(8, 1024))
 
 
-@dataclass
-class Timing:
-    """Seconds of one way, repetition by repetition: of the gradient alone and of the whole step."""
-
-    gradient: list[float]
-    step: list[float]
-
-
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
 """Clocks: "cpu" counts what the calling thread computes, whatever else runs; one thread only."""
 
 
-def measure(ways: dict[str, Way], seconds: float, clock: str = "wall") -> dict[str, Timing]:
-    """Time the ways in turn, again and again, so that whatever else the machine does meets all.
+def measure(ways: dict[str, Way], seconds: float, clock: str = "wall") -> dict[str, list[float]]:
+    """Time steps of the ways in turn, again and again: what else the machine does meets all.
 
     Parameters
     ----------
@@ -65,18 +57,16 @@ def measure(ways: dict[str, Way], seconds: float, clock: str = "wall") -> dict[s
     for chosen in ways.values():
         for _ in range(2):
             chosen.step()
-    found = {name: Timing([], []) for name in ways}
+    found: dict[str, list[float]] = {name: [] for name in ways}
     end, rounds = time.perf_counter() + seconds, 0
     while rounds < 5 or time.perf_counter() < end:
         for name, chosen in ways.items():
-            first, second = _one(chosen, CLOCKS[clock])
-            found[name].gradient.append(first)
-            found[name].step.append(second)
+            found[name].append(_one(chosen, CLOCKS[clock]))
         rounds += 1
     return found
 
 
-def _one(chosen: Way, clock: Callable[[], float]) -> tuple[float, float]:
+def _one(chosen: Way, clock: Callable[[], float]) -> float:
     def now() -> float:
         if chosen.device.type == "cuda":
             torch.cuda.synchronize()
@@ -85,17 +75,14 @@ def _one(chosen: Way, clock: Callable[[], float]) -> tuple[float, float]:
     chosen.zero()
     start = now()
     chosen.gradient()
-    middle = now()
     chosen.update()
-    return middle - start, now() - start
+    return now() - start
 
 
-def ratios(times: dict[str, Timing], part: str = "step") -> dict[str, list[float]]:
+def ratios(times: dict[str, list[float]]) -> dict[str, list[float]]:
     """Ratios to the base in the same round, for each way."""
-    below = getattr(times[BASE], part)
     return {
-        name: [t / b for t, b in zip(getattr(timing, part), below, strict=True)]
-        for name, timing in times.items()
+        name: [t / b for t, b in zip(own, times[BASE], strict=True)] for name, own in times.items()
     }
 
 
@@ -157,15 +144,11 @@ def compare(
     torch.set_num_threads(threads)
     ways = {name: way(name, size, device) for name in names}
     times = measure(ways, seconds, clock)
-    both = {part: ratios(times, part) for part in ("step", "gradient")}
     entries = []
-    for name, timing in times.items():
-        metrics = {**_counts(name, ways[name]), "repetitions": len(timing.step)}
-        for part in ("step", "gradient"):
-            milliseconds = [1e3 * t for t in getattr(timing, part)]
-            metrics |= _summary(f"{part}_milliseconds", milliseconds)
-            metrics |= _summary(f"{part}_ratio", both[part][name])
-        entries.append(Result(metrics, sum(timing.step)))
+    for (name, own), ratio in zip(times.items(), ratios(times).values(), strict=True):
+        metrics = _counts(name, ways[name]) | _summary("step_ratio", ratio)
+        metrics |= _summary("step_milliseconds", [1e3 * t for t in own])
+        entries.append(Result(metrics, sum(own)))
     return entries
 
 

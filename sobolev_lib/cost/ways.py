@@ -61,11 +61,6 @@ class Problem:
         )  # fmt: skip
 
 
-def layers(stack: MLPStack) -> list[Tensor]:
-    """Parameters from the input up, weights before biases."""
-    return [p for pair in zip(stack.weights, stack.biases, strict=True) for p in pair]
-
-
 def closed_form(
     problem: Problem, weight: float = 1.0, **options: Any
 ) -> tuple[list[list[Tensor]], Gradient]:
@@ -75,7 +70,7 @@ def closed_form(
     def gradient() -> None:
         stack.losses(*problem.data, weight).sum().backward()
 
-    return [layers(stack)], gradient
+    return [stack.layered()], gradient
 
 
 def autograd_stack(problem: Problem) -> tuple[list[list[Tensor]], Gradient]:
@@ -85,7 +80,7 @@ def autograd_stack(problem: Problem) -> tuple[list[list[Tensor]], Gradient]:
     def gradient() -> None:
         double_backward(stack, *problem.data).backward()
 
-    return [layers(stack)], gradient
+    return [stack.layered()], gradient
 
 
 def double_backward(
@@ -133,7 +128,7 @@ def functional(
     "gradient": what ``torch.compile`` gets in one graph.
     """
     stack = problem.stack()
-    parameters, template = layers(stack), stack.member(0)
+    parameters, template = stack.layered(), stack.member(0)
     names = list(dict(template.named_parameters()))
     at_point = (_forward if forward else _reverse)(template)
     pointwise = vmap(at_point, in_dims=(None, 0))

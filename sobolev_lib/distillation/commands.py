@@ -6,7 +6,6 @@ import argparse
 import functools
 import itertools
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -33,16 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m sobolev_lib.distillation", description=__doc__)
     steps = parser.add_subparsers(required=True, metavar="STEP")
     add(steps)
-    options = parser.parse_args(arguments)
-    try:
-        print(options.act(options))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the state", file=sys.stderr)
-        return 130
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return given.run(parser.parse_args(arguments))
 
 
 def add(steps: Any) -> None:
@@ -83,8 +73,12 @@ def add(steps: Any) -> None:
     for parser in (expert, teacher, student):
         parser.add_argument("--states", type=Path, default=ledger.beside("states"))
     recorder.add_argument("--seed", type=int, default=0)
-    recorder.add_argument("--states", type=int, default=data.STATES, help="of all streams together")
-    recorder.add_argument("--streams", type=int, default=data.STREAMS, help="games side by side")
+    recorder.add_argument(
+        "--states", type=given.positive, default=data.STATES, help="of all streams together"
+    )
+    recorder.add_argument(
+        "--streams", type=given.positive, default=data.STREAMS, help="games side by side"
+    )
     _add_students(student)
     expert.set_defaults(act=_expert)
     teacher.set_defaults(act=_teacher)
@@ -122,7 +116,7 @@ def _teacher(options: argparse.Namespace) -> str:
 
 def _one_teacher(options: argparse.Namespace, game: str) -> str:
     torch.set_num_threads(1)
-    gpu = _on_gpu(options)
+    gpu = options.device != "cpu"
     named = given.changes(options, teachers.PixelSettings, ("game", "milestone"))
     settings = teachers.PixelSettings(game, **((teachers.FROM_SCRATCH if gpu else {}) | named))
     expert = experts.load(game) if settings.imitation else None
@@ -150,16 +144,7 @@ def _train(options: argparse.Namespace, training: ppo.Trainer, kind: str) -> str
     return f"{settings.game}: {training.steps} decisions in {precision}, state in {path}"
 
 
-def _on_gpu(options: argparse.Namespace) -> bool:
-    if options.device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(
-            f"--device is {options.device}, but PyTorch sees no CUDA device; use --device cpu"
-        )
-    return bool(options.device != "cpu")
-
-
 def _record(options: argparse.Namespace) -> str:
-    _on_gpu(options)
     teacher, notes = arms.load_teacher(options.game)
     kept = {"teacher": notes, "weights": notes["weights"]}
     path = data.path(options.game)
@@ -180,7 +165,6 @@ def _replay(options: argparse.Namespace) -> str:
 
 
 def _distill(options: argparse.Namespace) -> str:
-    _on_gpu(options)
     changed = given.changes(options, students.Settings, OTHERS)
     places = given.Places.of(options, arms.EXPERIMENT)
     deadline = None if options.seconds is None else time.monotonic() + options.seconds

@@ -126,15 +126,11 @@ def record(
 
     Raises
     ------
-    ValueError
-        If there is no state, or no stream.
     RecordingError
         If a stream shows the same frame :data:`STUCK` times.
     """
     import ale_py
 
-    if states < 1 or streams < 1:
-        raise ValueError(f"states is {states} and streams {streams}; both must be at least 1")
     length = -(-states // streams)
     actions = numpy.zeros((length, streams), numpy.uint8)
     last = numpy.zeros((streams, FRAME, FRAME), numpy.uint8)

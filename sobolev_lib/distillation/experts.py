@@ -30,11 +30,7 @@ class Expert(nn.Module):
         )
         self.policy = nn.Linear(width, actions)
         self.value = nn.Linear(width, 1)
-        for layer in self.body:
-            if isinstance(layer, nn.Linear):
-                orthogonal(layer, 2**0.5)
-        orthogonal(self.policy, 0.01)
-        orthogonal(self.value, 1.0)
+        orthogonal(self)
 
     def hidden(self, seen: Tensor) -> Tensor:
         """Return the last hidden layer (N, width) for memories (N, 256), uint8."""

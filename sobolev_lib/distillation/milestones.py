@@ -70,8 +70,7 @@ def returns(
     Returns
     -------
     dict
-        ``return_mean``, ``return_interval`` (half of 95 %), ``episodes``, ``returns``, ``entropy``
-        (mean, nats), ``decisions``.
+        ``return_mean``, ``return_interval`` (half of 95 %), ``episodes``, ``returns``.
     """
     if episodes % together:
         raise ValueError(f"episodes is {episodes}; it must be a multiple of {together}")
@@ -82,15 +81,11 @@ def returns(
         consoles = Consoles(game, together, seed, observe is teachers.frames, longest)
     generator = torch.Generator().manual_seed(seed)
     scores: list[list[float]] = [[] for _ in range(together)]
-    entropies = []
-    decisions = 0
     with tqdm(total=episodes, unit="game", disable=quiet) as bar:
         while any(len(mine) < episodes // together for mine in scores):
             said = policy(observe(consoles))
             logs = (said if isinstance(said, Tensor) else said[0]).log_softmax(-1)
             playing = [len(mine) < episodes // together for mine in scores]
-            entropies.append(float(-(logs.exp() * logs).sum(-1)[torch.tensor(playing)].mean()))
-            decisions += sum(playing)
             actions = torch.multinomial(logs.exp(), 1, generator=generator)[:, 0]
             before = consoles.score.copy()
             reward, _, over = consoles.step(actions.numpy())
@@ -105,8 +100,6 @@ def returns(
         "return_interval": found.high - found.centre,
         "episodes": found.count,
         "returns": flat,
-        "entropy": float(numpy.mean(entropies)),
-        "decisions": decisions,
     }
 
 

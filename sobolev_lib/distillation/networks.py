@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sobolev_lib import kinks
+from sobolev_lib.checks import check_choice
 
 from .games import FRAME, STACK
 
@@ -59,11 +61,7 @@ class Teacher(nn.Module):
         )  # fmt: skip
         self.policy = nn.Linear(512, actions)
         self.value = nn.Linear(512, 1)
-        for layer in self.body:
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                orthogonal(layer, 2**0.5)
-        orthogonal(self.policy, 0.01)
-        orthogonal(self.value, 1.0)
+        orthogonal(self)
 
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, actions) and values (N,) for frames as :func:`scaled` takes them."""
@@ -83,10 +81,7 @@ class Student(nn.Module):
 
     def __init__(self, actions: int, activation: str = "relu") -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}"
-            )
+        check_choice("activation", activation, ACTIVATIONS)
         unit = ACTIVATIONS[activation]
         self.body = nn.Sequential(
             First(16), unit(), nn.Conv2d(16, 32, 4, 2), unit(), nn.Flatten(),
@@ -117,8 +112,10 @@ def scaled(seen: Tensor) -> Tensor:
     return seen
 
 
-def orthogonal(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
-    """Draw orthogonal weights times a gain; biases are 0."""
-    nn.init.orthogonal_(layer.weight, gain)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+def orthogonal(net: Any) -> None:
+    """Draw orthogonal weights of body, policy (times 0.01) and value; biases are 0."""
+    for part, gain in ((net.body, 2**0.5), (net.policy, 0.01), (net.value, 1.0)):
+        for layer in part.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.orthogonal_(layer.weight, gain)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]

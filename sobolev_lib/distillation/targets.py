@@ -178,13 +178,6 @@ class Targets:
         logits: Tensor = self.teacher(x)[0]
         return logits.log_softmax(-1)
 
-    def jacobian(self, chosen: Tensor) -> Tensor:
-        """Gradients of all log-probabilities, (B, actions, 64, 21, 21)."""
-        actions = self.logs.shape[1]
-        units = torch.eye(actions, device=self.device)
-        rows = [self.gradient(chosen, unit.expand(len(chosen), -1)) for unit in units]
-        return torch.stack(rows, 1)
-
 
 def _unflat(pixels: Tensor) -> Tensor:
     """(B, SIZE), channels last, to (B, 64, 21, 21) without a copy."""

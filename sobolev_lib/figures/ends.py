@@ -37,22 +37,16 @@ def apart(
 ) -> list[float]:
     """Positions closest in least squares to `places` that keep their order and are `gap` apart.
 
-    Pool adjacent violators: labels that touch form a block, centred on the mean of what its members
-    want.  All lie between `low` and `high`, unless that many have no room there.
+    All lie between `low` and `high`, unless that many have no room there.
     """
-    order = np.argsort(places, kind="stable")
-    blocks: list[tuple[float, int]] = []  # (start of the block, members)
-    for i in order:
-        start, size = float(places[i]), 1
-        while blocks and start < blocks[-1][0] + gap * blocks[-1][1]:
-            before, count = blocks.pop()
-            start = (before * count + (start - gap * count) * size) / (count + size)
-            size += count
-        blocks.append((start, size))
-    spots = np.array([start + gap * k for start, size in blocks for k in range(size)])
-    steps = gap * np.arange(len(spots))  # less these, places need only grow: bounds just clip them
-    if len(spots) and low <= high - steps[-1]:
-        spots = np.clip(spots - steps, low, high - steps[-1]) + steps
+    if not len(places):
+        return []
+    from scipy.optimize import isotonic_regression  # takes a moment to import
+
+    order, steps = np.argsort(places, kind="stable"), gap * np.arange(len(places))
+    spots = isotonic_regression(np.asarray(places)[order] - steps).x  # less steps, they only grow
+    if low <= high - steps[-1]:
+        spots = spots.clip(low, high - steps[-1])
     out = np.empty(len(spots))
-    out[order] = spots
+    out[order] = spots + steps
     return out.tolist()

@@ -9,22 +9,12 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from sobolev_lib.figures import style
-
-__all__ = [
-    "bandwidths",
-    "convergence",
-    "ledger_of_steps",
-    "map_of_kinks",
-    "one_dimensional",
-    "student_teacher",
-    "training",
-    "uphill",
-]
+from sobolev_lib.figures import marks, style
 
 Curves = Mapping[str, ArrayLike]
 
@@ -258,11 +248,8 @@ def student_teacher(
         for name, values in curves.items()
     ]
     for name, (mean, deviation) in estimates.items():
-        mean, deviation = np.asarray(mean), np.asarray(deviation)
-        style.error_bars(
-            ax, sampled_at, mean, mean - 2 * deviation, mean + 2 * deviation, name,
-            label=ESTIMATES[name] + ", sampled", markersize=4,
-        )  # fmt: skip
+        how = {"linestyle": "none", "markersize": 4, "label": f"{ESTIMATES[name]}, sampled"}
+        ax.errorbar(sampled_at, mean, 2 * np.asarray(deviation), **marks.look(name) | how)
     ax.axhline(0, color="#999999", lw=0.8)
     ax.set(
         xlabel="angle between student and teacher, degrees", ylabel="force that turns the student"
@@ -297,14 +284,7 @@ def training(steps: Sequence[int], derivative: Curves, test: Curves) -> Figure:
     """
     fig, axes = style.figure(1, 2, width="wide", height=3.6)
     for ax, curves in zip(axes, (derivative, test), strict=True):
-        lines = []
-        for name, values in curves.items():
-            middle, low, high = _over_seeds(values)
-            lines.append(
-                style.curve(
-                    ax, steps, middle, name, low=low, high=high, marker=False, label=ARMS[name]
-                )
-            )
+        lines = [_seeds(ax, steps, values, name, ARMS[name]) for name, values in curves.items()]
         style.log_scale(ax)
         ax.set(xlabel="step")
         style.label_ends(ax, lines)
@@ -314,6 +294,17 @@ def training(steps: Sequence[int], derivative: Curves, test: Curves) -> Figure:
     axes[1].set_title("What is wanted")
     style.panel_letters(axes)
     return fig
+
+
+def _seeds(
+    ax: Axes, x: ArrayLike, values: ArrayLike, look: str, label: str, *, logs: bool = True,
+    marker: bool = False,
+) -> Line2D:  # fmt: skip
+    """Line of the mean over seeds, the last axis (geometric for logs), and the band of them all."""
+    values = np.asarray(values, dtype=float)
+    middle = np.exp(np.log(values).mean(-1)) if logs else values.mean(-1)
+    band = {"low": values.min(-1), "high": values.max(-1)}
+    return style.curve(ax, x, middle, look, marker=marker, label=label, **band)
 
 
 def _over_seeds(values: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -338,14 +329,10 @@ def ledger_of_steps(steps: Sequence[int], smooth: Curves, jumps: Curves) -> Figu
             "values": ("along gradients", np.asarray(smooth[name])),
             "sobolev": ("jumps at kinks", np.asarray(jumps[name])),
         }
-        lines = []
-        for look, (label, values) in parts.items():
-            low, high = values.min(-1), values.max(-1)
-            lines.append(
-                style.curve(
-                    ax, steps, values.mean(-1), look, low=low, high=high, marker=False, label=label
-                )
-            )
+        lines = [
+            _seeds(ax, steps, values, look, label, logs=False)
+            for look, (label, values) in parts.items()
+        ]
         ax.set(xlabel="step")
         ax.set_title(ARMS[name])
         style.label_ends(ax, lines)
@@ -369,8 +356,7 @@ def bandwidths(
     fig, axes = style.figure(1, 2, width="wide", height=3.3)
     titles = ("derivative part of the training loss", "test error of the values")
     for k, (ax, values, title) in enumerate(zip(axes, (derivative, test), titles, strict=True)):
-        middle, low, high = _over_seeds(values)
-        style.curve(ax, h, middle, "kernel", low=low, high=high, label=ARMS["kernel"])
+        _seeds(ax, h, values, "kernel", ARMS["kernel"], marker=True)
         for name, pair in reference.items():
             level, low, high = _over_seeds(np.asarray(pair)[k])
             line = ax.axhline(level, color=style.COLOURS[name], ls=style.DASHES[name])

@@ -9,15 +9,16 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sobolev_lib.figures.marks import look
 from sobolev_lib.figures.style import (
     COLOURS,
     TEXT_COLOURS,
     curve,
-    error_bars,
     figure,
     label_ends,
     log_scale,
@@ -93,8 +94,7 @@ def draw_variance(dimensions: Sequence[int], simulated: Tensor, error: Tensor) -
     grid = np.geomspace(1, max(dimensions), 200)
     ax.plot(grid, 2 * (grid - 1) / (grid + 2), color=COLOURS["truth"])
     ax.axhline(2, color=COLOURS["truth"], linestyle=":", linewidth=1)
-    low, high = (simulated - 2 * error).numpy(), (simulated + 2 * error).numpy()
-    error_bars(ax, list(dimensions), simulated.numpy(), low, high, "sobolev", label="Simulated")
+    _error_bars(ax, dimensions, torch.stack([simulated, error], 1), "sobolev")
     log_scale(ax, "x")
     ax.set(xlabel="dimension $d$", ylabel=r"variance of $d\,\langle g, v\rangle^2$")
     ax.text(1.1, 2.04, "limit 2", color=TEXT_COLOURS["truth"], fontsize=9)
@@ -141,6 +141,13 @@ def _draw_cost(ax: Axes, sizes: Sequence[int], milliseconds: Mapping[str, np.nda
     ax.minorticks_off()
 
 
+def _error_bars(ax: Axes, x: Sequence[int], found: Tensor, method: str) -> np.ndarray:
+    """Means, the first column, with two standard errors, the second; the means."""
+    mean, error = found.double().numpy().T
+    ax.errorbar(x, mean, 2 * error, **look(method) | {"linestyle": "none"})
+    return mean
+
+
 def draw_inputs(inputs: Sequence[int], simulated: Mapping[int, Tensor]) -> Figure:
     r"""Relative variance of a projected Gaussian error matrix against its number of columns.
 
@@ -158,8 +165,7 @@ def draw_inputs(inputs: Sequence[int], simulated: Mapping[int, Tensor]) -> Figur
     ax.plot(grid, 2 / grid, color=COLOURS["truth"], linestyle=":")
     ax.text(grid[30], 2.5 / grid[30], "$2/n$", color=TEXT_COLOURS["truth"])
     for (d, values), method in zip(simulated.items(), ("values", "sobolev"), strict=False):
-        mean, error = values.double().numpy().T
-        error_bars(ax, list(inputs), mean, mean - 2 * error, mean + 2 * error, method)
+        mean = _error_bars(ax, inputs, values, method)
         ax.plot(grid, 2 * (d - 1) / (d * grid + 2), color=COLOURS[method], linewidth=0.8)
         ax.annotate(
             f"$d = {d}$", (inputs[-1], mean[-1]), xytext=(7, 4 if d > 8 else -4),
@@ -214,8 +220,7 @@ def draw_norms(dimensions: Sequence[int], simulated: Mapping[str, Tensor]) -> Fi
     texts = {"one": "rank one", "equal": "equal singular values"}
     for name, method in (("equal", "values"), ("one", "sobolev")):
         ax.plot(dense, exact[name], color=COLOURS[method])
-        mean, error = simulated[name].double().numpy().T
-        error_bars(ax, list(dimensions), mean, mean - 2 * error, mean + 2 * error, method)
+        _error_bars(ax, dimensions, simulated[name], method)
         ax.text(
             dense[-1], exact[name][-1] + 0.012, texts[name], ha="right", fontsize=9,
             color=TEXT_COLOURS[method],

@@ -215,7 +215,8 @@ def curve(
     ValueError
         If `method` is unknown, or only one end of the interval is given.
     """
-    _check_method(method)
+    if method not in COLOURS:
+        raise ValueError(f"method is {method!r}; use one of {sorted(COLOURS)}")
     if (low is None) != (high is None):
         raise ValueError("low and high: give both ends of the interval or neither")
     style: dict[str, Any] = {
@@ -231,37 +232,6 @@ def curve(
             color=COLOURS[method], alpha=0.2, linewidth=0,
         )  # fmt: skip
     return line
-
-
-def error_bars(
-    ax: Axes,
-    x: ArrayLike,
-    y: ArrayLike,
-    low: ArrayLike,
-    high: ArrayLike,
-    method: str,
-    *,
-    label: str | None = None,
-    **options: Any,
-) -> Any:
-    """Draw marks with intervals given by their two ends (not by their half widths).
-
-    Raises
-    ------
-    ValueError
-        If `method` is unknown, or an interval does not contain its point.
-    """
-    _check_method(method)
-    y, low, high = (np.asarray(v, dtype=float) for v in (y, low, high))
-    if np.any(low > y) or np.any(high < y):
-        raise ValueError("low and high are the ends of the interval: low <= y <= high is needed")
-    style: dict[str, Any] = {
-        "color": COLOURS[method],
-        "marker": MARKERS[method],
-        "linestyle": "none",
-        "label": LABELS[method] if label is None else label,
-    }
-    return ax.errorbar(np.asarray(x), y, yerr=np.stack([y - low, high - y]), **(style | options))
 
 
 def label_ends(ax: Axes, lines: Sequence[Line2D]) -> None:
@@ -319,11 +289,6 @@ def panel_letters(axes: ArrayLike) -> None:
             -0.02, 1.03, letter, transform=ax.transAxes, ha="right", va="bottom",
             fontweight="bold", fontsize=11,
         )  # fmt: skip
-
-
-def _check_method(method: str) -> None:
-    if method not in COLOURS:
-        raise ValueError(f"method is {method!r}; use one of {sorted(COLOURS)}")
 
 
 def _end(line: Line2D) -> tuple[float, float]:

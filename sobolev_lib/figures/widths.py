@@ -31,10 +31,8 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.legend import Legend
@@ -102,25 +100,9 @@ def drawing(fig: Figure) -> str:
 
 
 def _svg(fig: Figure) -> str:
-    """Return what ``fig.savefig`` with a tight box would write.
-
-    It would draw once more for the layout, and throw that drawing away; the layout itself needs no
-    more than the sizes of texts.
-    """
-    buffer, canvas, engine = BytesIO(), fig.canvas, fig.get_layout_engine()
-    svg = FigureCanvasSVG(fig)  # texts are measured as they are drawn
-    try:
-        if engine is None:
-            fig.draw_without_rendering()
-        else:
-            engine.execute(fig)
-        box = fig.get_tightbbox().padded(0.03)
-        with rc_context({"figure.constrained_layout.use": False, "figure.autolayout": False}):
-            fig.set_layout_engine(None)  # it has done its work
-            svg.print_figure(buffer, format="svg", bbox_inches=box, metadata={"Date": None})
-    finally:
-        fig.set_layout_engine("none" if engine is None else engine)
-        fig.set_canvas(canvas)
+    buffer = BytesIO()
+    how: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.03, "metadata": {"Date": None}}
+    fig.savefig(buffer, format="svg", **how)
     return buffer.getvalue().decode()
 
 

@@ -99,10 +99,17 @@ def verdicts(label: str, rows: str) -> str:
     The rows are HTML (claim, our number, verdict), the label is for those who do not see the table.
     """
     widths = {"The paper says": 34, "We measure": 48, "Verdict": 18}
-    head = "".join(f"<th scope='col' style='width:{w}%'>{n}</th>" for n, w in widths.items())
+    return boxed(label, widths, f"<tbody>{rows}</tbody>", " verdicts")
+
+
+def boxed(
+    label: str, columns: Mapping[str, int], body: str, kind: str = "", table: str = "<table>"
+) -> str:
+    """Table in a box that scrolls by itself; columns with their widths in per cent."""
+    head = "".join(f"<th scope='col' style='width:{w}%'>{n}</th>" for n, w in columns.items())
     return (
-        f"<div class='claims verdicts' tabindex='0' role='region' aria-label='{label}'>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<div class='claims{kind}' tabindex='0' role='region' aria-label='{label}'>"
+        f"{table}<thead><tr>{head}</tr></thead>{body}</table></div>"
     )
 
 

@@ -26,6 +26,8 @@ import numpy
 import torch
 from filelock import FileLock
 
+from sobolev_lib.checks import check_choice
+
 SCALES = ("small", "paper")
 
 
@@ -69,8 +71,7 @@ class Record:
     date: str = ""
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise ValueError(f"scale is {self.scale!r}; it must be one of {', '.join(SCALES)}")
+        check_choice("scale", self.scale, SCALES)
 
     @property
     def key(self) -> str:

@@ -10,11 +10,14 @@ import argparse
 import inspect
 import os
 import re
+import sys
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import torch
 
 from sobolev_lib.records import ledger
 
@@ -162,6 +165,29 @@ class Places:
         first = getattr(options, "first_seed", 0)
         count = getattr(options, "seeds", 1)
         return cls(ledger.Ledger(experiment, folder), range(first, first + count))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what a command asks (``options.act``), say how it ended, return the exit status."""
+    try:
+        _check_device(getattr(options, "device", "cpu"))
+        said = options.act(options)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
+        print(said)
+    return 0
+
+
+def _check_device(name: str) -> None:
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"--device is {name!r}; it must be cpu, cuda or cuda:K")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device is {name}, but PyTorch sees no CUDA device; use --device cpu")
 
 
 def natural(text: str, least: int = 0) -> int:

@@ -243,13 +243,9 @@ def workers(
 
     Raises
     ------
-    ValueError
-        If ``count`` is below 1.
     ImportError
         If a scheduler is named and Dask is not installed.
     """
-    if count < 1:
-        raise ValueError(f"count is {count}; at least 1 process is needed")
     if scheduler:
         try:
             from dask.distributed import Client

@@ -8,7 +8,6 @@ the grids of all seeds, and the weights of the first one.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,8 @@ from sobolev_lib.regression import training as regression
 
 VALUE_POINTS, ARROW_POINTS = 33, 13
 """Points per side of the grid of values and of the grid of gradients."""
+
+SEEDS = 10
 
 
 def value_grid(name: str) -> Tensor:
@@ -42,8 +43,6 @@ def truth(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def learned(training: regression.Training) -> list[tuple[np.ndarray, np.ndarray]]:
     """Values (33, 33) and gradients (13, 13, 2) of each member of a training, in raw units."""
-    if training.setting.normalized:
-        raise ValueError("normalized is True; grids are made for raw networks only")
     points = [
         torch.stack([place(s.function).reshape(-1, 2) for s in training.members]).to(
             training.device, torch.float32
@@ -60,8 +59,6 @@ def learned(training: regression.Training) -> list[tuple[np.ndarray, np.ndarray]
 def collect(
     states: str | os.PathLike[str],
     folder: str | os.PathLike[str] | None = None,
-    sizes: Sequence[int] = (20, 100, 10_000),
-    seeds: Sequence[int] = range(10),
 ) -> list[Path]:
     """Write ``grids.npz`` and ``weights-N.safetensors``.
 
@@ -74,8 +71,6 @@ def collect(
         Folder of the states that ``python -m sobolev_lib regression --scale paper`` leaves.
     folder : path, optional
         Where to write; ``data/regression`` unless given.
-    sizes, seeds : sequence of int
-        Which stacks to look for; one that has not finished is left out.
 
     Returns
     -------
@@ -89,15 +84,15 @@ def collect(
     """
     grids: dict[str, np.ndarray] = {}
     first: dict[int, dict[str, np.ndarray]] = {}
-    for n in sizes:
-        for seed in seeds:
+    for n in (20, 100, 10_000):
+        for seed in range(SEEDS):
             training = regression.Training(regression.settings("paper", [n]), seed, folder=states)
             if training.step < training.setting.steps:
                 continue
             for setting, (values, slopes) in zip(training.members, learned(training), strict=True):
                 name = f"{setting.function}/{n}/{setting.method}/{seed}"
                 grids[f"{name}/values"], grids[f"{name}/gradient"] = values, slopes
-            if seed == seeds[0]:
+            if not seed:
                 first[n] = _weights(training)
     if not grids:
         raise ValueError(
@@ -108,7 +103,7 @@ def collect(
     out.mkdir(parents=True, exist_ok=True)
     written = [out / f"weights-{n}.safetensors" for n in first]
     for path, (n, weights) in zip(written, first.items(), strict=True):
-        notes = {"experiment": regression.EXPERIMENT, "n": str(n), "seed": str(seeds[0])}
+        notes = {"experiment": regression.EXPERIMENT, "n": str(n), "seed": "0"}
         save_file(weights, path, notes)
     written.append(out / "grids.npz")
     np.savez_compressed(written[-1], **grids)  # type: ignore[arg-type] # names are not allow_pickle

@@ -135,15 +135,8 @@ def deviation_ratio(values: Sequence[float], other: Sequence[float]) -> Interval
 
     The interval is that of the F distribution: normal, independent samples.  Deviations need many
     more runs than means: with three runs each, the ends are a factor of 39 apart.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two numbers, or equal ones only.
     """
     sizes = len(values), len(other)
-    if min(sizes) < 2 or min(np.ptp(values), np.ptp(other)) == 0:
-        raise ValueError(f"two different numbers each are needed; given {sizes} numbers")
     ratio = float(np.std(other, ddof=1) / np.std(values, ddof=1))
     low, high = special.fdtri(sizes[1] - 1, sizes[0] - 1, [0.025, 0.975])
     return Interval(ratio, ratio / float(np.sqrt(high)), ratio / float(np.sqrt(low)), min(sizes))

@@ -10,6 +10,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from sobolev_lib.checks import check_choice
+
 
 def digits_mlp(
     width: int = 16, depth: int = 8, in_features: int = 64, classes: int = 10
@@ -113,8 +115,7 @@ def resnet50(classes: int = 1000, width: int = 64, stem: str = "imagenet") -> nn
         "imagenet": 7 x 7 convolution of stride 2 and max pooling; "small", for images of some 32
         pixels: a 3 x 3 convolution of stride 1.
     """
-    if stem not in ("imagenet", "small"):
-        raise ValueError(f"stem is {stem!r}; it must be 'imagenet' or 'small'")
+    check_choice("stem", stem, ("imagenet", "small"))
     large = stem == "imagenet"
     kernel, stride, padding = (7, 2, 3) if large else (3, 1, 1)
     children: OrderedDict[str, nn.Module] = OrderedDict(

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from sobolev_lib.records.claims import NOT_RUN, Claim, Finding, verdict, verdicts
+from sobolev_lib.records.claims import NOT_RUN, Claim, Finding, boxed, verdict, verdicts
 from sobolev_lib.records.ledger import Record
 from sobolev_lib.records.summary import FEWEST
 from sobolev_lib.records.table import Table
@@ -33,9 +33,12 @@ def table(block: str, records: Sequence[Record] | None = None) -> str:
     if first not in {g.arm for g in ours}:  # the paper's own scale, while nobody has run it
         setting = arms.settings(first, ["sobolev"])[0]
         bodies.append(_body(part, results.describe(arms.config(setting)), None))
-    label = f"Table 1 beside ours: {part.title}"
+    label = escape(f"Table 1 beside ours: {part.title}")
     columns = {"Scheme": 32, "Paper": 24, "Ours": 44}
-    return "".join(_html(columns, [body], label) for body in bodies)
+    # three columns that fit a phone; the theme would make the table a block and scroll it
+    caption = f"<caption style='caption-side:top;text-align:left'>{label}</caption>"
+    top = f"<table style='display:table;min-width:0'>{caption}"
+    return "".join(boxed(label, columns, body, table=top) for body in bodies)
 
 
 def claims_table(
@@ -61,22 +64,6 @@ def _claims_on_block(key: str, records: Sequence[Record]) -> str:
         if claim.where == where
     )
     return f"<p>{heading}</p>" + verdicts(f"Claims on {escape(where)}", rows)
-
-
-def _html(columns: Mapping[str, int], bodies: Sequence[str], label: str) -> str:
-    """Table in a box that scrolls by itself; columns with their widths in per cent."""
-    top = "".join(
-        f"<th scope='col' style='width:{width}%'>{escape(name)}</th>"
-        for name, width in columns.items()
-    )
-    caption = f"<caption style='caption-side:top;text-align:left'>{escape(label)}</caption>"
-    # three columns that fit a phone; the theme would make the table a block and scroll it
-    style = "display:table;min-width:0"
-    return (
-        f"<div class='claims' tabindex='0' role='region' aria-label='{escape(label)}'>"
-        f"<table style='{style}'>{caption}<thead><tr>{top}</tr></thead>"
-        f"{''.join(bodies)}</table></div>"
-    )
 
 
 def _body(block: Block, title: str, found: Group | None) -> str:

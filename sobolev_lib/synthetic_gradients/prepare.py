@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from sobolev_lib.checks import check_count
 from sobolev_lib.records import ledger
 from sobolev_lib.synthetic_gradients.data import PARTS, DataError, checksum
 
@@ -63,7 +64,7 @@ def cifar10(
     ValueError
         If ``size`` is below 1.
     """
-    _check_size(size)
+    check_count("size", size, 1)
     root = Path(folder) if folder is not None else ledger.beside("images")
     found = fetch(CIFAR10_URL, known_hash, root) if archive is None else Path(archive)
     _check_archive(found, known_hash)
@@ -187,7 +188,7 @@ def folder(
     ValueError
         If ``size`` is below 1.
     """
-    _check_size(size)
+    check_count("size", size, 1)
     root, base = Path(target) if target is not None else ledger.beside("images"), Path(source)
     held = next((p for p in ("val", "test") if (base / p).is_dir()), None)
     if held is None or not (base / "train").is_dir():
@@ -268,11 +269,6 @@ def _resized(picture: Any, size: int) -> np.ndarray:
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
         picture = picture.crop((left, top, left + size, top + size))
     return np.asarray(picture, np.uint8).transpose(2, 0, 1)
-
-
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise ValueError(f"size is {size}: it must be at least 1")
 
 
 @contextmanager

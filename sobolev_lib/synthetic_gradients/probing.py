@@ -53,10 +53,6 @@ class Probe:
         the cross entropy of p(h) on the labels: 1 where it is trained as a local classifier.
     size : list of float
         Mean norm of the true gradient of an example.
-    model : list of float
-        Mean loss m that the module gives an example.
-    loss : float
-        Mean loss L of the network.
     """
 
     above: list[float]
@@ -65,8 +61,6 @@ class Probe:
     own: list[float]
     pull: list[float]
     size: list[float]
-    model: list[float]
-    loss: float
 
 
 def own_gradients(net: Decoupled, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -118,12 +112,11 @@ def probe(net: Decoupled, x: Tensor, y: Tensor) -> Probe:
                 *(cosine(*pair).mean().item() for pair in pairs),
                 pull(cast(SGModule, module), said, true_loss, g, logp),
                 g.flatten(1).norm(dim=1).mean().item(),
-                said.loss.mean().item(),
             )
         )
-    names = ("above", "right", "cosine", "own", "pull", "size", "model")
+    names = ("above", "right", "cosine", "own", "pull", "size")
     columns = (list(column) for column in zip(*found, strict=True))
-    return Probe(**dict(zip(names, columns, strict=True)), loss=true_loss.mean().item())
+    return Probe(**dict(zip(names, columns, strict=True)))
 
 
 def pull(

@@ -106,11 +106,6 @@ class Group:
         return sum(len(runs) for runs in self.rows.values())
 
     @property
-    def seeds(self) -> int:
-        """Largest number of seeds of a row."""
-        return max(len(runs) for runs in self.rows.values())
-
-    @property
     def short(self) -> str:
         """Name for a panel: the data, and what tells apart experiments on the same data."""
         name = SHORT.get(self.config["data"], str(self.config["data"]))

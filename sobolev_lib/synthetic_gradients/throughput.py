@@ -103,15 +103,7 @@ def training_flops(setting: Setting, records: Sequence[ledger.Record] | None = N
 
 
 def gpu_hours(operations: float, teraflops: float = 100.0) -> float:
-    """Hours at a sustained rate of so many 10^12 operations a second.
-
-    Raises
-    ------
-    ValueError
-        If the rate is not positive.
-    """
-    if not teraflops > 0:
-        raise ValueError(f"teraflops is {teraflops}; it must be positive")
+    """Hours at a sustained rate of so many 10^12 operations a second."""
     return operations / (teraflops * 1e12) / 3600
 
 

@@ -21,6 +21,7 @@ from .families import Balls, Family
 
 __all__ = ["Members", "consistent", "enclose", "most_members"]
 
+MOST = 20_000  # parts of a box that are looked at
 _SPLIT = 0.4871  # not the middle: numbers such as 0 and 1 should not lie on a border
 
 
@@ -45,12 +46,7 @@ class Members:
 
 
 def consistent(
-    family: Family,
-    theta: Sequence[float],
-    x: ArrayLike,
-    *,
-    slopes: bool = False,
-    limit: int = 20_000,
+    family: Family, theta: Sequence[float], x: ArrayLike, *, slopes: bool = False
 ) -> Members:
     """Find all members in the family's box that agree with the data of one member.
 
@@ -62,8 +58,6 @@ def consistent(
         Points.
     slopes : bool
         Whether the data are values and slopes; otherwise values only.
-    limit : int
-        Parts of the box to look at, at most.
 
     Raises
     ------
@@ -76,7 +70,7 @@ def consistent(
     smallest = [1e-7 * (high - low) for low, high in box]
     stack, parts, undecided = [box], 0, 0
     found: list[tuple[Balls, Balls]] = []  # where a member is the only one; a tight enclosure
-    while stack and parts < limit:
+    while stack and parts < MOST:
         part, parts = stack.pop(), parts + 1
         inner, where = system.test(part)
         if inner == []:

@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from fractions import Fraction
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import wrightomega
 from torch import Tensor
 
+from .balls import flint
 from .sampling import Array, real
 
 __all__ = ["gaussian", "generic_count", "polynomial"]
 
-_PRIME = 2**31 - 1  # products of two residues fit in int64
+_PRIME = 2**31 - 1
 
 
 def gaussian(x: Any, value: Any, slope: Any) -> tuple[Any, Any]:
@@ -153,16 +155,19 @@ def generic_count(degree: int, dimension: int, *, slopes: bool) -> int:
     ------
     ValueError
         If `degree` is negative or `dimension` is below 1.
+    ImportError
+        Without python-flint, the optional extra "theory".
     """
     if degree < 0 or dimension < 1:
         raise ValueError(f"degree >= 0 and dimension >= 1 are needed, got {degree}, {dimension}")
     every = itertools.product(range(degree + 1), repeat=dimension)
-    powers = np.array([e for e in every if sum(e) <= degree])
+    powers = [e for e in every if sum(e) <= degree]
     rng = np.random.default_rng(0)
-    rows: list[NDArray[np.int64]] = []
+    rows: list[list[int]] = []
     for count in itertools.count(1):
-        rows += _equations(rng.integers(1, _PRIME, size=dimension), powers, slopes)
-        if len(rows) >= len(powers) and _rank(np.array(rows)) == len(powers):
+        rows += _equations(rng.integers(1, _PRIME, size=dimension).tolist(), powers, slopes)
+        matrix = flint().nmod_mat(len(rows), len(powers), [v for row in rows for v in row], _PRIME)
+        if matrix.rank() == len(powers):
             return count
     raise AssertionError
 
@@ -230,43 +235,13 @@ def _compare(c: Array, x: Array, values: Array, slopes: Array | None) -> None:
 # --- ranks ----------------------------------------------------------------------------------------
 
 
-def _equations(
-    point: NDArray[np.int64], powers: NDArray[np.int64], slopes: bool
-) -> list[NDArray[np.int64]]:
+def _equations(point: list[int], powers: list[tuple[int, ...]], slopes: bool) -> list[list[int]]:
     """Rows of one point: all monomials there, and all their partial derivatives."""
-    table = [np.ones_like(point)]
-    for _ in range(int(powers.max(initial=0))):
-        table.append(table[-1] * point % _PRIME)
-    tower = np.array(table)  # (degree + 1, d)
 
-    def monomials(exponents: NDArray[np.int64]) -> NDArray[np.int64]:
-        product = np.ones(len(exponents), dtype=np.int64)
-        for k in range(exponents.shape[1]):
-            product = product * tower[exponents[:, k], k] % _PRIME
-        return product
+    def monomial(exponents: Iterable[int]) -> int:
+        return math.prod(pow(p, e, _PRIME) for p, e in zip(point, exponents, strict=True))
 
-    rows = [monomials(powers)]
-    for k in range(powers.shape[1]) if slopes else ():
-        lower = powers.copy()
-        lower[:, k] = np.maximum(lower[:, k] - 1, 0)
-        rows.append(powers[:, k] * monomials(lower) % _PRIME)
+    rows = [[monomial(e) for e in powers]]
+    for k in range(len(point)) if slopes else ():
+        rows.append([e[k] * monomial((*e[:k], max(e[k] - 1, 0), *e[k + 1 :])) for e in powers])
     return rows
-
-
-def _rank(matrix: NDArray[np.int64]) -> int:
-    """Rank modulo the prime, by elimination."""
-    rows, rank = matrix.copy(), 0
-    for column in range(rows.shape[1]):
-        pivots = np.flatnonzero(rows[rank:, column])
-        if not len(pivots):
-            continue
-        pivot = rank + int(pivots[0])
-        rows[[rank, pivot]] = rows[[pivot, rank]]
-        rows[rank] = rows[rank] * pow(int(rows[rank, column]), -1, _PRIME) % _PRIME
-        below = rows[rank + 1 :]
-        below -= below[:, column, None] * rows[rank] % _PRIME
-        below %= _PRIME
-        rank += 1
-        if rank == len(rows):
-            break
-    return rank

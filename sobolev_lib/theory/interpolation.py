@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from sobolev_lib import derivatives
+from sobolev_lib.checks import check_choice
 from sobolev_lib.theory.networks import GatedPlanes, Interpolant, layers
 from sobolev_lib.theory.sampling import Array, real
 
@@ -83,8 +84,7 @@ def relu_interpolant(
     """
     builders: dict[str, Callable[[Array, Array, Array, np.random.Generator], Interpolant]]
     builders = {"gated": _gated, "pair": _pair, "paper": _paper}
-    if method not in builders:
-        raise ValueError(f"method must be one of {sorted(builders)}, got {method!r}")
+    check_choice("method", method, builders)
     points, values, slopes, dtype = _data(x, y, dy)
     net = builders[method](points, values, slopes, np.random.default_rng(seed))
     return net.to(dtype=dtype, device=x.device if isinstance(x, Tensor) else None)

@@ -59,30 +59,6 @@ def leaky(network: nn.Sequential, slope: float = 0.01) -> nn.Sequential:
     return nn.Sequential(*(nn.LeakyReLU(slope) if isinstance(u, nn.ReLU) else u for u in plain))
 
 
-class _Distances(torch.autograd.Function):
-    """|x - p_i|_1 for all pairs, in O(B n) memory; its gradients can be differentiated again."""
-
-    generate_vmap_rule = True  # for torch.func
-
-    @staticmethod
-    def forward(x: Tensor, points: Tensor) -> Tensor:
-        return torch.cdist(x, points, p=1.0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        x, points = ctx.saved_tensors
-        by_x, by_points = [], []
-        for k in range(x.shape[1]):
-            pull = cotangent * (x[:, k, None] - points[:, k]).sign()
-            by_x.append(pull.sum(1))
-            by_points.append(-pull.sum(0))
-        return torch.stack(by_x, 1), torch.stack(by_points, 1)
-
-
 class GatedPlanes(nn.Module):
     """An affine function plus sum_i relu(L_i + C_i - M_i D_i) - relu(C_i - M_i D_i).
 
@@ -120,7 +96,7 @@ class GatedPlanes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return h(x), (B, 1), for x of shape (B, d)."""
-        gates = self.room - self.steepness * _Distances.apply(x, self.points)
+        gates = self.room - self.steepness * (x[:, None] - self.points).abs().sum(2)
         planes = x @ self.slopes.T + self._constants()
         bumps = torch.relu(planes + gates) - torch.relu(gates)
         return bumps.sum(1, keepdim=True) + x @ self.slope[:, None] + self.offset

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.sparse import csr_array
 
 from .balls import flint, integral, outward, working
 from .sampling import Array, Function
@@ -123,12 +125,11 @@ class Walk(NamedTuple):
 
 
 def walk_bound(f: Function, g: Function, points: Array, edges: NDArray[np.int64]) -> Walk:
-    """Best bound over all walks on a graph: a cycle of largest ratio, found like `best_pair`.
+    """Best bound over all walks on a graph: a cycle of largest ratio, by linear programming.
 
     A function h on the nodes with ``|h - f| <= eta``, and ``|h_j - h_i - integral of g| <= eta
     length`` on every edge, is a potential of a graph with one more node, joined to every other both
-    ways.  It exists if and only if no cycle has a negative length there (Farkas).  Bellman and
-    Ford's method finds such a cycle, its ratio is the next eta.
+    ways.  It exists if and only if no cycle has a negative length there (Farkas).
 
     Parameters
     ----------
@@ -161,19 +162,24 @@ def walk_bound(f: Function, g: Function, points: Array, edges: NDArray[np.int64]
     price = np.concatenate([gain, -gain, values, -values])
     length = np.linalg.norm(points[ends[:, 1]] - points[ends[:, 0]], axis=1)
     length = np.concatenate([length, np.ones(2 * n)])
-    eta, best = 0.0, np.empty(0, dtype=np.int64)
-    while (cycle := _negative_cycle(tail, head, price + eta * length, n + 1)) is not None:
-        better = -price[cycle].sum() / length[cycle].sum()
-        if not better > eta * (1 + 1e-12):
-            break
-        eta, best = float(better), cycle
-    if not len(best):
+    # circulations of total length 1: the corners of the set of all these are single cycles
+    rows = np.concatenate([tail, head, np.full(len(price), n + 1)])
+    entries = np.concatenate([np.ones(len(price)), -np.ones(len(price)), length])
+    columns = np.tile(np.arange(len(price)), 3)
+    unit = float(np.abs(price).max()) or 1.0  # the tolerances of the solver are absolute
+    flow = linprog(
+        price / unit, A_eq=csr_array((entries, (rows, columns))), b_eq=[0.0] * (n + 1) + [1.0],
+        method="highs-ds",
+    ).x  # fmt: skip
+    used = np.flatnonzero(flow > 1e-9)
+    eta = float(-price[used].sum() / length[used].sum())
+    if not eta > 1e-12 * unit:
         return Walk(0.0, points[:0])
-    nodes = np.append(tail[best], tail[best[0]])
-    if (nodes == n).any():  # through the hub: an open path from s to t
-        k = int((nodes[:-1] == n).argmax())
-        nodes = np.roll(nodes[:-1], -k)[1:]
-    return Walk(eta, points[nodes])
+    after = dict(zip(tail[used].tolist(), head[used].tolist(), strict=True))
+    nodes = [n if n in after else int(tail[used[0]])]
+    while len(nodes) <= len(used):
+        nodes.append(after[nodes[-1]])
+    return Walk(eta, points[nodes[1:-1] if nodes[0] == n else nodes])
 
 
 def lattice(n: int, reach: int = 1) -> tuple[Array, NDArray[np.int64]]:
@@ -194,45 +200,3 @@ def lattice(n: int, reach: int = 1) -> tuple[Array, NDArray[np.int64]]:
                 end = index[i:, max(0, j) : n + min(0, j)]
                 edges.append(np.stack([start.ravel(), end.ravel()], axis=1))
     return points, np.concatenate(edges)
-
-
-def _negative_cycle(tail: Array, head: Array, weight: Array, n: int) -> NDArray[np.int64] | None:
-    """Edges of a cycle of negative weight in order, or None (Bellman and Ford)."""
-    order = np.argsort(head, kind="stable")
-    groups = np.flatnonzero(np.diff(head[order], prepend=-1))
-    distance, parent = np.zeros(n), np.full(n, -1)
-    for step in range(n):
-        offer = (distance[tail] + weight)[order]
-        least = np.minimum.reduceat(offer, groups)
-        nodes = head[order][groups]
-        down = least < distance[nodes] - 1e-13 * (1 + np.abs(distance[nodes]))
-        if not down.any():
-            return None
-        first = np.minimum.reduceat(
-            np.where(offer == np.repeat(least, np.diff(np.append(groups, len(offer)))),
-                     np.arange(len(offer)), len(offer)), groups)  # fmt: skip
-        parent[nodes[down]] = order[first[down]]
-        distance[nodes[down]] = least[down]
-        if step % 16 == 15 or step == n - 1:
-            cycle = _loop(parent, tail)
-            if cycle is not None:
-                return cycle
-    return None
-
-
-def _loop(parent: NDArray[np.int64], tail: Array) -> NDArray[np.int64] | None:
-    """A cycle among the edges `parent`, if there is one."""
-    seen = np.zeros(len(parent), dtype=np.int64)
-    for root in range(len(parent)):
-        node = root
-        while seen[node] == 0 and parent[node] >= 0:
-            seen[node] = root + 1
-            node = int(tail[parent[node]])
-        if seen[node] == root + 1 and parent[node] >= 0:
-            loop, start = [], node
-            while True:
-                loop.append(int(parent[node]))
-                node = int(tail[parent[node]])
-                if node == start:
-                    return np.array(loop[::-1])
-    return None

@@ -164,7 +164,7 @@ class Playground(anywidget.AnyWidget):
             )
         rest = torch.from_numpy(flat.copy()).view(2, -1)
         with torch.no_grad():
-            for p in _ordered(made):
+            for p in made.layered():
                 own, rest = rest.split((p[0].numel(), rest.shape[1] - p[0].numel()), dim=1)
                 p.copy_(own.view_as(p))
         return made
@@ -181,7 +181,7 @@ class Playground(anywidget.AnyWidget):
         got = (stack.members, stack.in_features, stack.hidden)
         if got != want:
             raise ValueError(f"stack has (members, in_features, hidden) = {got}; needed is {want}")
-        flat = [p.detach().double().cpu().reshape(2, -1) for p in _ordered(stack)]
+        flat = [p.detach().double().cpu().reshape(2, -1) for p in stack.layered()]
         self.weights = torch.cat(flat, dim=1).numpy().astype("<f8").tobytes()
 
     def _empty(self) -> MLPStack:
@@ -191,8 +191,3 @@ class Playground(anywidget.AnyWidget):
             activation="relu" if kernel else self.activation,
             kink_bandwidth=KINK_BANDWIDTH if kernel else None, dtype=torch.float64,
         )  # fmt: skip
-
-
-def _ordered(stack: MLPStack) -> list[Tensor]:
-    """Parameters layer by layer, weights before biases, as PyTorch orders those of one network."""
-    return [p for pair in zip(stack.weights, stack.biases, strict=True) for p in pair]
