@@ -329,6 +329,24 @@ def test_the_best_walk_keeps_its_ratio_in_other_units(unit):
     assert other == pytest.approx(unit * one, rel=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e9])
+def test_the_best_walk_is_found_on_domains_of_any_size(scale):
+    points, edges = lattice(7, 2)
+
+    def f(x):
+        return np.sin(3 * x[:, 0] / scale)
+
+    # A walk of two points, one edge: its length is that of the edge, and 2 for the two values.
+    found = walk_bound(f, lambda x: 0 * x, scale * points, edges)
+    values, ends = f(scale * points), edges.T
+    length = scale * np.linalg.norm(points[ends[1]] - points[ends[0]], axis=1)
+    least = (np.abs(values[ends[1]] - values[ends[0]]) / (2 + length)).max()
+    assert found.eta >= least > 0
+    a, b = (f(found.path[[k]])[0] for k in (0, -1))
+    way = np.linalg.norm(np.diff(found.path, axis=0), axis=1).sum()
+    assert found.eta == pytest.approx(abs(b - a) / (2 + way), rel=1e-9)
+
+
 @quick
 @given(scale=st.floats(0.1, 5), tilt=st.floats(-2, 2), bend=st.floats(-2, 2))
 def test_walks_solve_the_linear_programme_of_their_graph(scale, tilt, bend):

@@ -162,18 +162,18 @@ def walk_bound(f: Function, g: Function, points: Array, edges: NDArray[np.int64]
     price = np.concatenate([gain, -gain, values, -values])
     length = np.linalg.norm(points[ends[:, 1]] - points[ends[:, 0]], axis=1)
     length = np.concatenate([length, np.ones(2 * n)])
-    # circulations of total length 1: the corners of the set of all these are single cycles
+    # circulations of a given total length: the corners of the set of all these are single cycles
     rows = np.concatenate([tail, head, np.full(len(price), n + 1)])
-    entries = np.concatenate([np.ones(len(price)), -np.ones(len(price)), length])
+    entries = np.concatenate([np.ones(len(price)), -np.ones(len(price)), length / length.max()])
     columns = np.tile(np.arange(len(price)), 3)
-    unit = float(np.abs(price).max()) or 1.0  # the tolerances of the solver are absolute
+    unit = float(np.abs(price).max()) or 1.0  # the solver's tolerances are absolute
     flow = linprog(
         price / unit, A_eq=csr_array((entries, (rows, columns))), b_eq=[0.0] * (n + 1) + [1.0],
         method="highs-ds",
     ).x  # fmt: skip
     used = np.flatnonzero(flow > 1e-9)
     eta = float(-price[used].sum() / length[used].sum())
-    if not eta > 1e-12 * unit:
+    if not eta * length.max() > 1e-12 * unit:
         return Walk(0.0, points[:0])
     after = dict(zip(tail[used].tolist(), head[used].tolist(), strict=True))
     nodes = [n if n in after else int(tail[used[0]])]
