@@ -26,8 +26,6 @@ import numpy
 import torch
 from filelock import FileLock
 
-from sobolev_lib.checks import check_choice
-
 SCALES = ("small", "paper")
 
 
@@ -71,7 +69,8 @@ class Record:
     date: str = ""
 
     def __post_init__(self) -> None:
-        check_choice("scale", self.scale, SCALES)
+        if self.scale not in SCALES:
+            raise ValueError(f"scale is {self.scale!r}; it must be one of {', '.join(SCALES)}")
 
     @property
     def key(self) -> str:
